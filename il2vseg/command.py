@@ -1,0 +1,161 @@
+"""Command lines from dataclasses: the fields are the flags, their defaults the defaults.
+
+A field's help is `field(metadata={"help": ...})`. Supported types: str, int, float, bool, Path, Literal,
+tuple[int, int], each also `| None`. A configuration file (`--config FILE.yaml`) sets defaults; flags win.
+"""
+
+import argparse
+import dataclasses
+import sys
+import types
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from il2vseg import __version__
+from il2vseg.errors import UserError
+
+T = TypeVar("T")
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage block in front."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """Declare a dataclass field with help text: `steps: int = flag(600, "optimisation steps")`."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def _unwrap_optional(kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        inner = [a for a in get_args(kind) if a is not type(None)]
+        if len(inner) == 1:
+            return inner[0]
+    return kind
+
+
+def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
+    name = "--" + field.name.replace("_", "-")
+    options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+    shown = "" if field.default in (None, False, dataclasses.MISSING) else f" (default: {field.default})"
+    options["help"] = (field.metadata.get("help", "") + shown).replace("%", "%%")
+    kind = _unwrap_optional(kind)
+    if kind is bool:
+        action = argparse.BooleanOptionalAction if field.default is True else "store_true"
+        parser.add_argument(name, action=action, **options)
+        return
+    if get_origin(kind) is Literal:
+        options |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
+    elif get_origin(kind) is tuple:
+        options |= {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
+    else:
+        options["type"] = kind
+    metavar = field.metadata.get("metavar")
+    if metavar:
+        options["metavar"] = metavar
+    parser.add_argument(name, **options)
+
+
+def _check(cls: type[Any], values: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Convert values read from YAML to the field types; UserError on an unknown key or a wrong type."""
+    hints = get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UserError(f"{source}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
+        kind = _unwrap_optional(hints[name])
+        if value is None:
+            out[name] = None
+        elif get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise UserError(f"{source}: {key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r}")
+            out[name] = value
+        elif get_origin(kind) is tuple:
+            if not isinstance(value, list) or len(value) != len(get_args(kind)):
+                raise UserError(f"{source}: {key} needs a list of {len(get_args(kind))} values, not {value!r}")
+            out[name] = tuple(get_args(kind)[0](v) for v in value)
+        elif kind is bool or isinstance(value, bool):
+            if kind is not bool or not isinstance(value, bool):
+                raise UserError(f"{source}: {key} has the wrong type: {value!r}")
+            out[name] = value
+        else:
+            try:
+                out[name] = kind(value)
+            except (TypeError, ValueError):
+                raise UserError(f"{source}: {key} has the wrong type: {value!r}") from None
+    return out
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration dataclass as plain values that YAML and JSON can hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[T], values: dict[str, Any], source: Path) -> T:
+    """Build a configuration dataclass from plain values, checking names and types.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type; `source` is named in the message.
+    """
+    return cls(**_check(cls, values, source))
+
+
+def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
+    """Parse command-line flags into the dataclass `cls`. Its docstring is the command's description.
+
+    Precedence: flags, then `--config FILE.yaml` where `cls` has a `config` field, then the defaults.
+
+    Raises:
+        SystemExit: 0 for --help and --version, 2 for a wrong flag, after one line on stderr.
+        UserError: the configuration file cannot be read or holds a wrong setting.
+    """
+    parser = _OneLineParser(prog=prog, description=cls.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"il2vseg {__version__}")
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        _add_argument(parser, field, hints[field.name])
+    flags = vars(parser.parse_args(argv))
+    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
+    values: dict[str, Any] = {}
+    if flags.get("config") is not None:
+        values = read_yaml(flags["config"])
+        values = _check(cls, values, flags["config"])
+    missing = [
+        "--" + f.name.replace("_", "-")
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.name not in values | flags
+    ]
+    if missing:
+        parser.error(f"missing {', '.join(missing)}")
+    return cls(**(values | flags))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or does not hold a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a mapping of settings is expected")
+    return values
