@@ -1,0 +1,103 @@
+"""Prototypes from features: cosine k-means, over-clustering and size-weighted Ward merging."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+OVER_CLUSTERING = 3
+"""Clusters found for every class asked for, before Ward merging (DESIGN: steadier than k-means at C)."""
+
+
+def _plus_plus(x: Tensor, k: int, generator: Generator) -> Tensor:
+    """Greedy k-means++ on unit vectors: of a few candidates the one that lowers the inertia most."""
+    trials = 2 + int(torch.tensor(float(k)).log())
+    first = torch.randint(len(x), (1,), generator=generator)
+    centroids = [x[first[0]]]
+    closest = 1.0 - x @ centroids[0]
+    for _ in range(k - 1):
+        weights = closest.clamp_min(0.0)
+        if not bool(weights.sum() > 0):  # fewer distinct vectors than clusters
+            weights = torch.ones_like(weights)
+        candidates = torch.multinomial(weights, trials, replacement=True, generator=generator)
+        distances = torch.minimum(closest[:, None], 1.0 - x @ x[candidates].T)
+        best = int(distances.sum(0).argmin())
+        centroids.append(x[candidates[best]])
+        closest = distances[:, best]
+    return torch.stack(centroids)
+
+
+def lloyd(x: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Refine unit centroids by cosine Lloyd steps; an empty cluster keeps its centroid.
+
+    Args:
+        x: unit vectors (N, d). centroids: (K, d) unit vectors.
+    Returns:
+        centroids (K, d) of unit length and the assignment (N,) to them.
+    """
+    assignment = (x @ centroids.T).argmax(1)
+    for _ in range(iterations):
+        sums = torch.zeros_like(centroids).index_add_(0, assignment, x)
+        alive = sums.norm(dim=1, keepdim=True) > 0
+        centroids = torch.where(alive, F.normalize(sums, dim=1), centroids)
+        assignment = (x @ centroids.T).argmax(1)
+    return centroids, assignment
+
+
+def cosine_kmeans(
+    x: Tensor, k: int, generator: Generator, iterations: int = 30, seeding_sample: int = 20_000
+) -> tuple[Tensor, Tensor]:
+    """Cluster vectors by direction: greedy k-means++, then Lloyd.
+
+    Args:
+        x: (N, d), any length. seeding_sample: vectors that k-means++ looks at.
+    Returns:
+        centroids (k, d) of unit length and the assignment (N,).
+    """
+    x = F.normalize(x, dim=1)
+    sample = x[torch.randint(len(x), (min(seeding_sample, len(x)),), generator=generator)]
+    return lloyd(x, _plus_plus(sample, k, generator), iterations)
+
+
+def ward_merge(centroids: Tensor, sizes: Tensor, k: int) -> Tensor:
+    """Merge weighted centroids agglomeratively by Ward's criterion (Ward 1963) until k groups are left.
+
+    SciPy's linkage starts from points of equal weight; a cluster of 10 tokens must not count as one of 10,000.
+
+    Args:
+        centroids: (K, d). sizes: (K,) positive.
+    Returns:
+        group of each centroid (K,), in 0 … k−1, numbered by falling size.
+    """
+    groups = [[i] for i in range(len(centroids))]
+    centre, size = centroids.double().clone(), sizes.double().clone()
+    while len(groups) > k:
+        cost = torch.cdist(centre, centre).square() * (size[:, None] * size / (size[:, None] + size))
+        cost.fill_diagonal_(torch.inf)
+        i, j = sorted(divmod(int(cost.argmin()), len(groups)))
+        centre[i] = (size[i] * centre[i] + size[j] * centre[j]) / (size[i] + size[j])
+        size[i] += size[j]
+        groups[i] += groups.pop(j)
+        keep = torch.arange(len(size)) != j
+        centre, size = centre[keep], size[keep]
+    merged = torch.empty(len(centroids), dtype=torch.long)
+    for rank, group in enumerate(size.argsort(descending=True, stable=True).tolist()):
+        merged[groups[group]] = rank
+    return merged
+
+
+def over_clustered_prototypes(
+    x: Tensor, k: int, generator: Generator, factor: int = OVER_CLUSTERING, refine: int = 10
+) -> Tensor:
+    """Find k prototypes: factor·k clusters, Ward-merged to k, then a few Lloyd steps.
+
+    Args:
+        x: (N, d) features.
+    Returns:
+        (k, d) unit vectors, ordered by falling cluster size before refinement.
+    """
+    x = F.normalize(x, dim=1)
+    fine, assignment = cosine_kmeans(x, factor * k, generator)
+    sizes = torch.bincount(assignment, minlength=len(fine)).clamp_min(1)
+    groups = ward_merge(fine, sizes, k)
+    merged = torch.zeros(k, x.shape[1]).index_add_(0, groups, fine * sizes[:, None])
+    return lloyd(x, F.normalize(merged, dim=1), refine)[0]

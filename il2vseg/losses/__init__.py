@@ -1,0 +1,1 @@
+"""Losses, one file each: pure functions of sampled tokens. S = sampled positions of an image."""

@@ -1,0 +1,163 @@
+"""The model: frozen backbone -> whitening -> head -> prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from il2vseg import lowlevel
+from il2vseg.backbones import Backbone
+from il2vseg.whitening import Whitening
+
+CODE_DIM = 64
+
+Prior = Literal["none", "mass", "pixel"]
+
+
+@dataclass(frozen=True)
+class LowLevelSpec:
+    """Settings of the low-level branch. The paper's literal form: scale 1, rgb, no xy, prior "none", window 0."""
+
+    scale: int = 1
+    """Grid cells of the branch along one side of a patch token."""
+    space: lowlevel.ColourSpace = "rgb"
+    xy_weight: float = 0.0
+    iterations: int = 3
+    m: float = 2.0
+    prior: Prior = "mass"
+    """What weights memberships: nothing, the class's share of the image, or P_seg at the same cell."""
+    sigma: float = 0.1
+    window: int = 0
+    """Radius of the affinity in cells; 0 = the whole image."""
+
+
+class ProjectionHead(nn.Module):
+    """h: a linear map plus a two-layer MLP with SiLU, summed; starts as the identity on the first channels."""
+
+    def __init__(self, in_dim: int, out_dim: int = CODE_DIM) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim)
+        self.mlp = nn.Sequential(nn.Linear(in_dim, in_dim), nn.SiLU(), nn.Linear(in_dim, out_dim))
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        last = self.mlp[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(..., k) whitened tokens -> (..., d) codes F_c."""
+        out: Tensor = self.linear(z) + self.mlp(z)
+        return out
+
+
+class Classifier(nn.Module):
+    """The trained part: whitening, head and prototypes. Tokens in, class distributions out."""
+
+    def __init__(self, whitening: Whitening, num_classes: int, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.whitening = whitening
+        self.head = ProjectionHead(whitening.basis.shape[0])
+        self.local_prototypes = nn.Parameter(torch.zeros(num_classes, CODE_DIM))
+        self.global_prototypes: Tensor
+        self.register_buffer("global_prototypes", torch.zeros(num_classes, CODE_DIM))
+        self.temperature = temperature
+
+    def set_prototypes(self, prototypes: Tensor) -> None:
+        """Start both prototype sets (C, d) from clusters of the codes."""
+        with torch.no_grad():
+            self.local_prototypes.copy_(prototypes)
+            self.global_prototypes.copy_(prototypes)
+
+    def logits(self, codes: Tensor, prototypes: Tensor) -> Tensor:
+        """F_seg/τ: cosine of codes (..., d) to prototypes (C, d), over the temperature -> (..., C)."""
+        return F.normalize(codes, dim=-1) @ F.normalize(prototypes, dim=-1).T / self.temperature
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """P_seg = softmax(F_seg/τ): tokens (B, D, h, w) -> (B, C, h, w)."""
+        b, _, h, w = tokens.shape
+        z = self.whitening(tokens.flatten(2).transpose(1, 2))
+        p = self.logits(self.head(z), self.global_prototypes).softmax(-1)
+        return p.transpose(1, 2).reshape(b, -1, h, w)
+
+
+def low_level_scores(
+    colours: Tensor, p_seg: Tensor, spec: LowLevelSpec, tile: int = lowlevel.AFFINITY_TILE
+) -> Tensor:
+    """F_l: fuzzy c-means seeded by P_seg, spread by colour affinity (eq. 3-12).
+
+    Args:
+        colours: RGB (B, 3, gh, gw) on the branch's grid. p_seg: (B, C, gh, gw) on the same grid, detached
+            here: the branch is a cue, not a path for gradients into its own seed.
+        tile: rows of the affinity held at once.
+    Returns:
+        (B, C, gh, gw), a distribution over C.
+    """
+    seed = p_seg.detach()
+    x = lowlevel.low_level_features(colours, spec.space, spec.xy_weight)
+    prior = {"none": None, "mass": seed.mean((2, 3), keepdim=True), "pixel": seed}[spec.prior]
+    p = lowlevel.fuzzy_cmeans(x, seed, spec.iterations, spec.m, prior=prior)
+    if spec.window:
+        return lowlevel.affinity_windowed(x, p, spec.sigma, spec.window)
+    return lowlevel.affinity_tiled(x, p, spec.sigma, tile)
+
+
+class Segmenter(nn.Module):
+    """Frames to class scores; the eager model that every export is compared with.
+
+    Attributes:
+        size: (H, W) that images must have. grid: (gh, gw) of the scores.
+        num_classes: clusters C. alpha: weight of F_l in eq. 13; settable.
+    """
+
+    def __init__(
+        self, backbone: Backbone, classifier: Classifier, low_level: LowLevelSpec, alpha: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.low_level = low_level
+        self.alpha = alpha
+        self.size: tuple[int, int] = backbone.size
+        h, w = backbone.grid
+        self.grid = (h * low_level.scale, w * low_level.scale)
+        self.num_classes = len(classifier.global_prototypes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Fused scores F_f (eq. 13).
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+        Returns:
+            (B, C, gh, gw) float32, a distribution over C at every cell.
+        """
+        p_seg = self.classifier(self.backbone(images).float())
+        p_seg = F.interpolate(p_seg, size=self.grid, mode="bilinear", align_corners=False)
+        if self.alpha == 0.0:
+            return p_seg
+        colours = lowlevel.pool_colours(images.float(), self.grid)
+        return lowlevel.fuse(p_seg, low_level_scores(colours, p_seg, self.low_level), self.alpha)
+
+    @torch.inference_mode()
+    def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Segment frames of the model's size.
+
+        Args:
+            frames: (B, H, W, 3) uint8 BGR.
+        Returns:
+            labels (B, H, W) uint8, scores (B, C, gh, gw) float32.
+        """
+        scores = self(frames_to_images(frames))
+        return upsample_labels(scores, self.size), scores
+
+
+def frames_to_images(frames: Tensor) -> Tensor:
+    """uint8 BGR (B, H, W, 3) -> float32 RGB (B, 3, H, W) in [0, 1]."""
+    return frames.flip(-1).permute(0, 3, 1, 2).float() / 255.0
+
+
+def upsample_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear upsampling of scores (B, C, gh, gw) and argmax: labels (B, H, W) uint8."""
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)

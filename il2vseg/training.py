@@ -1,0 +1,246 @@
+"""One training loop, four presets: kmeans, stego, smooseg, il2vseg (DESIGN of the recipe: docs/method.md)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from il2vseg import clustering, lowlevel
+from il2vseg.losses import correspondence, eigenfunction, smoothness
+from il2vseg.model import Classifier, LowLevelSpec, low_level_scores
+from il2vseg.whitening import Whitening
+
+Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
+Stage = Literal["correspondence", "smoothness"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the training, apart from the data and the backbone."""
+
+    method: Method = "il2vseg"
+    num_classes: int = 3
+    clusters: int | None = None
+    """Prototypes kept (None: num_classes)."""
+    seed: int = 0
+    correspondence_steps: int = 300
+    smoothness_steps: int = 600
+    batch: int = 16
+    correspondence_samples: int = 121
+    smoothness_samples: int = 144
+    eigen_samples: int = 64
+    negatives: int = 3
+    lr_correspondence: float = 5e-4
+    lr_projection: float = 1e-4
+    lr_prototypes: float = 5e-4
+    ema: float = 0.99
+    channel_dropout: float = 0.2
+    temperature: float = 0.1
+    alpha: float = 0.5
+    gamma: float = 0.1
+    beta: float = 0.05
+    correspondence_weight: float = 1.0
+    low_level: LowLevelSpec = field(default_factory=LowLevelSpec)
+
+    def stages(self) -> list[tuple[Stage, int]]:
+        """Stages of the method and their steps."""
+        corr: tuple[Stage, int] = ("correspondence", self.correspondence_steps)
+        smooth: tuple[Stage, int] = ("smoothness", self.smoothness_steps)
+        return {"kmeans": [], "stego": [corr], "smooseg": [smooth], "il2vseg": [corr, smooth]}[self.method]
+
+
+class TokenBank(Protocol):
+    """Backbone tokens of the training images, computed once."""
+
+    grid: tuple[int, int]
+
+    def __len__(self) -> int: ...
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, D) float32 of the images (B,)."""
+        ...
+
+    def view_tokens(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, D) float32 of the colour-jittered copies."""
+        ...
+
+    def colours(self, images: Tensor, scale: int) -> Tensor:
+        """Mean RGB (B, 3, h·scale, w·scale) of the cells, in [0, 1]."""
+        ...
+
+
+def step_generator(seed: int, stage: str, step: int) -> Generator:
+    """Randomness of one step as a pure function of (seed, stage, step), so that resuming is exact."""
+    salt = sum(ord(c) << (5 * i) for i, c in enumerate(stage[:4]))
+    return torch.Generator().manual_seed((seed * 1_000_003 + salt) * 1_000_003 + step)
+
+
+def draw_batch(images: int, batch: int, generator: Generator) -> Tensor:
+    """Draw distinct images (B,), B = min(batch, images)."""
+    return torch.randperm(images, generator=generator)[:batch]
+
+
+def derangement(n: int, generator: Generator) -> Tensor:
+    """A permutation (n,) without fixed points (the identity for n = 1): a random cyclic shift of a shuffle."""
+    order = torch.randperm(n, generator=generator)
+    out = torch.empty_like(order)
+    out[order] = order.roll(1)
+    return out
+
+
+def channel_dropout(z: Tensor, rate: float, generator: Generator) -> Tensor:
+    """Zero whole channels of (B, N, k), one mask an image, and rescale."""
+    keep = (torch.rand(z.shape[0], 1, z.shape[2], generator=generator) >= rate).float()
+    return z * keep / (1.0 - rate)
+
+
+def take(x: Tensor, positions: Tensor) -> Tensor:
+    """Select positions (B, S) from (B, N, c) -> (B, S, c)."""
+    return torch.take_along_dim(x, positions.unsqueeze(2), 1)
+
+
+@torch.no_grad()
+def sample_codes(classifier: Classifier, bank: TokenBank, seed: int, limit: int = 200_000) -> Tensor:
+    """Codes (M, d) of tokens spread evenly over all images, at most about `limit`."""
+    generator = step_generator(seed, "codes", 0)
+    h, w = bank.grid
+    per_image = max(1, min(h * w, limit // len(bank)))
+    codes = []
+    for images in torch.arange(len(bank)).split(32):
+        z = classifier.whitening(bank.tokens(images))
+        positions = torch.rand(len(images), h * w, generator=generator).argsort(1)[:, :per_image]
+        codes.append(classifier.head(take(z, positions)).flatten(0, 1))
+    return torch.cat(codes)
+
+
+@dataclass
+class StepReport:
+    """What one optimisation step did."""
+
+    stage: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+
+
+class Trainer:
+    """Runs the stages of a recipe over a token bank.
+
+    All state is `classifier`, `optimizer`, `stage` and `step`: randomness is a function of the step.
+    """
+
+    def __init__(self, bank: TokenBank, whitening: Whitening, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.bank = bank
+        self.recipe = recipe
+        clusters = recipe.clusters or recipe.num_classes
+        self.classifier = Classifier(whitening, clusters, recipe.temperature)
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def run(self, report: Callable[[StepReport], None] = lambda _: None) -> Classifier:
+        """Train to the end and return the classifier."""
+        for stage, steps in self.recipe.stages():
+            self.begin(stage)
+            for step in range(steps):
+                losses = self.step(stage, step)
+                report(StepReport(stage, step, steps, losses))
+        if "smoothness" not in dict(self.recipe.stages()):
+            self.initialise_prototypes()
+        return self.classifier.eval()
+
+    def initialise_prototypes(self) -> None:
+        """Set the prototypes from the current codes: over-cluster and merge."""
+        codes = sample_codes(self.classifier, self.bank, self.recipe.seed)
+        generator = step_generator(self.recipe.seed, "clusters", 0)
+        k = len(self.classifier.global_prototypes)
+        self.classifier.set_prototypes(clustering.over_clustered_prototypes(codes, k, generator))
+
+    def begin(self, stage: Stage) -> None:
+        """Set up a stage: its optimiser and, for smoothness, the prototypes."""
+        r = self.recipe
+        head = {"params": self.classifier.head.parameters()}
+        if stage == "correspondence":
+            self.optimizer = torch.optim.Adam([head], lr=r.lr_correspondence)
+        else:
+            self.initialise_prototypes()
+            prototypes = {"params": [self.classifier.local_prototypes], "lr": r.lr_prototypes}
+            self.optimizer = torch.optim.Adam([head, prototypes], lr=r.lr_projection)
+
+    def step(self, stage: Stage, step: int) -> dict[str, float]:
+        """One optimisation step; returns the values of the losses."""
+        generator = step_generator(self.recipe.seed, stage, step)
+        images = draw_batch(len(self.bank), self.recipe.batch, generator)
+        losses = (
+            self._correspondence(images, generator)
+            if stage == "correspondence"
+            else self._smoothness(images, generator)
+        )
+        total = torch.stack(list(losses.values())).sum()
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        if stage == "smoothness":
+            with torch.no_grad():
+                c = self.classifier
+                c.global_prototypes.lerp_(c.local_prototypes, 1.0 - self.recipe.ema)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _correspondence(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        r, c = self.recipe, self.classifier
+        n = self.bank.grid[0] * self.bank.grid[1]
+        positions = torch.rand(len(images), n, generator=generator).argsort(1)[:, : r.correspondence_samples]
+        z = take(c.whitening(self.bank.tokens(images)), positions)
+        z_view = take(c.whitening(self.bank.view_tokens(images)), positions)
+        negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
+        codes = c.head(channel_dropout(z, r.channel_dropout, generator))
+        codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
+        return {"corr": correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)}
+
+    def _smoothness(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        r, c = self.recipe, self.classifier
+        h, w = self.bank.grid
+        b = len(images)
+        z_all = c.whitening(self.bank.tokens(images))
+        index = torch.randperm(h * w, generator=generator)[: r.smoothness_samples]
+        z = z_all[:, index]
+        codes = c.head(channel_dropout(z, r.channel_dropout, generator))
+        p = c.logits(codes, c.global_prototypes.detach()).softmax(-1)
+        losses = {
+            "smooth": smoothness.smoothness_loss(p, z, derangement(b, generator)),
+            "data": smoothness.data_loss(
+                c.logits(codes.detach(), c.local_prototypes), c.logits(codes.detach(), c.global_prototypes)
+            ),
+        }
+        if r.method != "il2vseg":
+            return losses
+        if r.correspondence_weight:
+            z_view = c.whitening(self.bank.view_tokens(images))[:, index]
+            codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
+            negatives = [derangement(b, generator) for _ in range(r.negatives)]
+            losses["corr"] = r.correspondence_weight * correspondence.correspondence_loss(
+                codes, codes_view, z, z_view, negatives
+            )
+        if r.gamma or r.beta:
+            few = index[: r.eigen_samples]
+            colours = self.bank.colours(images, 1)
+            with torch.no_grad():
+                p_seg = (
+                    c.logits(c.head(z_all), c.global_prototypes)
+                    .softmax(-1)
+                    .transpose(1, 2)
+                    .reshape(b, -1, h, w)
+                )
+                f_l = (
+                    low_level_scores(colours, p_seg, LowLevelSpec(**{**r.low_level.__dict__, "scale": 1}))
+                    .flatten(2)
+                    .transpose(1, 2)[:, few]
+                )
+            f_f = lowlevel.fuse(p[:, : len(few)], f_l, r.alpha)
+            xy = torch.stack([few % w / w, few // w / h], 1).expand(b, -1, -1)
+            gram = eigenfunction.gram_matrix(z[:, : len(few)], colours.flatten(2).transpose(1, 2)[:, few], xy)
+            l_fs, l_reg = eigenfunction.eigenfunction_losses(f_f, gram)
+            losses |= {"fs": r.gamma * l_fs, "reg": r.beta * l_reg}
+        return losses
