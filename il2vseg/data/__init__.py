@@ -1,0 +1,56 @@
+"""Data sets: `open_dataset` yields frames, and masks where evaluation asks for them."""
+
+from pathlib import Path
+
+from il2vseg.data import layouts, synthetic
+from il2vseg.data.classes import IGNORE, Classes
+from il2vseg.data.dataset import Dataset, Sample
+from il2vseg.data.layouts import Layout, Listing, Request
+from il2vseg.errors import UserError
+
+__all__ = ["DATASETS", "IGNORE", "Dataset", "Sample", "open_dataset"]
+
+
+def _synthetic(request: Request) -> Listing:
+    classes = Classes(synthetic.CLASS_NAMES, synthetic.PALETTE)
+    return Listing(classes, synthetic.parts(request.split, request.seed, labelled=request.labelled))
+
+
+DATASETS: dict[str, Layout] = {
+    "folder": layouts.folder,
+    "mastr1325": layouts.marine,
+    "intcatch": layouts.marine,
+    "camvid": layouts.camvid,
+    "synthetic": _synthetic,
+}
+
+
+def open_dataset(
+    name: str,
+    root: Path | None,
+    split: str,
+    *,
+    labelled: bool = False,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Dataset:
+    """Open a data set.
+
+    Args:
+        name: a key of DATASETS.
+        root: its folder; `synthetic` needs none, and `folder` also takes a single clip.
+        split: `train`, `val`, ...; `folder` has none and ignores it.
+        labelled: give the masks. Without it samples carry no labels even where masks exist, so that
+            training cannot look at them.
+        seed: of the scenes of `synthetic`.
+        limit: thin the samples evenly to at most this many.
+
+    Raises:
+        UserError: unknown name or split, missing or empty folder, masks missing where they are needed.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set '{name}'; known: {', '.join(DATASETS)}")
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} images leaves nothing; it is at least 1")
+    listing = DATASETS[name](Request(name, root, split, labelled, seed))
+    return Dataset(name, listing.classes, listing.parts, limit)

@@ -1,0 +1,193 @@
+"""Samples, the parts that a data set is made of, and the data set that iterates over them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from il2vseg.data.classes import Classes, Color
+from il2vseg.errors import UserError
+from il2vseg.images import Frame, Labels, read_frame, read_labels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    Attributes:
+        name: path below the root without its suffix; a clip's frame is `CLIP/FRAME`.
+        frame: BGR (H, W, 3) uint8.
+        labels: class ids (H', W') uint8 at the mask's own size, 255 = ignore; None without masks.
+    """
+
+    name: str
+    frame: Frame
+    labels: Labels | None = None
+
+
+class UnreadableError(Exception):
+    """An image, mask or clip that cannot be decoded: the data set skips it and says so."""
+
+
+class Part(Protocol):
+    """A piece of a data set that is read in one go: one image, or one clip."""
+
+    @property
+    def name(self) -> str:
+        """What to call the part where it cannot be read."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of samples in it."""
+        ...
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
+        """Yield the samples with the `wanted` indices (ascending, below `count`).
+
+        Raises:
+            UnreadableError: the file cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image file, with its mask where the data set is opened with labels."""
+
+    name: str
+    image: Path
+    mask: Path | None
+    classes: Classes
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
+        """Yield the image: see `Part.read`."""
+        try:
+            frame = read_frame(self.image)
+            mask = None if self.mask is None else read_labels(self.mask)
+        except UserError as error:
+            raise UnreadableError(str(error)) from None
+        labels = None if mask is None else self.classes.decode(mask, str(self.mask))
+        yield Sample(self.name, frame, labels)
+
+
+@dataclass(frozen=True)
+class ClipPart:
+    """A video file, decoded from its start: seeking is not exact in every container."""
+
+    name: str
+    path: Path
+    count: int
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
+        """Yield frames: see `Part.read`. A clip shorter than its header says yields fewer."""
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            remaining = list(reversed(wanted))
+            index = -1
+            while remaining and capture.grab():
+                index += 1
+                if index < remaining[-1]:
+                    continue
+                ok, frame = capture.retrieve()
+                if not ok:
+                    break
+                remaining.pop()
+                yield Sample(f"{self.name}/{index:06d}", np.asarray(frame, dtype=np.uint8))
+            if index < 0:
+                raise UnreadableError(f"{self.path}: not a readable clip")
+        finally:
+            capture.release()
+
+
+def count_frames(path: Path) -> int:
+    """Count the frames of a clip, by its header where that says, else by decoding it; 0 if unreadable."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if count > 0:
+            return count
+        count = 0
+        while capture.grab():
+            count += 1
+        return count
+    finally:
+        capture.release()
+
+
+def spread(total: int, limit: int) -> list[int]:
+    """Return `limit` indices below `total` at even distances (all of them when limit >= total)."""
+    if limit >= total:
+        return list(range(total))
+    return [(2 * i + 1) * total // (2 * limit) for i in range(limit)]
+
+
+class Dataset:
+    """Samples in a fixed order; iterate over it as often as you like.
+
+        for sample in open_dataset("folder", Path("footage"), "train", limit=500):
+            show(sample.name, sample.frame)
+
+    Attributes:
+        name: the registry's name, `intcatch` for one.
+        class_names: () where the data set defines no classes.
+        palette: one RGB colour a class.
+        skipped: what could not be read in the last iteration, one line each.
+    """
+
+    def __init__(self, name: str, classes: Classes, parts: Sequence[Part], limit: int | None = None):
+        """Make a data set of `parts`, thinned evenly to at most `limit` samples."""
+        self.name = name
+        self.class_names: tuple[str, ...] = classes.names
+        self.palette: tuple[Color, ...] = classes.palette
+        self.skipped: list[str] = []
+        total = sum(part.count for part in parts)
+        chosen = spread(total, total if limit is None else limit)
+        self._length = len(chosen)
+        self._plan: list[tuple[Part, list[int]]] = []
+        start = position = 0
+        for part in parts:
+            end = start + part.count
+            wanted = []
+            while position < len(chosen) and chosen[position] < end:
+                wanted.append(chosen[position] - start)
+                position += 1
+            if wanted:
+                self._plan.append((part, wanted))
+            start = end
+
+    def __len__(self) -> int:
+        """Number of samples, counting those that will turn out to be unreadable."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples in order.
+
+        Raises:
+            UserError: not one of them can be read, or a mask holds a value that is no class.
+        """
+        self.skipped = []
+        yielded = 0
+        for part, wanted in self._plan:
+            try:
+                for sample in part.read(wanted):
+                    yielded += 1
+                    yield sample
+            except UnreadableError as error:
+                self.skipped.append(str(error))
+        if not yielded:
+            raise UserError(f"none of {len(self)} images could be read (first: {self.skipped[0]})")
+
+    def skipped_note(self) -> str | None:
+        """Return the one line to print at the end of a command when something was skipped, else None."""
+        if not self.skipped:
+            return None
+        more = "" if len(self.skipped) == 1 else f" and {len(self.skipped) - 1} more"
+        return f"skipped {len(self.skipped)} of {len(self)} images: {self.skipped[0]}{more}"
