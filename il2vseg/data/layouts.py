@@ -98,13 +98,13 @@ def _split_folder(request: Request, *, images: str = "images", masks: str = "mas
         raise UserError(f"{root}: no {request.name} data here; expected {root}/SPLIT/{images}")
     if request.split in splits:
         raise UserError(
-            f"split '{request.split}' of {root} has no masks; splits with masks: {', '.join(usable) or 'none'}"
+            f"split '{request.split}' of {root} has no masks; with masks: {', '.join(usable) or 'none'}"
         )
     raise UserError(f"{root} has no split '{request.split}'; it has: {', '.join(usable or splits)}")
 
 
 def folder(request: Request) -> Listing:
-    """List any folder of images or clips, nested as it may be, or a single clip. It has no splits and no masks.
+    """List any folder of images or clips, nested as it may be, or a single clip: no splits, no masks.
 
     Raises:
         UserError: the folder is missing or holds neither, or labels are asked for.

@@ -1,0 +1,113 @@
+"""The marine scene renderer: deterministic, stateless, coherent in time, with a mask that is exact."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from il2vseg.data import open_dataset, synthetic
+from il2vseg.errors import UserError
+
+SMALL = (96, 160)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    frame=st.integers(0, 10**6),
+    height=st.integers(16, 90),
+    width=st.integers(16, 90),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_seed_frame_and_size_renders(seed: int, frame: int, height: int, width: int) -> None:
+    image, labels = synthetic.render(seed, frame, (height, width))
+    assert image.shape == (height, width, 3)
+    assert image.dtype == np.uint8
+    assert labels.shape == (height, width)
+    assert set(np.unique(labels)) <= {0, 1, 2}
+
+
+def test_a_frame_does_not_depend_on_what_was_rendered_before() -> None:
+    first = synthetic.render(4, 30, SMALL)
+    for frame in (0, 31, 500):
+        synthetic.render(5, frame, SMALL)
+    synthetic._scene.cache_clear()
+    synthetic._textures.cache_clear()
+    again = synthetic.render(4, 30, SMALL)
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+
+
+def test_other_seeds_are_other_scenes() -> None:
+    assert not np.array_equal(synthetic.render(0, 0, SMALL)[1], synthetic.render(1, 0, SMALL)[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_consecutive_frames_form_a_clip(seed: int) -> None:
+    labels = [synthetic.render(seed, frame)[1] for frame in (0, 1, 40)]
+    changed = [(labels[0] != other).mean() for other in labels[1:]]
+    assert 0 < changed[0] < 0.04
+    assert changed[0] < changed[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_water_is_below_the_horizon_and_sky_above_it(seed: int) -> None:
+    for frame in (0, 77):
+        labels = synthetic.render(seed, frame)[1]
+        row, slope = synthetic.horizon(seed, frame)
+        columns = np.arange(labels.shape[1])
+        height = np.arange(labels.shape[0])[:, None] - (row + slope * columns)
+        assert not ((labels == synthetic.WATER) & (height < -1.5)).any()
+        assert not ((labels == synthetic.SKY) & (height > 1.5)).any()
+        assert (labels == synthetic.WATER).any()
+
+
+def test_obstacles_end_where_the_picture_has_an_edge() -> None:
+    hits = total = 0
+    for seed in range(8):
+        image, labels = synthetic.render(seed, 10)
+        boundary = (labels[:-1] == synthetic.OBSTACLE) & (labels[1:] == synthetic.WATER)
+        steps = np.abs(np.diff(cv2.GaussianBlur(image, (0, 0), 0.8).astype(np.float32), axis=0)).sum(2)
+        near = cv2.dilate(steps, np.ones((5, 1)))
+        total += int(boundary.sum())
+        hits += int((near[boundary] > 12).sum())
+    assert total > 500
+    assert hits / total > 0.9
+
+
+def test_every_class_is_common_in_the_data_set() -> None:
+    samples = list(open_dataset("synthetic", None, "val", labelled=True, limit=12))
+    counts = np.bincount(np.concatenate([s.labels.ravel() for s in samples]), minlength=3)
+    assert (counts / counts.sum() > 0.05).all()
+
+
+def test_train_and_val_share_no_scene() -> None:
+    train, val = (open_dataset("synthetic", None, split, limit=20) for split in ("train", "val"))
+    assert not {s.name.split("/")[0] for s in train} & {s.name.split("/")[0] for s in val}
+    assert all(s.labels is None for s in train)
+
+
+def test_an_unknown_split_names_those_that_exist() -> None:
+    with pytest.raises(UserError, match="train, val"):
+        open_dataset("synthetic", None, "test")
+
+
+def test_a_clip_can_be_written_and_read_back(tmp_path) -> None:
+    path = tmp_path / "clip.mp4"
+    synthetic.write_clip(path, frames=5, seed=2, size=SMALL, fps=10)
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            break
+        frames.append(frame)
+    assert len(frames) == 5
+    difference = np.abs(frames[3].astype(int) - synthetic.render(2, 3, SMALL)[0]).mean()
+    assert difference < 12
+
+
+def test_a_clip_that_cannot_be_written_says_so(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"\.mp4"):
+        synthetic.write_clip(tmp_path / "clip.nonsense", frames=1, size=SMALL)
+    assert not list(tmp_path.iterdir())
