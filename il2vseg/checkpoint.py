@@ -1,0 +1,147 @@
+"""Checkpoints: one safetensors file that describes itself. Loading one never runs code from it."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from il2vseg.backbones import build_backbone
+from il2vseg.errors import UserError
+from il2vseg.files import atomic_path, sha256_file
+from il2vseg.model import Classifier, LowLevelSpec, Segmenter
+from il2vseg.weights import resolve_weights
+from il2vseg.whitening import Whitening
+
+FILE_NAME = "checkpoint.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a checkpoint says of itself."""
+
+    method: str
+    backbone: str
+    weights_sha256: str
+    size: tuple[int, int]
+    class_names: tuple[str, ...]
+    """A name for every cluster; "class 3" until someone names them."""
+    alpha: float
+    """Weight of F_l at prediction (eq. 13)."""
+    temperature: float
+    centre: bool
+    low_level: LowLevelSpec
+    training_data: str
+    selection: dict[str, Any] = field(default_factory=dict)
+    """How the whitening was chosen: criterion and candidates."""
+    format_version: int = FORMAT_VERSION
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    h = hashlib.sha256()
+    for name in sorted(tensors):
+        h.update(name.encode())
+        h.update(tensors[name].contiguous().numpy().tobytes())
+    return h.hexdigest()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and a JSON description of them to one safetensors file, atomically."""
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+    metadata = {"description": json.dumps(description), "sha256": _digest(tensors)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        UserError: the file is missing, truncated, not ours, or its content does not match its hash.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such checkpoint; train one with `python -m il2vseg.train --out {path.parent}`"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); train again or copy it again"
+        ) from None
+    if "description" not in metadata or "sha256" not in metadata:
+        raise UserError(f"{path}: not a checkpoint of il2vseg (no description inside)")
+    if _digest(tensors) != metadata["sha256"]:
+        raise UserError(f"{path}: the content does not match its hash; copy the file again")
+    description: dict[str, Any] = json.loads(metadata["description"])
+    if description.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: written by a newer il2vseg (format {description['format_version']}); update il2vseg"
+        )
+    return tensors, description
+
+
+def save_checkpoint(folder: Path, classifier: Classifier, spec: ModelSpec) -> Path:
+    """Write FOLDER/checkpoint.safetensors: the trained part and its description, not the frozen backbone."""
+    path = folder / FILE_NAME
+    save_tensors(path, dict(classifier.state_dict()), dataclasses.asdict(spec))
+    return path
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Return the description of a checkpoint."""
+    return _spec(load_tensors(folder / FILE_NAME)[1])
+
+
+def _spec(description: dict[str, Any]) -> ModelSpec:
+    d = dict(description)
+    d["low_level"] = LowLevelSpec(**d["low_level"])
+    d["size"] = tuple(d["size"])
+    d["class_names"] = tuple(d["class_names"])
+    return ModelSpec(**d)
+
+
+def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
+    """Rebuild the trained part from its tensors."""
+    components, dim = tensors["whitening.basis"].shape
+    classifier = Classifier(Whitening(dim, components, spec.centre), len(spec.class_names), spec.temperature)
+    classifier.load_state_dict(tensors)
+    return classifier.eval()
+
+
+def load_checkpoint(
+    folder: Path, *, size: tuple[int, int] | None = None, weights: Path | None = None
+) -> Segmenter:
+    """Load a trained model, resolving its frozen backbone's weights.
+
+    Args:
+        folder: where `save_checkpoint` wrote. size: input (H, W), default that of training.
+        weights: the backbone's weights file, where the usual places cannot be reached.
+    Raises:
+        UserError: nothing whole to load, or the backbone's weights are not those it was trained with.
+    """
+    tensors, description = load_tensors(folder / FILE_NAME)
+    spec = _spec(description)
+    file = resolve_weights(spec.backbone, weights)
+    if file is not None and spec.weights_sha256 != (found := sha256_file(file)):
+        raise UserError(
+            f"{file}: not the weights that {folder} was trained with "
+            f"(sha256 {found[:12]}…, expected {spec.weights_sha256[:12]}…); pass the right file with --weights"
+        )
+    backbone = build_backbone(spec.backbone, size or spec.size, file)
+    segmenter = Segmenter(backbone, load_classifier(tensors, spec), spec.low_level, spec.alpha)
+    segmenter.class_names = list(spec.class_names)
+    segmenter.spec = spec
+    with torch.no_grad():
+        return segmenter.eval()

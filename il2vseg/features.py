@@ -1,0 +1,151 @@
+"""Backbone tokens of a data set, computed once and cached on disk.
+
+One file an image, named by the hash of its resized pixels, in a folder named by everything else that
+decides the tokens (weights, backbone, size). Files appear atomically, so an interrupted run goes on where
+it stopped and several processes may fill one cache.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from il2vseg import lowlevel
+from il2vseg.backbones import Backbone
+from il2vseg.data import Dataset
+from il2vseg.files import atomic_path
+from il2vseg.images import Frame, resize_frame
+from il2vseg.model import frames_to_images
+from il2vseg.weights import cache_home
+
+COLOUR_SCALE = 2
+"""Colours are kept at this many cells along a token's side: the finest grid a loss may ask for."""
+
+MEMORY_BUDGET = 2 << 30
+"""Bytes of tokens held in memory; a larger bank reads its files at every step."""
+
+
+def jitter_colours(frame: Frame) -> Frame:
+    """The colour- and luminosity-jittered copy of a frame that L_corr compares it with.
+
+    Brightness, contrast and saturation ±30 %, hue ±36°; drawn from the frame's own bytes, so that the copy
+    is the same in every run and can be cached.
+    """
+    rng = np.random.default_rng(np.frombuffer(hashlib.sha256(frame.tobytes()).digest(), np.uint32))
+    x = frame.astype(np.float32) / 255.0 * rng.uniform(0.7, 1.3)
+    mean = x.mean()
+    x = (x - mean) * rng.uniform(0.7, 1.3) + mean
+    hsv = cv2.cvtColor(x.clip(0.0, 1.0).astype(np.float32), cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-36.0, 36.0)) % 360.0
+    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.7, 1.3), 0.0, 1.0)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR) * 255.0 + 0.5, dtype=np.uint8)
+
+
+class FeatureCache:
+    """Tokens of single frames by one backbone at one size, on disk."""
+
+    def __init__(self, backbone: Backbone, weights_digest: str, folder: Path | None = None) -> None:
+        """Args:
+        weights_digest: SHA-256 of the weights file. folder: where caches live (default `cache_home()`).
+        """
+        key = f"{backbone.name}-{backbone.size[0]}x{backbone.size[1]}-{weights_digest[:12]}"
+        self.folder = (folder or cache_home()) / "features" / key
+        self.backbone = backbone
+
+    def path(self, frame: Frame) -> Path:
+        """Where the tokens of a frame (of the backbone's size) are kept."""
+        digest = hashlib.blake2b(frame.tobytes(), digest_size=16).hexdigest()
+        return self.folder / digest[:2] / f"{digest[2:]}.npy"
+
+    def compute(self, frames: list[Frame]) -> list[Path]:
+        """Make sure that the tokens (N, D) float16 of the frames are on disk; return their files."""
+        paths = [self.path(f) for f in frames]
+        missing = [i for i, p in enumerate(paths) if not p.exists()]
+        if missing:
+            batch = torch.from_numpy(np.stack([frames[i] for i in missing]))
+            with torch.inference_mode():
+                tokens = self.backbone(frames_to_images(batch)).flatten(2).transpose(1, 2)
+            for i, t in zip(missing, tokens.half().numpy(), strict=True):
+                with atomic_path(paths[i]) as temporary, temporary.open("wb") as file:
+                    np.save(file, t)
+        return paths
+
+
+class FeatureBank:
+    """The training set as the trainer sees it (`training.TokenBank`)."""
+
+    def __init__(
+        self, grid: tuple[int, int], paths: list[Path], views: list[Path], colours: NDArray[np.uint8]
+    ) -> None:
+        """Args:
+        paths, views: token files of the n images and of their jittered copies (views may be empty).
+        colours: mean RGB (n, h·s, w·s, 3), s = COLOUR_SCALE.
+        """
+        self.grid = grid
+        self._colours = colours
+        size = sum(p.stat().st_size for p in [*paths, *views])
+        self._tokens = self._open(paths, size)
+        self._views = self._open(views, size)
+
+    @staticmethod
+    def _open(paths: list[Path], total_bytes: int) -> list[NDArray[np.float16]]:
+        mode = "r" if total_bytes > MEMORY_BUDGET else None
+        return [np.load(p, mmap_mode=mode) for p in paths]  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, D) float32 of the images (B,)."""
+        return torch.from_numpy(np.stack([self._tokens[i] for i in images.tolist()])).float()
+
+    def view_tokens(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, D) float32 of the jittered copies of the images (B,)."""
+        return torch.from_numpy(np.stack([self._views[i] for i in images.tolist()])).float()
+
+    def colours(self, images: Tensor, scale: int) -> Tensor:
+        """Mean RGB (B, 3, h·scale, w·scale) in [0, 1]; `scale` divides COLOUR_SCALE."""
+        x = torch.from_numpy(self._colours[images.numpy()]).permute(0, 3, 1, 2).float() / 255.0
+        return lowlevel.pool_colours(x, (self.grid[0] * scale, self.grid[1] * scale))
+
+
+def build_bank(
+    dataset: Dataset,
+    cache: FeatureCache,
+    views: bool = True,
+    batch: int = 4,
+    progress: Callable[[Iterable[Frame]], Iterable[Frame]] = lambda frames: frames,
+) -> FeatureBank:
+    """Read every frame of a data set, compute what the cache lacks and open the result.
+
+    Args:
+        views: also the tokens of the colour-jittered copies, which L_corr needs.
+        progress: wraps the iteration over frames.
+    """
+    h, w = cache.backbone.grid
+    paths: list[Path] = []
+    view_paths: list[Path] = []
+    colours: list[NDArray[np.uint8]] = []
+    pending: list[Frame] = []
+
+    def flush() -> None:
+        if pending:
+            paths.extend(cache.compute(pending))
+            if views:
+                view_paths.extend(cache.compute([jitter_colours(f) for f in pending]))
+            pending.clear()
+
+    for frame in progress(sample.frame for sample in dataset):
+        resized = resize_frame(frame, cache.backbone.size)
+        small = cv2.resize(resized, (w * COLOUR_SCALE, h * COLOUR_SCALE), interpolation=cv2.INTER_AREA)
+        colours.append(np.asarray(small[..., ::-1], dtype=np.uint8))
+        pending.append(resized)
+        if len(pending) == batch:
+            flush()
+    flush()
+    return FeatureBank((h, w), paths, view_paths, np.stack(colours))
