@@ -1,0 +1,397 @@
+"""`python -m il2vseg.evaluate`: score a checkpoint on a data set with masks.
+
+One confusion matrix for the whole split. Clusters are matched to classes one to one (Hungarian, the
+literature's) and many to one; `--assignment` scores with a mapping that was found on another split.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from il2vseg.command import flag, parse
+from il2vseg.data import Dataset, Sample, open_dataset
+from il2vseg.data.dataset import spread
+from il2vseg.errors import UserError, run_command
+from il2vseg.files import require_writable_dir, write_json
+from il2vseg.images import Frame, Labels, resize_frame, resize_labels
+from il2vseg.metrics import (
+    IGNORE,
+    UNASSIGNED,
+    BoundaryScore,
+    Confusion,
+    Scores,
+    WaterEdge,
+    apply,
+    hungarian,
+    many_to_one,
+    score,
+    transfer,
+)
+from il2vseg.plots import SheetRow, confusion_matrix, iou_bars, sheet
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from il2vseg.model import Segmenter
+
+BOUNDARY_TOLERANCES = (2, 5)
+SHEET_ROWS = 8
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a checkpoint on a data set with masks: accuracy and IoU, one to one and many to one."""
+
+    checkpoint: Path = flag(dataclasses.MISSING, "folder that il2vseg.train wrote")
+    dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
+    root: Path | None = flag(None, "folder of the data set")
+    split: str = flag("val", "split with masks")
+    alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1 (default: the checkpoint's)")
+    flip: bool = flag(False, "average the scores with those of the mirrored frame")
+    crf: bool = flag(False, "refine with a dense CRF (extra `crf`)")
+    assignment: Path | None = flag(
+        None, "use the cluster-to-class mapping in this JSON, found on another split"
+    )
+    batch_size: int = flag(8, "frames a forward pass")
+    limit: int | None = flag(None, "at most this many images, evenly spread")
+    seed: int = flag(0, "of the scenes of --dataset synthetic")
+    weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
+    json: Path | None = flag(None, "write the numbers to this file")
+    plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The result of an evaluation.
+
+    Attributes:
+        class_names: of the data set.
+        palette: one RGB colour a class.
+        images: number of images scored.
+        skipped: those that could not be read, one line each.
+        confusion: pixels of cluster k on class c (K, C).
+        assignment: class of every cluster (K,), -1 = none: one to one, or the mapping that was given.
+        one_to_one: scores under `assignment`.
+        many_to_one_assignment: class that every cluster covers most (K,).
+        many_to_one: scores under it.
+        boundary_f: tolerance in pixels -> mean boundary F over classes in %, under `assignment`.
+        water_edge_rmse: pixels, under `assignment`; None where no class is called water.
+        examples: a few images for the sheet.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    images: int
+    skipped: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    assignment: NDArray[np.int64]
+    one_to_one: Scores
+    many_to_one_assignment: NDArray[np.int64]
+    many_to_one: Scores
+    boundary_f: dict[int, float | None]
+    water_edge_rmse: float | None
+    examples: tuple[SheetRow, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values; percentages are 0-100."""
+
+        def plain(scores: Scores) -> dict[str, Any]:
+            per_class = dict(zip(self.class_names, scores.per_class_iou, strict=True))
+            return {"accuracy": scores.accuracy, "miou": scores.miou, "per_class_iou": per_class}
+
+        return {
+            **plain(self.one_to_one),
+            "assignment": self.assignment.tolist(),
+            "many_to_one": {**plain(self.many_to_one), "assignment": self.many_to_one_assignment.tolist()},
+            "boundary_f": {str(t): f for t, f in self.boundary_f.items()},
+            "water_edge_rmse": self.water_edge_rmse,
+            "images": self.images,
+            "skipped": len(self.skipped),
+            "classes": list(self.class_names),
+            "confusion": self.confusion.tolist(),
+        }
+
+    def table(self, title: str, first: str = "one to one") -> "Table":
+        """Return the numbers as a table; `first` says how `assignment` was made."""
+        from rich.table import Table
+
+        def percent(value: float | None) -> str:
+            return "–" if value is None else f"{value:.1f}"
+
+        table = Table(title=title, title_justify="left")
+        table.add_column("IoU, %")
+        table.add_column(first, justify="right")
+        table.add_column("many to one", justify="right")
+        ious = (self.one_to_one.per_class_iou, self.many_to_one.per_class_iou)
+        for name, one, many in zip(self.class_names, *ious, strict=True):
+            table.add_row(name, percent(one), percent(many))
+        table.add_section()
+        table.add_row("mean IoU", percent(self.one_to_one.miou), percent(self.many_to_one.miou), style="bold")
+        table.add_row("accuracy", percent(self.one_to_one.accuracy), percent(self.many_to_one.accuracy))
+        for tolerance, f in self.boundary_f.items():
+            table.add_row(f"boundary F, {tolerance} px", percent(f), "")
+        if self.water_edge_rmse is not None:
+            table.add_row("water edge, RMSE px", f"{self.water_edge_rmse:.1f}", "")
+        return table
+
+    def write_plots(self, folder: Path, title: str) -> None:
+        """Write iou.png, confusion.png and sheet.png to `folder`."""
+        series = {"one to one": self.one_to_one.per_class_iou, "many to one": self.many_to_one.per_class_iou}
+        iou_bars(folder / "iou.png", self.class_names, series, title)
+        rows = [
+            f"{k} → {self.class_names[c] if c != UNASSIGNED else 'none'}"
+            for k, c in enumerate(self.assignment)
+        ]
+        confusion_matrix(folder / "confusion.png", self.confusion, rows, self.class_names, title)
+        sheet(folder / "sheet.png", self.examples, self.class_names, self.palette)
+
+
+def _batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
+    batch: list[Sample] = []
+    for sample in dataset:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _predict(
+    segmenter: "Segmenter", frames: Sequence[Frame], flip: bool
+) -> tuple[list[Labels], NDArray[np.float32]]:
+    """Segment frames of the model's size: cluster ids (H, W) each, and scores (B, C, gh, gw)."""
+    import torch
+
+    from il2vseg.model import upsample_labels
+
+    device = next(segmenter.buffers()).device
+    stacked = torch.from_numpy(np.stack(frames)).to(device)
+    labels, scores = segmenter.predict(stacked)
+    if flip:
+        mirrored = segmenter.predict(stacked.flip(2))[1].flip(3)
+        scores = (scores + mirrored) / 2
+        labels = upsample_labels(scores, segmenter.size)
+    return list(labels.cpu().numpy()), np.asarray(scores.cpu().numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A scored image, kept small until the assignment is known: both label images as PNG."""
+
+    predicted: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+
+    @classmethod
+    def pack(cls, predicted: Labels, truth: Labels) -> "_Judged":
+        fast = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+        encoded = (cv2.imencode(".png", labels, fast)[1] for labels in (predicted, truth))
+        return cls(*(np.asarray(e, dtype=np.uint8) for e in encoded))
+
+    def unpack(self) -> tuple[Labels, Labels]:
+        """Return predicted clusters and true classes, both at the size of the mask."""
+        predicted, truth = (
+            np.asarray(cv2.imdecode(e, cv2.IMREAD_UNCHANGED), dtype=np.uint8)
+            for e in (self.predicted, self.truth)
+        )
+        return resize_labels(predicted, (truth.shape[0], truth.shape[1])), truth
+
+
+def evaluate(
+    segmenter: "Segmenter",
+    dataset: Dataset,
+    *,
+    alpha: float | None = None,
+    flip: bool = False,
+    crf: bool = False,
+    batch_size: int = 8,
+    assignment: NDArray[np.int64] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> EvaluationReport:
+    """Score a segmenter on a labelled data set.
+
+    Frames are resized to the model's size and the predicted labels back to the size of the mask, as at
+    run time.
+
+    Args:
+        segmenter: the model, in eval mode; its `alpha` is left as it was found.
+        dataset: opened with `labelled=True`.
+        alpha: weight of the low-level branch; None keeps the segmenter's.
+        flip: average the scores with those of the mirrored frame.
+        crf: refine every frame with a dense CRF.
+        batch_size: frames a forward pass.
+        assignment: class of every cluster (K,) found elsewhere; None finds the best one to one.
+        progress: called with the number of images done, after every batch.
+    Raises:
+        UserError: nothing readable, the assignment is not for this model, or the CRF is not installed.
+    """
+    clusters, classes = segmenter.num_classes, len(dataset.class_names)
+    if assignment is not None and len(assignment) != clusters:
+        raise UserError(f"the assignment maps {len(assignment)} clusters; this model has {clusters}")
+    confusion = Confusion(clusters, classes)
+    judged: list[_Judged] = []
+    shown = set(spread(len(dataset), SHEET_ROWS))
+    examples: list[tuple[Sample, int]] = []
+    for batch, predictions in _predictions(segmenter, dataset, alpha, flip, crf, batch_size):
+        for sample, predicted in zip(batch, predictions, strict=True):
+            assert sample.labels is not None, "the data set was opened without labels"
+            if len(judged) in shown:
+                small = resize_frame(sample.frame, _sheet_size(sample.frame))
+                examples.append((Sample(sample.name, small), len(judged)))
+            confusion.update(resize_labels(predicted, sample.labels.shape[:2]), sample.labels)
+            judged.append(_Judged.pack(predicted, sample.labels))
+        if progress is not None:
+            progress(len(judged))
+    chosen = hungarian(confusion.counts) if assignment is None else assignment
+    many = many_to_one(confusion.counts)
+    boundaries, edge = BoundaryScore(classes, BOUNDARY_TOLERANCES), WaterEdge()
+    for packed in judged:
+        predicted, truth = packed.unpack()
+        given = apply(chosen, predicted)
+        boundaries.update(given, truth)
+        if "water" in dataset.class_names:
+            water = dataset.class_names.index("water")
+            edge.update(given == water, truth == water, truth == IGNORE)
+    rows = []
+    for sample, index in examples:
+        predicted, truth = judged[index].unpack()
+        rows.append(SheetRow(sample.name, sample.frame, apply(chosen, predicted), truth))
+    return EvaluationReport(
+        class_names=dataset.class_names,
+        palette=dataset.palette,
+        images=len(judged),
+        skipped=tuple(dataset.skipped),
+        confusion=confusion.counts,
+        assignment=chosen,
+        one_to_one=score(confusion.counts, chosen),
+        many_to_one_assignment=many,
+        many_to_one=score(confusion.counts, many),
+        boundary_f={tolerance: boundaries.mean(tolerance) for tolerance in BOUNDARY_TOLERANCES},
+        water_edge_rmse=edge.rmse,
+        examples=tuple(rows),
+    )
+
+
+def _sheet_size(frame: Frame) -> tuple[int, int]:
+    return round(320 * frame.shape[0] / frame.shape[1]), 320
+
+
+def _predictions(
+    segmenter: "Segmenter", dataset: Dataset, alpha: float | None, flip: bool, crf: bool, batch_size: int
+) -> Iterator[tuple[list[Sample], list[Labels]]]:
+    """Yield batches with their predicted cluster ids at the model's size."""
+    from contextlib import ExitStack
+
+    from il2vseg.crf import CrfPool
+
+    before = segmenter.alpha
+    with ExitStack() as stack:
+        stack.callback(setattr, segmenter, "alpha", before)
+        if alpha is not None:
+            segmenter.alpha = alpha
+        pool = stack.enter_context(CrfPool()) if crf else None
+        for batch in _batches(dataset, batch_size):
+            frames = [resize_frame(sample.frame, segmenter.size) for sample in batch]
+            labels, scores = _predict(segmenter, frames, flip)
+            if pool is not None:
+                labels = list(pool.refine(zip(frames, scores, strict=True)))
+            yield batch, labels
+
+
+def read_assignment(path: Path, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Read the mapping of clusters to classes from a JSON that this command wrote, by class name.
+
+    Args:
+        path: file written with --json.
+        class_names: classes to score against; see `metrics.transfer` where they differ.
+    Raises:
+        UserError: the file is missing or holds no assignment.
+    """
+    import json
+
+    try:
+        found = json.loads(path.read_text())
+        assignment, names = [int(c) for c in found["assignment"]], [str(n) for n in found["classes"]]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; write one with --json on the split that decides") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: holds no assignment; write it with il2vseg.evaluate --json") from None
+    if any(not UNASSIGNED <= c < len(names) for c in assignment):
+        raise UserError(f"{path}: the assignment names classes that the file does not list")
+    return transfer(assignment, names, class_names)
+
+
+def run(config: EvaluateConfig) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: anything wrong with the flags, the checkpoint or the data.
+    """
+    if config.alpha is not None and not 0 <= config.alpha <= 1:
+        raise UserError(f"--alpha {config.alpha}: a weight between 0 and 1 is needed")
+    if config.batch_size < 1:
+        raise UserError(f"--batch-size {config.batch_size}: at least 1 is needed")
+    dataset = open_dataset(
+        config.dataset, config.root, config.split, labelled=True, seed=config.seed, limit=config.limit
+    )
+    assignment = None
+    if config.assignment is not None:
+        assignment = read_assignment(config.assignment, dataset.class_names)
+    for folder in (config.plots, config.json.parent if config.json is not None else None):
+        if folder is not None:
+            require_writable_dir(folder)
+
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from il2vseg.checkpoint import load_checkpoint
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    segmenter = load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"evaluating {config.dataset} {config.split}", total=len(dataset))
+        report = evaluate(
+            segmenter,
+            dataset,
+            alpha=config.alpha,
+            flip=config.flip,
+            crf=config.crf,
+            batch_size=config.batch_size,
+            assignment=assignment,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    title = f"{config.dataset} {config.split}, {report.images} images"
+    Console().print(report.table(title, "one to one" if assignment is None else "given"))
+    if note := dataset.skipped_note():
+        print(note, file=sys.stderr)
+    if config.json is not None:
+        setting = {
+            "dataset": config.dataset,
+            "split": config.split,
+            "checkpoint": str(config.checkpoint),
+            "alpha": segmenter.alpha if config.alpha is None else config.alpha,
+            "flip": config.flip,
+            "crf": config.crf,
+        }
+        write_json(config.json, report.to_json() | setting)
+    if config.plots is not None:
+        report.write_plots(config.plots, title)
+        print(f"plots: {config.plots}/iou.png, confusion.png, sheet.png", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m il2vseg.evaluate` and return its exit code."""
+    name = "il2vseg.evaluate"
+    return run_command(lambda: run(parse(EvaluateConfig, name, argv)), name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
