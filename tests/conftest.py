@@ -1,0 +1,57 @@
+"""What tests need from outside the repository: got where it can be, else a skip with the reason.
+
+IL2VSEG_STRICT=1, which continuous integration sets, turns every such skip into a failure.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from il2vseg.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test with `reason` unless `condition` holds; fail it where IL2VSEG_STRICT is set."""
+    if condition:
+        return
+    if STRICT:
+        pytest.fail(f"IL2VSEG_STRICT is set and {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets: $IL2VSEG_DATA, else ../shared/data beside the repository."""
+    folder = Path(os.environ.get("IL2VSEG_DATA") or ROOT.parent / "shared" / "data")
+    require(folder.is_dir(), f"there are no real data at {folder} (set IL2VSEG_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2_weights() -> Path:
+    """Weights of dinov2_vits14, from the user's cache or fetched into it."""
+    from il2vseg.weights import resolve_weights
+
+    try:
+        path = resolve_weights("dinov2_vits14")
+    except UserError as error:
+        require(False, str(error))
+        raise
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small models on a busy machine: one torch thread is several times faster than two."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
