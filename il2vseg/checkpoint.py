@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from il2vseg.backbones import build_backbone
+from il2vseg.backbones import Backbone, build_backbone
 from il2vseg.errors import UserError
 from il2vseg.files import atomic_path, sha256_file
 from il2vseg.model import Classifier, LowLevelSpec, Segmenter
@@ -134,14 +133,17 @@ def load_checkpoint(
     tensors, description = load_tensors(folder / FILE_NAME)
     spec = _spec(description)
     file = resolve_weights(spec.backbone, weights)
-    if file is not None and spec.weights_sha256 != (found := sha256_file(file)):
+    found = "random" if file is None else sha256_file(file)
+    if found != spec.weights_sha256:
         raise UserError(
             f"{file}: not the weights that {folder} was trained with "
             f"(sha256 {found[:12]}…, expected {spec.weights_sha256[:12]}…); pass the right file with --weights"
         )
     backbone = build_backbone(spec.backbone, size or spec.size, file)
-    segmenter = Segmenter(backbone, load_classifier(tensors, spec), spec.low_level, spec.alpha)
-    segmenter.class_names = list(spec.class_names)
-    segmenter.spec = spec
-    with torch.no_grad():
-        return segmenter.eval()
+    return assemble(backbone, load_classifier(tensors, spec), spec)
+
+
+def assemble(backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> Segmenter:
+    """Put the frozen and the trained part together as the spec says."""
+    segmenter = Segmenter(backbone, classifier, spec.low_level, spec.alpha, spec.class_names)
+    return segmenter.eval()

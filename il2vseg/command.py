@@ -74,11 +74,15 @@ def _check(cls: type[Any], values: dict[str, Any], source: Path) -> dict[str, An
             out[name] = None
         elif get_origin(kind) is Literal:
             if value not in get_args(kind):
-                raise UserError(f"{source}: {key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r}")
+                raise UserError(
+                    f"{source}: {key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r}"
+                )
             out[name] = value
         elif get_origin(kind) is tuple:
             if not isinstance(value, list) or len(value) != len(get_args(kind)):
-                raise UserError(f"{source}: {key} needs a list of {len(get_args(kind))} values, not {value!r}")
+                raise UserError(
+                    f"{source}: {key} needs a list of {len(get_args(kind))} values, not {value!r}"
+                )
             out[name] = tuple(get_args(kind)[0](v) for v in value)
         elif kind is bool or isinstance(value, bool):
             if kind is not bool or not isinstance(value, bool):
@@ -159,3 +163,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: a mapping of settings is expected")
     return values
+
+
+def to_yaml(config: Any) -> str:
+    """Return a configuration dataclass as YAML that `--config` reads back."""
+    import yaml
+
+    return str(yaml.safe_dump(to_dict(config), sort_keys=False))

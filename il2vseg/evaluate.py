@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.command import flag, parse
-from il2vseg.data import Dataset, Sample, open_dataset
+from il2vseg.data import Crop, Dataset, Sample, open_dataset
 from il2vseg.data.dataset import spread
 from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir, write_json
@@ -53,6 +53,7 @@ class EvaluateConfig:
     dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
+    crop: Crop = flag("resize", "score whole images, their central squares, or five crops of each")
     alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1 (default: the checkpoint's)")
     flip: bool = flag(False, "average the scores with those of the mirrored frame")
     crf: bool = flag(False, "refine with a dense CRF (extra `crf`)")
@@ -145,11 +146,11 @@ class EvaluationReport:
         """Write iou.png, confusion.png and sheet.png to `folder`."""
         series = {"one to one": self.one_to_one.per_class_iou, "many to one": self.many_to_one.per_class_iou}
         iou_bars(folder / "iou.png", self.class_names, series, title)
-        rows = [
-            f"{k} → {self.class_names[c] if c != UNASSIGNED else 'none'}"
-            for k, c in enumerate(self.assignment)
-        ]
-        confusion_matrix(folder / "confusion.png", self.confusion, rows, self.class_names, title)
+        # Clusters in the order of their classes, so that what is right lies on the diagonal.
+        order = np.argsort(np.where(self.assignment == UNASSIGNED, len(self.class_names), self.assignment))
+        given = [self.class_names[c] if c != UNASSIGNED else "none" for c in self.assignment]
+        rows = [f"{k} → {given[k]}" for k in order]
+        confusion_matrix(folder / "confusion.png", self.confusion[order], rows, self.class_names, title)
         sheet(folder / "sheet.png", self.examples, self.class_names, self.palette)
 
 
@@ -339,7 +340,13 @@ def run(config: EvaluateConfig) -> None:
     if config.batch_size < 1:
         raise UserError(f"--batch-size {config.batch_size}: at least 1 is needed")
     dataset = open_dataset(
-        config.dataset, config.root, config.split, labelled=True, seed=config.seed, limit=config.limit
+        config.dataset,
+        config.root,
+        config.split,
+        labelled=True,
+        seed=config.seed,
+        limit=config.limit,
+        crop=config.crop,
     )
     assignment = None
     if config.assignment is not None:

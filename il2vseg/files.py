@@ -70,7 +70,9 @@ def require_writable_dir(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"{path}: cannot write here ({error.strerror}); choose another output folder") from None
+        raise UserError(
+            f"{path}: cannot write here ({error.strerror}); choose another output folder"
+        ) from None
     return path
 
 

@@ -38,7 +38,9 @@ def read_labels(path: Path) -> Labels:
     if labels is None:
         raise UserError(f"{path}: not a readable image")
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise UserError(f"{path}: a label image has one 8-bit channel, this one is {labels.shape} {labels.dtype}")
+        raise UserError(
+            f"{path}: a label image has one 8-bit channel, this one is {labels.shape} {labels.dtype}"
+        )
     return np.asarray(labels, dtype=np.uint8)
 
 
@@ -72,4 +74,6 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     height, width = size
     if labels.shape == (height, width):
         return labels
-    return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+    return np.asarray(
+        cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8
+    )

@@ -1,5 +1,6 @@
-"""The model: frozen backbone -> whitening -> head -> prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
+"""The model: backbone, whitening, head and prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ Prior = Literal["none", "mass", "pixel"]
 
 @dataclass(frozen=True)
 class LowLevelSpec:
-    """Settings of the low-level branch. The paper's literal form: scale 1, rgb, no xy, prior "none", window 0."""
+    """Settings of the low-level branch. The paper's form: scale 1, rgb, no xy, prior "none", window 0."""
 
     scale: int = 1
     """Grid cells of the branch along one side of a patch token."""
@@ -34,7 +35,7 @@ class LowLevelSpec:
 
 
 class ProjectionHead(nn.Module):
-    """h: a linear map plus a two-layer MLP with SiLU, summed; starts as the identity on the first channels."""
+    """h: a linear map plus a two-layer MLP with SiLU, summed; starts as the identity."""
 
     def __init__(self, in_dim: int, out_dim: int = CODE_DIM) -> None:
         super().__init__()
@@ -83,22 +84,32 @@ class Classifier(nn.Module):
         return p.transpose(1, 2).reshape(b, -1, h, w)
 
 
-def low_level_scores(
-    colours: Tensor, p_seg: Tensor, spec: LowLevelSpec, tile: int = lowlevel.AFFINITY_TILE
-) -> Tensor:
-    """F_l: fuzzy c-means seeded by P_seg, spread by colour affinity (eq. 3-12).
+def low_level_memberships(colours: Tensor, p_seg: Tensor, spec: LowLevelSpec) -> tuple[Tensor, Tensor]:
+    """Features x and memberships P of fuzzy c-means seeded by P_seg (eq. 3-8).
 
     Args:
         colours: RGB (B, 3, gh, gw) on the branch's grid. p_seg: (B, C, gh, gw) on the same grid, detached
             here: the branch is a cue, not a path for gradients into its own seed.
-        tile: rows of the affinity held at once.
     Returns:
-        (B, C, gh, gw), a distribution over C.
+        x (B, F, gh, gw) and P (B, C, gh, gw), a distribution over C.
     """
     seed = p_seg.detach()
     x = lowlevel.low_level_features(colours, spec.space, spec.xy_weight)
     prior = {"none": None, "mass": seed.mean((2, 3), keepdim=True), "pixel": seed}[spec.prior]
-    p = lowlevel.fuzzy_cmeans(x, seed, spec.iterations, spec.m, prior=prior)
+    return x, lowlevel.fuzzy_cmeans(x, seed, spec.iterations, spec.m, prior=prior)
+
+
+def low_level_scores(
+    colours: Tensor, p_seg: Tensor, spec: LowLevelSpec, tile: int = lowlevel.AFFINITY_TILE
+) -> Tensor:
+    """F_l = A·P: memberships spread by colour affinity (eq. 9-12), arguments as `low_level_memberships`.
+
+    Args:
+        tile: rows of the affinity held at once.
+    Returns:
+        (B, C, gh, gw), a distribution over C.
+    """
+    x, p = low_level_memberships(colours, p_seg, spec)
     if spec.window:
         return lowlevel.affinity_windowed(x, p, spec.sigma, spec.window)
     return lowlevel.affinity_tiled(x, p, spec.sigma, tile)
@@ -109,11 +120,16 @@ class Segmenter(nn.Module):
 
     Attributes:
         size: (H, W) that images must have. grid: (gh, gw) of the scores.
-        num_classes: clusters C. alpha: weight of F_l in eq. 13; settable.
+        num_classes: clusters C. class_names: one a cluster. alpha: weight of F_l in eq. 13; settable.
     """
 
     def __init__(
-        self, backbone: Backbone, classifier: Classifier, low_level: LowLevelSpec, alpha: float
+        self,
+        backbone: Backbone,
+        classifier: Classifier,
+        low_level: LowLevelSpec,
+        alpha: float,
+        class_names: Sequence[str],
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -124,6 +140,7 @@ class Segmenter(nn.Module):
         h, w = backbone.grid
         self.grid = (h * low_level.scale, w * low_level.scale)
         self.num_classes = len(classifier.global_prototypes)
+        self.class_names = list(class_names)
 
     def forward(self, images: Tensor) -> Tensor:
         """Fused scores F_f (eq. 13).

@@ -1,19 +1,24 @@
-"""One training loop, four presets: kmeans, stego, smooseg, il2vseg (DESIGN of the recipe: docs/method.md)."""
+"""One training loop, four presets: kmeans, stego, smooseg, il2vseg."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from il2vseg import clustering, lowlevel
+from il2vseg.errors import UserError
 from il2vseg.losses import correspondence, eigenfunction, smoothness
-from il2vseg.model import Classifier, LowLevelSpec, low_level_scores
+from il2vseg.model import Classifier, LowLevelSpec, low_level_memberships
 from il2vseg.whitening import Whitening
 
 Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
 Stage = Literal["correspondence", "smoothness"]
+
+SAVE_EVERY = 50
+"""Steps between two saved states."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Recipe:
     method: Method = "il2vseg"
     num_classes: int = 3
     clusters: int | None = None
-    """Prototypes kept (None: num_classes)."""
+    """Prototypes kept where more than classes are wanted, to be named many-to-one later."""
     seed: int = 0
     correspondence_steps: int = 300
     smoothness_steps: int = 600
@@ -39,10 +44,16 @@ class Recipe:
     channel_dropout: float = 0.2
     temperature: float = 0.1
     alpha: float = 0.5
+    prediction_alpha: float = 0.0
     gamma: float = 0.1
     beta: float = 0.05
     correspondence_weight: float = 1.0
     low_level: LowLevelSpec = field(default_factory=LowLevelSpec)
+
+    @property
+    def prototypes(self) -> int:
+        """Number of prototypes C."""
+        return self.clusters or self.num_classes
 
     def stages(self) -> list[tuple[Stage, int]]:
         """Stages of the method and their steps."""
@@ -83,7 +94,7 @@ def draw_batch(images: int, batch: int, generator: Generator) -> Tensor:
 
 
 def derangement(n: int, generator: Generator) -> Tensor:
-    """A permutation (n,) without fixed points (the identity for n = 1): a random cyclic shift of a shuffle."""
+    """A permutation (n,) without fixed points (the identity for n = 1)."""
     order = torch.randperm(n, generator=generator)
     out = torch.empty_like(order)
     out[order] = order.roll(1)
@@ -96,11 +107,6 @@ def channel_dropout(z: Tensor, rate: float, generator: Generator) -> Tensor:
     return z * keep / (1.0 - rate)
 
 
-def take(x: Tensor, positions: Tensor) -> Tensor:
-    """Select positions (B, S) from (B, N, c) -> (B, S, c)."""
-    return torch.take_along_dim(x, positions.unsqueeze(2), 1)
-
-
 @torch.no_grad()
 def sample_codes(classifier: Classifier, bank: TokenBank, seed: int, limit: int = 200_000) -> Tensor:
     """Codes (M, d) of tokens spread evenly over all images, at most about `limit`."""
@@ -109,9 +115,8 @@ def sample_codes(classifier: Classifier, bank: TokenBank, seed: int, limit: int 
     per_image = max(1, min(h * w, limit // len(bank)))
     codes = []
     for images in torch.arange(len(bank)).split(32):
-        z = classifier.whitening(bank.tokens(images))
         positions = torch.rand(len(images), h * w, generator=generator).argsort(1)[:, :per_image]
-        codes.append(classifier.head(take(z, positions)).flatten(0, 1))
+        codes.append(classifier.head(classifier.whitening(bank.tokens(images), positions)).flatten(0, 1))
     return torch.cat(codes)
 
 
@@ -128,27 +133,85 @@ class StepReport:
 class Trainer:
     """Runs the stages of a recipe over a token bank.
 
-    All state is `classifier`, `optimizer`, `stage` and `step`: randomness is a function of the step.
+    All state is the classifier, the optimiser and the position (stage, step): randomness is a function of
+    the position, so a run that is resumed takes exactly the steps that it would have taken.
     """
 
     def __init__(self, bank: TokenBank, whitening: Whitening, recipe: Recipe) -> None:
         torch.manual_seed(recipe.seed)
         self.bank = bank
         self.recipe = recipe
-        clusters = recipe.clusters or recipe.num_classes
-        self.classifier = Classifier(whitening, clusters, recipe.temperature)
+        self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature)
         self.optimizer: torch.optim.Optimizer | None = None
+        self.position = (0, 0)
 
-    def run(self, report: Callable[[StepReport], None] = lambda _: None) -> Classifier:
-        """Train to the end and return the classifier."""
-        for stage, steps in self.recipe.stages():
-            self.begin(stage)
-            for step in range(steps):
-                losses = self.step(stage, step)
-                report(StepReport(stage, step, steps, losses))
-        if "smoothness" not in dict(self.recipe.stages()):
+    def run(
+        self, report: Callable[[StepReport], None] = lambda _: None, save: Callable[[], None] = lambda: None
+    ) -> Classifier:
+        """Train from the current position to the end and return the classifier.
+
+        Args:
+            report: called after every step.
+            save: called every SAVE_EVERY steps, when `state()` is consistent.
+        """
+        stages = self.recipe.stages()
+        while self.position[0] < len(stages):
+            index, step = self.position
+            stage, steps = stages[index]
+            if step == 0:
+                self.begin(stage)
+            for i in range(step, steps):
+                losses = self.step(stage, i)
+                self.position = (index, i + 1)
+                report(StepReport(stage, i, steps, losses))
+                if (i + 1) % SAVE_EVERY == 0:
+                    save()
+            self.position = (index + 1, 0)
+        if "smoothness" not in dict(stages):
             self.initialise_prototypes()
         return self.classifier.eval()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and description from which `restore` goes on exactly."""
+        tensors = {f"classifier.{k}": v for k, v in self.classifier.state_dict().items()}
+        if self.optimizer is not None:
+            for i, values in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
+        return tensors, {"position": list(self.position), "recipe": dataclasses.asdict(self.recipe)}
+
+    def restore(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            UserError: it is the state of another recipe.
+        """
+        if description["recipe"] != dataclasses.asdict(self.recipe):
+            raise UserError(
+                "--resume: the settings differ from those of the interrupted run; use its config.yaml"
+            )
+        index, step = description["position"]
+        self.position = (index, step)
+        self.classifier.load_state_dict(
+            {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
+        )
+        if step == 0:
+            return
+        self.optimizer = self._optimizer(self.recipe.stages()[index][0])
+        values: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, i, key = name.split(".")
+                values.setdefault(int(i), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": values})
+
+    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        r, c = self.recipe, self.classifier
+        head = {"params": c.head.parameters()}
+        if stage == "correspondence":
+            return torch.optim.Adam([head], lr=r.lr_correspondence)
+        return torch.optim.Adam(
+            [head, {"params": [c.local_prototypes], "lr": r.lr_prototypes}], lr=r.lr_projection
+        )
 
     def initialise_prototypes(self) -> None:
         """Set the prototypes from the current codes: over-cluster and merge."""
@@ -159,14 +222,9 @@ class Trainer:
 
     def begin(self, stage: Stage) -> None:
         """Set up a stage: its optimiser and, for smoothness, the prototypes."""
-        r = self.recipe
-        head = {"params": self.classifier.head.parameters()}
-        if stage == "correspondence":
-            self.optimizer = torch.optim.Adam([head], lr=r.lr_correspondence)
-        else:
+        if stage == "smoothness":
             self.initialise_prototypes()
-            prototypes = {"params": [self.classifier.local_prototypes], "lr": r.lr_prototypes}
-            self.optimizer = torch.optim.Adam([head, prototypes], lr=r.lr_projection)
+        self.optimizer = self._optimizer(stage)
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimisation step; returns the values of the losses."""
@@ -192,8 +250,8 @@ class Trainer:
         r, c = self.recipe, self.classifier
         n = self.bank.grid[0] * self.bank.grid[1]
         positions = torch.rand(len(images), n, generator=generator).argsort(1)[:, : r.correspondence_samples]
-        z = take(c.whitening(self.bank.tokens(images)), positions)
-        z_view = take(c.whitening(self.bank.view_tokens(images)), positions)
+        z = c.whitening(self.bank.tokens(images), positions)
+        z_view = c.whitening(self.bank.view_tokens(images), positions)
         negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
         codes = c.head(channel_dropout(z, r.channel_dropout, generator))
         codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
@@ -203,9 +261,9 @@ class Trainer:
         r, c = self.recipe, self.classifier
         h, w = self.bank.grid
         b = len(images)
-        z_all = c.whitening(self.bank.tokens(images))
+        tokens = self.bank.tokens(images)
         index = torch.randperm(h * w, generator=generator)[: r.smoothness_samples]
-        z = z_all[:, index]
+        z = c.whitening(tokens, index)
         codes = c.head(channel_dropout(z, r.channel_dropout, generator))
         p = c.logits(codes, c.global_prototypes.detach()).softmax(-1)
         losses = {
@@ -217,7 +275,7 @@ class Trainer:
         if r.method != "il2vseg":
             return losses
         if r.correspondence_weight:
-            z_view = c.whitening(self.bank.view_tokens(images))[:, index]
+            z_view = c.whitening(self.bank.view_tokens(images), index)
             codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
             negatives = [derangement(b, generator) for _ in range(r.negatives)]
             losses["corr"] = r.correspondence_weight * correspondence.correspondence_loss(
@@ -225,22 +283,21 @@ class Trainer:
             )
         if r.gamma or r.beta:
             few = index[: r.eigen_samples]
-            colours = self.bank.colours(images, 1)
-            with torch.no_grad():
-                p_seg = (
-                    c.logits(c.head(z_all), c.global_prototypes)
-                    .softmax(-1)
-                    .transpose(1, 2)
-                    .reshape(b, -1, h, w)
-                )
-                f_l = (
-                    low_level_scores(colours, p_seg, LowLevelSpec(**{**r.low_level.__dict__, "scale": 1}))
-                    .flatten(2)
-                    .transpose(1, 2)[:, few]
-                )
+            gram, f_l = self._eigen_targets(images, c.whitening(tokens), few)
             f_f = lowlevel.fuse(p[:, : len(few)], f_l, r.alpha)
-            xy = torch.stack([few % w / w, few // w / h], 1).expand(b, -1, -1)
-            gram = eigenfunction.gram_matrix(z[:, : len(few)], colours.flatten(2).transpose(1, 2)[:, few], xy)
             l_fs, l_reg = eigenfunction.eigenfunction_losses(f_f, gram)
             losses |= {"fs": r.gamma * l_fs, "reg": r.beta * l_reg}
         return losses
+
+    @torch.no_grad()
+    def _eigen_targets(self, images: Tensor, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Gram matrix (B·S, B·S) and F_l (B, S, C) at the positions `index` (S,); z: (B, N, k)."""
+        c, (h, w) = self.classifier, self.bank.grid
+        colours = self.bank.colours(images, 1)
+        p_seg = c.logits(c.head(z), c.global_prototypes).softmax(-1)
+        p_seg = p_seg.transpose(1, 2).reshape(len(images), -1, h, w)
+        x, p = low_level_memberships(colours, p_seg, self.recipe.low_level)
+        f_l = lowlevel.affinity_rows(x, p, self.recipe.low_level.sigma, index).transpose(1, 2)
+        xy = torch.stack([index % w / w, index // w / h], 1).expand(len(images), -1, -1)
+        rgb = colours.flatten(2).transpose(1, 2)[:, index]
+        return eigenfunction.gram_matrix(z[:, index], rgb, xy), f_l

@@ -19,17 +19,20 @@ class Whitening(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("basis", torch.zeros(components, dim))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Whiten tokens.
 
         Args:
             tokens: (B, N, D), all tokens of each image.
+            positions: (S,) or (B, S), the tokens wanted; None for all.
         Returns:
-            (B, N, k), zero mean and unit variance over the training tokens.
+            (B, N or S, k), zero mean and unit variance over the training tokens.
         """
-        if self.centre:
-            tokens = tokens - tokens.mean(1, keepdim=True)
-        return (tokens - self.mean) @ self.basis.T
+        mean = self.mean + tokens.mean(1, keepdim=True) if self.centre else self.mean
+        if positions is not None:
+            index = positions.expand(tokens.shape[0], -1) if positions.ndim == 1 else positions
+            tokens = torch.take_along_dim(tokens, index.unsqueeze(2), 1)
+        return (tokens - mean) @ self.basis.T
 
 
 class TokenStatistics:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from il2vseg.data import layouts, synthetic
 from il2vseg.data.classes import IGNORE, Classes
-from il2vseg.data.dataset import Dataset, Sample
+from il2vseg.data.dataset import Crop, CroppedPart, Dataset, Part, Sample
 from il2vseg.data.layouts import Layout, Listing, Request
+from il2vseg.data.potsdam import potsdam
 from il2vseg.errors import UserError
 
-__all__ = ["DATASETS", "IGNORE", "Dataset", "Sample", "open_dataset"]
+__all__ = ["DATASETS", "IGNORE", "Crop", "Dataset", "Sample", "open_dataset"]
 
 
 def _synthetic(request: Request) -> Listing:
@@ -21,6 +22,10 @@ DATASETS: dict[str, Layout] = {
     "mastr1325": layouts.marine,
     "intcatch": layouts.marine,
     "camvid": layouts.camvid,
+    "cityscapes": layouts.cityscapes,
+    "cityscapes19": layouts.cityscapes,
+    "cocostuff": layouts.cocostuff,
+    "potsdam": potsdam,
     "synthetic": _synthetic,
 }
 
@@ -33,6 +38,7 @@ def open_dataset(
     labelled: bool = False,
     seed: int = 0,
     limit: int | None = None,
+    crop: Crop = "resize",
 ) -> Dataset:
     """Open a data set.
 
@@ -44,6 +50,7 @@ def open_dataset(
             training cannot look at them.
         seed: of the scenes of `synthetic`.
         limit: thin the samples evenly to at most this many.
+        crop: give whole images, their central squares, or five crops of each.
 
     Raises:
         UserError: unknown name or split, missing or empty folder, masks missing where they are needed.
@@ -53,4 +60,7 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} images leaves nothing; it is at least 1")
     listing = DATASETS[name](Request(name, root, split, labelled, seed))
-    return Dataset(name, listing.classes, listing.parts, limit)
+    parts: list[Part] = list(listing.parts)
+    if crop != "resize":
+        parts = [CroppedPart(part, crop) for part in parts]
+    return Dataset(name, listing.classes, parts, limit)

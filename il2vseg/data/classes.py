@@ -73,3 +73,116 @@ CAMVID = Classes(
     ),
     values={**{i: i for i in range(11)}, 11: IGNORE},
 )  # fmt: skip
+
+_CITYSCAPES: tuple[tuple[str, Color, bool], ...] = (
+    # (name, colour, one of the 19 of the benchmark), in the order of labelIds from 7 on.
+    ("road", (128, 64, 128), True),
+    ("sidewalk", (244, 35, 232), True),
+    ("parking", (250, 170, 160), False),
+    ("rail track", (230, 150, 140), False),
+    ("building", (70, 70, 70), True),
+    ("wall", (102, 102, 156), True),
+    ("fence", (190, 153, 153), True),
+    ("guard rail", (180, 165, 180), False),
+    ("bridge", (150, 100, 100), False),
+    ("tunnel", (150, 120, 90), False),
+    ("pole", (153, 153, 153), True),
+    ("polegroup", (153, 153, 153), False),
+    ("traffic light", (250, 170, 30), True),
+    ("traffic sign", (220, 220, 0), True),
+    ("vegetation", (107, 142, 35), True),
+    ("terrain", (152, 251, 152), True),
+    ("sky", (70, 130, 180), True),
+    ("person", (220, 20, 60), True),
+    ("rider", (255, 0, 0), True),
+    ("car", (0, 0, 142), True),
+    ("truck", (0, 0, 70), True),
+    ("bus", (0, 60, 100), True),
+    ("caravan", (0, 0, 90), False),
+    ("trailer", (0, 0, 110), False),
+    ("train", (0, 80, 100), True),
+    ("motorcycle", (0, 0, 230), True),
+    ("bicycle", (119, 11, 32), True),
+)
+_CITYSCAPES_FIRST = 7
+"""The labelIds below are void: ego vehicle, out of roi, static, dynamic, ground, ..."""
+
+
+def _cityscapes(benchmark_only: bool) -> Classes:
+    kept = [i for i, (_, _, scored) in enumerate(_CITYSCAPES) if scored or not benchmark_only]
+    values = dict.fromkeys(range(_CITYSCAPES_FIRST + len(_CITYSCAPES)), IGNORE)
+    values |= {_CITYSCAPES_FIRST + i: class_id for class_id, i in enumerate(kept)}
+    names = tuple(_CITYSCAPES[i][0] for i in kept)
+    return Classes(names, tuple(_CITYSCAPES[i][1] for i in kept), values)
+
+
+CITYSCAPES_27 = _cityscapes(benchmark_only=False)
+"""All classes but void, as IIC, PiCIE and STEGO score."""
+
+CITYSCAPES_19 = _cityscapes(benchmark_only=True)
+"""The classes of the supervised benchmark; the others are ignored."""
+
+
+# COCO-Stuff: the fine labels of every coarse class, in the order of the ids of IIC, PiCIE and STEGO.
+# Things keep COCO's order of ids, so their mask values follow from the place in this table; stuff is in
+# alphabetical order in the masks.
+_COCO_THINGS: dict[str, str] = {
+    "person": "person",
+    "vehicle": "bicycle, car, motorcycle, airplane, bus, train, truck, boat",
+    "outdoor": "traffic light, fire hydrant, street sign, stop sign, parking meter, bench",
+    "animal": "bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe",
+    "accessory": "hat, backpack, umbrella, shoe, eye glasses, handbag, tie, suitcase",
+    "sports": "frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, "
+    "surfboard, tennis racket",
+    "kitchen": "bottle, plate, wine glass, cup, fork, knife, spoon, bowl",
+    "food": "banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake",
+    "furniture": "chair, couch, potted plant, bed, mirror, dining table, window, desk, toilet, door",
+    "electronic": "tv, laptop, mouse, remote, keyboard, cell phone",
+    "appliance": "microwave, oven, toaster, sink, refrigerator, blender",
+    "indoor": "book, clock, vase, scissors, teddy bear, hair drier, toothbrush, hair brush",
+}
+_COCO_STUFF: dict[str, str] = {
+    "ceiling": "ceiling-other, ceiling-tile",
+    "floor": "carpet, floor-marble, floor-other, floor-stone, floor-tile, floor-wood",
+    "food-stuff": "food-other, fruit, salad, vegetable",
+    "furniture-stuff": "cabinet, counter, cupboard, desk-stuff, door-stuff, furniture-other, light, "
+    "mirror-stuff, shelf, stairs, table",
+    "raw material": "cardboard, metal, paper, plastic",
+    "textile": "banner, blanket, cloth, clothes, curtain, mat, napkin, pillow, rug, textile-other, towel",
+    "wall": "wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood",
+    "window": "window-blind, window-other",
+    "building": "bridge, building-other, house, roof, skyscraper, tent",
+    "ground": "dirt, gravel, ground-other, mud, pavement, platform, playingfield, railroad, road, sand, snow",
+    "plant": "branch, bush, flower, grass, leaves, moss, plant-other, straw, tree",
+    "sky": "clouds, sky-other",
+    "solid": "hill, mountain, rock, solid-other, stone, wood",
+    "structural": "cage, fence, net, railing, structural-other",
+    "water": "fog, river, sea, water-other, waterdrops",
+}
+_COCO_ORDER = (
+    "electronic", "appliance", "food", "furniture", "indoor", "kitchen", "accessory", "animal", "outdoor",
+    "person", "sports", "vehicle", *_COCO_STUFF,
+)  # fmt: skip
+
+
+def _spread_colors(count: int) -> tuple[Color, ...]:
+    """Return colours that differ, going round the hues by the golden ratio at alternating lightness."""
+    from colorsys import hls_to_rgb
+
+    rgb = (hls_to_rgb(i * 0.618034 % 1, (0.42, 0.62, 0.52)[i % 3], 0.65) for i in range(count))
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)
+
+
+def _cocostuff() -> Classes:
+    things = [(fine, coarse) for coarse, all_fine in _COCO_THINGS.items() for fine in all_fine.split(", ")]
+    stuff = [(fine, coarse) for coarse, all_fine in _COCO_STUFF.items() for fine in all_fine.split(", ")]
+    values = {i: _COCO_ORDER.index(coarse) for i, (_, coarse) in enumerate(things + sorted(stuff))}
+    return Classes(_COCO_ORDER, _spread_colors(len(_COCO_ORDER)), values)
+
+
+COCOSTUFF_27 = _cocostuff()
+
+POTSDAM_3 = Classes(
+    names=("roads and cars", "buildings and clutter", "vegetation and trees"),
+    palette=((196, 196, 196), (40, 60, 220), (40, 190, 90)),
+)

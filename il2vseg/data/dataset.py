@@ -1,9 +1,10 @@
 """Samples, the parts that a data set is made of, and the data set that iterates over them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -105,6 +106,57 @@ class ClipPart:
                 raise UnreadableError(f"{self.path}: not a readable clip")
         finally:
             capture.release()
+
+
+Crop = Literal["resize", "center", "five"]
+"""How the literature fits images to a model: the whole image, its central square, or five crops of half
+its height and width (the corners and the centre), each a sample of its own."""
+
+_Image = TypeVar("_Image", Frame, Labels)
+
+
+def _crop(image: _Image, crop: Crop, index: int) -> _Image:
+    """Cut the crop number `index` out of a frame (H, W, 3) or labels (H, W)."""
+    height, width = image.shape[:2]
+    rows, columns = (height // 2, width // 2) if crop == "five" else (min(height, width),) * 2
+    low, right = height - rows, width - columns
+    center = (low // 2, right // 2)
+    top, left = ((0, 0), (0, right), (low, 0), (low, right), center)[index] if crop == "five" else center
+    return np.ascontiguousarray(image[top : top + rows, left : left + columns])
+
+
+@dataclass(frozen=True)
+class CroppedPart:
+    """Another part, every sample of it cut into one crop or five."""
+
+    inner: Part
+    crop: Crop
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def crops(self) -> int:
+        """Crops of one image."""
+        return 5 if self.crop == "five" else 1
+
+    @property
+    def count(self) -> int:
+        return self.crops * self.inner.count
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
+        """Yield crops: see `Part.read`."""
+        images = {image: list(crops) for image, crops in groupby(wanted, lambda index: index // self.crops)}
+        for sample, indices in zip(self.inner.read(list(images)), images.values(), strict=False):
+            for index in indices:
+                number = index % self.crops
+                yield replace(
+                    sample,
+                    name=f"{sample.name}/{number}" if self.crops > 1 else sample.name,
+                    frame=_crop(sample.frame, self.crop, number),
+                    labels=None if sample.labels is None else _crop(sample.labels, self.crop, number),
+                )
 
 
 def count_frames(path: Path) -> int:

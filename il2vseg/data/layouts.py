@@ -4,7 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from il2vseg.data.classes import CAMVID, MARINE, WATER, Classes
+from il2vseg.data.classes import (
+    CAMVID,
+    CITYSCAPES_19,
+    CITYSCAPES_27,
+    COCOSTUFF_27,
+    MARINE,
+    WATER,
+    Classes,
+)
 from il2vseg.data.dataset import ClipPart, ImagePart, Part, count_frames
 from il2vseg.errors import UserError
 from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
@@ -195,3 +203,53 @@ def _mastr1325_release(request: Request) -> Listing:
         request, chosen, lambda i: masks.get(f"{i.stem}m.png", i.with_name(f"{i.stem}m.png")), root, MARINE
     )
     return Listing(MARINE, parts)
+
+
+def cityscapes(request: Request) -> Listing:
+    """List Cityscapes: leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png.
+
+    `cityscapes` scores 27 classes, `cityscapes19` the 19 of the benchmark.
+    """
+    root, classes = request.folder, CITYSCAPES_19 if request.name == "cityscapes19" else CITYSCAPES_27
+    base = _named_split(root / "leftImg8bit", request.split)
+
+    def mask_of(image: Path) -> Path:
+        name = image.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        return root / "gtFine" / base.name / image.parent.name / name
+
+    return Listing(classes, _pair(request, _some_images(base), mask_of, base, classes))
+
+
+def cocostuff(request: Request) -> Listing:
+    """List COCO-Stuff: images/SPLIT2017/ID.jpg, annotations/SPLIT2017/ID.png (stuff and things), 27 classes.
+
+    Where curated/SPLIT2017/Coco164kFull_Stuff_Coarse_7.txt is there, as IIC ships it and PiCIE and STEGO
+    use it, only the images that it lists are taken.
+    """
+    root = request.folder
+    base = _named_split(root / "images", request.split, suffix="2017")
+    images = _some_images(base)
+    curated = root / "curated" / base.name / "Coco164kFull_Stuff_Coarse_7.txt"
+    if curated.is_file():
+        listed = set(curated.read_text().split())
+        images = [image for image in images if image.stem in listed]
+        if not images:
+            raise UserError(f"{curated}: lists none of the images in {base}")
+    masks = root / "annotations" / base.name
+    parts = _pair(request, images, lambda i: masks / f"{i.stem}.png", base, COCOSTUFF_27)
+    return Listing(COCOSTUFF_27, parts)
+
+
+def _named_split(folder: Path, split: str, suffix: str = "") -> Path:
+    """Return FOLDER/SPLIT or FOLDER/SPLIT+suffix.
+
+    Raises:
+        UserError: there is none; the message lists those that exist.
+    """
+    for name in (split, split + suffix):
+        if (folder / name).is_dir():
+            return folder / name
+    found = sorted(p.name.removesuffix(suffix) for p in folder.glob("*") if p.is_dir())
+    if not found:
+        raise UserError(f"{folder}: no such folder, or nothing in it; is --root the data set's own folder?")
+    raise UserError(f"{folder} has no split '{split}'; it has: {', '.join(found)}")

@@ -1,0 +1,77 @@
+"""What a training run shows and records: a progress bar, metrics.jsonl and TensorBoard scalars."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from il2vseg.files import write_text
+
+if TYPE_CHECKING:
+    from il2vseg.training import StepReport
+
+T = TypeVar("T")
+
+
+class Monitor:
+    """Progress on stderr and records in the output folder. A context manager."""
+
+    def __init__(self, out: Path) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = out / "metrics.jsonl"
+        self._writer = SummaryWriter(str(out / "tensorboard"))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(file=sys.stderr))
+        self._stage = ""
+        self._total = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._file = self._path.open("a")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        self._writer.close()
+
+    def begin(self, records: int) -> None:
+        """Keep the first `records` lines of metrics.jsonl: those before the state that a run goes on from."""
+        self._file.close()
+        lines = self._path.read_text().splitlines(keepends=True)[:records] if records else []
+        write_text(self._path, "".join(lines))
+        self._file = self._path.open("a")
+        self._total = records
+
+    def say(self, text: str) -> None:
+        """Print one line above the progress bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def track(self, title: str, total: int | None = None) -> Callable[[Iterable[T]], Iterable[T]]:
+        """Return a wrapper of an iterable that shows its progress."""
+
+        def wrap(items: Iterable[T]) -> Iterator[T]:
+            return iter(self._progress.track(items, total=total, description=title))
+
+        return wrap
+
+    def step(self, report: "StepReport") -> None:
+        """Record a step and move the bar."""
+        if report.stage != self._stage:
+            self._stage = report.stage
+            self._task = self._progress.add_task(report.stage, total=report.steps)
+        shown = " ".join(f"{k} {v:+.3f}" for k, v in report.losses.items())
+        self._progress.update(self._task, completed=report.step + 1, description=f"{report.stage}  {shown}")
+        record = {"stage": report.stage, "step": report.step, **report.losses}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._total += 1
+        for name, value in report.losses.items():
+            self._writer.add_scalar(f"loss/{name}", value, self._total)

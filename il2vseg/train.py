@@ -1,0 +1,239 @@
+"""python -m il2vseg.train: from unlabelled frames to a checkpoint."""
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from il2vseg.command import flag, parse, to_yaml
+from il2vseg.errors import UserError, run_command
+from il2vseg.files import require_writable_dir, sha256_file, write_text
+
+if TYPE_CHECKING:
+    from il2vseg.data import Dataset
+    from il2vseg.model import Segmenter
+    from il2vseg.training import Recipe, Trainer
+
+PROGRAM = "il2vseg.train"
+STATE_NAME = "state.safetensors"
+DEFAULT_WIDTH = 448
+PREVIEW_FRAMES = 6
+
+
+@dataclass
+class TrainConfig:
+    """Train a segmenter from unlabelled frames. By default on synthetic marine scenes."""
+
+    dataset: Literal[
+        "folder", "mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"
+    ] = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
+    root: Path | None = flag(None, "where the data are", metavar="DIR")
+    split: str = flag("train", "which split to train on")
+    num_classes: int = flag(3, "number of classes to find", metavar="K")
+    clusters: int | None = flag(
+        None, "prototypes to keep when more than classes, to be named later", metavar="N"
+    )
+    method: Literal["il2vseg", "smooseg", "stego", "kmeans"] = flag("il2vseg", "training preset")
+    backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
+    weights: Path | None = flag(
+        None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"
+    )
+    size: tuple[int, int] | None = flag(
+        None,
+        f"input height and width; default: width {DEFAULT_WIDTH}, aspect of the first frame",
+        metavar="PIXELS",
+    )
+    limit: int | None = flag(None, "use at most this many frames, spread evenly", metavar="N")
+    steps: int | None = flag(
+        None, "optimisation steps of all stages together; default: the method's own", metavar="N"
+    )
+    whitening: int | None = flag(None, "whitened dimensions; default: chosen without labels", metavar="DIMS")
+    centre: bool | None = flag(None, "subtract every image's mean token; default: chosen without labels")
+    alpha: float | None = flag(
+        None, "weight of the low-level branch at prediction, 0 to 1; default: the method's own"
+    )
+    seed: int = flag(0, "seed of everything random", metavar="S")
+    out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
+    cache: Path | None = flag(
+        None, "folder of cached features; default: $IL2VSEG_CACHE or ~/.cache/il2vseg", metavar="DIR"
+    )
+    config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
+    resume: bool = flag(False, "go on from the last state in --out")
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse settings that cannot work, before anything slow starts.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    for name, low, high in (
+        ("num_classes", 2, 255),
+        ("clusters", 2, 255),
+        ("steps", 0, None),
+        ("limit", 2, None),
+    ):
+        value = getattr(config, name)
+        if value is not None and (value < low or (high is not None and value > high)):
+            bound = f"from {low} to {high}" if high else f"at least {low}"
+            raise UserError(f"--{name.replace('_', '-')} {value}: it is {bound}")
+    if config.clusters is not None and config.clusters < config.num_classes:
+        raise UserError(f"--clusters {config.clusters}: at least --num-classes {config.num_classes}")
+    if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
+        raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
+
+
+def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Input size for frames of `frame_size` (H, W): about DEFAULT_WIDTH wide, their aspect, whole patches."""
+    w = max(1, round(DEFAULT_WIDTH / patch))
+    h = max(1, round(DEFAULT_WIDTH * frame_size[0] / frame_size[1] / patch))
+    return h * patch, w * patch
+
+
+def recipe_of(config: TrainConfig) -> "Recipe":
+    """The recipe of a method with the settings of the user."""
+    from il2vseg.training import Recipe
+
+    recipe = Recipe(
+        method=config.method, num_classes=config.num_classes, clusters=config.clusters, seed=config.seed
+    )
+    if config.steps is None:
+        return recipe
+    stages = recipe.stages()
+    total = sum(steps for _, steps in stages)
+    scaled = {stage: round(config.steps * steps / total) for stage, steps in stages}
+    return dataclasses.replace(
+        recipe,
+        correspondence_steps=scaled.get("correspondence", 0),
+        smoothness_steps=scaled.get("smoothness", 0),
+    )
+
+
+def train(config: TrainConfig) -> "Segmenter":
+    """Train as configured and write the checkpoint and its companions to `config.out`.
+
+    Returns:
+        the trained model.
+    Raises:
+        UserError: bad settings, no usable frames, an output folder that cannot be written.
+    """
+    import torch
+
+    from il2vseg.backbones import backbone_spec, build_backbone, check_size
+    from il2vseg.checkpoint import ModelSpec, assemble, save_checkpoint
+    from il2vseg.data import open_dataset
+    from il2vseg.features import FeatureCache, build_bank
+    from il2vseg.monitor import Monitor
+    from il2vseg.selection import choose_whitening, token_statistics
+    from il2vseg.training import Trainer
+    from il2vseg.weights import resolve_weights
+
+    started = time.monotonic()
+    check(config)
+    out = require_writable_dir(config.out or Path("runs") / config.dataset)
+    spec = backbone_spec(config.backbone)
+    recipe = recipe_of(config)
+    dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
+    size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
+    check_size(size, spec.patch)
+    tokens = size[0] // spec.patch * (size[1] // spec.patch)
+    if recipe.prototypes > tokens:
+        raise UserError(
+            f"{recipe.prototypes} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "
+            "ask for fewer classes or a larger --size"
+        )
+    weights = resolve_weights(config.backbone, config.weights)
+    digest = "random" if weights is None else sha256_file(weights)
+    backbone = build_backbone(config.backbone, size, weights)
+    with Monitor(out) as monitor:
+        cache = FeatureCache(backbone, digest, config.cache)
+        bank = build_bank(dataset, cache, progress=monitor.track("features", len(dataset)))
+        if dataset.skipped:
+            monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
+        # The training steps are small: more threads only wait for each other.
+        torch.set_num_threads(1)
+        statistics = token_statistics(bank)
+        selection = choose_whitening(
+            bank,
+            statistics,
+            config.num_classes,
+            config.seed,
+            config.whitening,
+            config.centre,
+            monitor.track("whitening"),
+        )
+        monitor.say(selection.summary())
+        trainer = Trainer(bank, statistics.whitening(selection.components, selection.centre), recipe)
+        monitor.begin(_restore(trainer, out) if config.resume else 0)
+        write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
+        classifier = trainer.run(monitor.step, lambda: _save_state(trainer, out))
+        model_spec = ModelSpec(
+            method=config.method,
+            backbone=config.backbone,
+            weights_sha256=digest,
+            size=size,
+            class_names=tuple(f"class {i}" for i in range(recipe.prototypes)),
+            alpha=recipe.prediction_alpha if config.alpha is None else config.alpha,
+            temperature=recipe.temperature,
+            centre=selection.centre,
+            low_level=recipe.low_level,
+            training_data=f"{len(bank)} frames of {config.dataset} ({config.split}), no labels",
+            selection=selection.to_dict(),
+        )
+        save_checkpoint(out, classifier, model_spec)
+        (out / STATE_NAME).unlink(missing_ok=True)
+        segmenter = assemble(backbone, classifier, model_spec)
+        write_preview(out / "preview.png", segmenter, dataset)
+    print(f"{out}: trained on {len(bank)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return segmenter
+
+
+def _save_state(trainer: "Trainer", out: Path) -> None:
+    from il2vseg.checkpoint import save_tensors
+
+    save_tensors(out / STATE_NAME, *trainer.state())
+
+
+def _restore(trainer: "Trainer", out: Path) -> int:
+    """Go on from the state in `out`; return how many steps were done."""
+    from il2vseg.checkpoint import load_tensors
+
+    path = out / STATE_NAME
+    if not path.exists():
+        raise UserError(f"{path}: nothing to resume; start without --resume")
+    trainer.restore(*load_tensors(path))
+    stage, step = trainer.position
+    return sum(steps for _, steps in trainer.recipe.stages()[:stage]) + step
+
+
+def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> None:
+    """Write a contact sheet of training frames and their predictions."""
+    import torch
+
+    from il2vseg.images import resize_frame
+    from il2vseg.palette import default_palette
+    from il2vseg.plots import SheetRow, sheet
+
+    wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
+    rows = []
+    for i, sample in enumerate(dataset):
+        if i in wanted:
+            frame = resize_frame(sample.frame, segmenter.size)
+            labels = segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy()
+            rows.append(SheetRow(sample.name, sample.frame, labels))
+    sheet(path, rows, segmenter.class_names, default_palette(segmenter.num_classes))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m il2vseg.train`."""
+
+    def command() -> None:
+        train(parse(TrainConfig, f"python -m {PROGRAM}", argv))
+
+    return run_command(command, PROGRAM)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
