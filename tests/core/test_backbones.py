@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from safetensors.torch import save_file
+
+from il2vseg.backbones import BACKBONES, build_backbone, check_size
+from il2vseg.errors import UserError
+
+
+@pytest.mark.parametrize("name", [n for n, spec in BACKBONES.items() if spec.dim <= 384])
+def test_row_of_the_table_describes_the_model(name: str, tmp_path: Path) -> None:
+    import timm
+
+    spec = BACKBONES[name]
+    weights = None
+    if not spec.random:
+        weights = tmp_path / "weights.safetensors"
+        save_file(timm.create_model(spec.timm_name, num_classes=0).state_dict(), weights)
+    backbone = build_backbone(name, (2 * spec.patch, 3 * spec.patch), weights)
+    tokens = backbone(torch.rand(2, 3, 2 * spec.patch, 3 * spec.patch))
+    assert tokens.shape == (2, spec.dim, 2, 3)
+    assert backbone.grid == (2, 3)
+    assert torch.isfinite(tokens).all()
+
+
+def test_every_row_is_known_to_timm() -> None:
+    import timm
+
+    for spec in BACKBONES.values():
+        assert timm.is_model(spec.timm_name.partition(".")[0]), spec
+        if not spec.random:
+            config = timm.get_pretrained_cfg(spec.timm_name, allow_unregistered=False)
+            assert config is not None, spec
+            assert config.has_weights, spec
+
+
+def test_tokens_stand_where_their_patches_are() -> None:
+    """A change inside one patch changes that token more than any other."""
+    backbone = build_backbone("tiny", (48, 64), None)
+    image = torch.rand(1, 3, 48, 64)
+    for row, column in ((0, 0), (1, 3), (2, 1)):
+        changed = image.clone()
+        changed[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += 0.2
+        difference = (backbone(changed) - backbone(image)).norm(dim=1)[0]
+        assert divmod(int(difference.argmax()), 4) == (row, column)
+
+
+def test_backbone_is_frozen_and_stays_in_evaluation_mode() -> None:
+    backbone = build_backbone("tiny", (32, 32), None).train()
+    assert not backbone.training
+    assert not backbone.vit.training
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_tiny_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = build_backbone("tiny", (32, 32), None)
+    assert torch.equal(torch.rand(3), expected)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(first(images), build_backbone("tiny", (32, 32), None)(images))
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([8, 14, 16]))
+def test_sizes_proposed_for_a_wrong_one_are_right(height: int, width: int, patch: int) -> None:
+    if height % patch == 0 and width % patch == 0:
+        check_size((height, width), patch)
+        return
+    with pytest.raises(UserError, match="multiple of the patch size") as caught:
+        check_size((height, width), patch)
+    for proposal in str(caught.value).split("--size ")[1:]:
+        proposed = [int(v) for v in proposal.split()[:2]]
+        check_size((proposed[0], proposed[1]), patch)
+        assert max(abs(proposed[0] - height), abs(proposed[1] - width)) < patch
+
+
+def test_size_of_broken_patches_names_both_neighbours() -> None:
+    with pytest.raises(UserError, match=r"use --size 336 448 or --size 350 462"):
+        build_backbone("dinov2_vits14", (340, 450), None)
+
+
+def test_unknown_backbone_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"unknown backbone 'vits14'; known: dino_vits8, .*tiny"):
+        build_backbone("vits14", (14, 14), None)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    import timm
+
+    file = tmp_path / "other.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1).state_dict(), file)
+    with pytest.raises(UserError, match=r"other\.safetensors: weights of another architecture"):
+        build_backbone("dino_vits8", (16, 16), file)
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\x80\x02}q\x00."])
+def test_weights_that_are_no_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        build_backbone("dino_vits8", (16, 16), file)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def test_any_grid_works(grid: tuple[int, int]) -> None:
+    size = (16 * grid[0], 16 * grid[1])
+    assert build_backbone("tiny", size, None)(torch.zeros(1, 3, *size)).shape == (1, 192, *grid)
+
+
+def test_exports_to_onnx_without_a_resize(tmp_path: Path) -> None:
+    """The positional embedding is resampled when the model is built, not on every frame."""
+    import onnx
+    import onnxruntime as ort
+
+    backbone = build_backbone("tiny", (32, 48), None)
+    images = torch.rand(1, 3, 32, 48)
+    file = tmp_path / "tiny.onnx"
+    torch.onnx.export(backbone, (images,), file, dynamo=True, verbose=False)
+    assert "Resize" not in {node.op_type for node in onnx.load(file).graph.node}
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (tokens,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    assert_allclose(np.asarray(tokens), backbone(images).numpy(), atol=1e-4)
