@@ -171,7 +171,7 @@ def test_converted_tokens_agree_with_the_wheels_own_graph(dinov2_weights: Path, 
     positions = load_file(dinov2_weights)["pos_embed"]
     grid = positions[:, 1:].view(1, 37, 37, 384).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic").flatten(2).transpose(1, 2)
-    backbone.vit.pos_embed.copy_(torch.cat([positions[:, :1], grid], dim=1))
+    backbone.vit.get_parameter("pos_embed").copy_(torch.cat([positions[:, :1], grid], dim=1))
 
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     normalised = (images - backbone.mean) / backbone.std
