@@ -5,6 +5,7 @@ IL2VSEG_STRICT=1, which continuous integration sets, turns every such skip into 
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def dinov2_weights() -> Path:
         raise
     assert path is not None
     return path
+
+
+@pytest.fixture(scope="session")
+def densecrf() -> None:
+    """The extra `crf`: compiled at installation, so it may be missing."""
+    require(find_spec("pydensecrf"), "the extra `crf` is not installed (pip install pydensecrf2==1.1)")
 
 
 @pytest.fixture(scope="session", autouse=True)

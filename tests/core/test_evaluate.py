@@ -116,8 +116,8 @@ def test_crf_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         evaluate(Stripes(), scenes(1), crf=True)
 
 
+@pytest.mark.usefixtures("densecrf")
 def test_crf_cleans_speckles_and_keeps_edges() -> None:
-    pytest.importorskip("pydensecrf", reason="the extra `crf` is not installed")
     rng = np.random.default_rng(0)
     truth = np.zeros((64, 96), np.uint8)
     truth[:, 50:] = 1
