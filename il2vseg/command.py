@@ -1,13 +1,15 @@
 """Command lines from dataclasses: the fields are the flags, their defaults the defaults.
 
-A field's help is `field(metadata={"help": ...})`. Supported types: str, int, float, bool, Path, Literal,
-tuple[int, int], each also `| None`. A configuration file (`--config FILE.yaml`) sets defaults; flags win.
+A field's help is `flag(default, "help")`. Supported types: str, int, float, bool, Path, Literal and tuples
+of one of them (`tuple[int, int]`, or `tuple[str, ...]` for one or more), each also `| None`. A
+configuration file (`--config FILE.yaml`) sets defaults; flags win.
 """
 
 import argparse
 import dataclasses
 import sys
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,69 +32,90 @@ def flag(default: Any, help: str, **metadata: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
-def _unwrap_optional(kind: Any) -> Any:
+def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
+    """Split `X | None` into X and whether None is allowed."""
     if get_origin(kind) in (Union, types.UnionType):
         inner = [a for a in get_args(kind) if a is not type(None)]
         if len(inner) == 1:
-            return inner[0]
-    return kind
+            return inner[0], True
+    return kind, False
 
 
 def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
     name = "--" + field.name.replace("_", "-")
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-    shown = "" if field.default in (None, False, dataclasses.MISSING) else f" (default: {field.default})"
-    options["help"] = (field.metadata.get("help", "") + shown).replace("%", "%%")
-    kind = _unwrap_optional(kind)
+    options["help"] = (field.metadata.get("help", "") + _shown_default(field.default)).replace("%", "%%")
+    kind, optional = _unwrap_optional(kind)
     if kind is bool:
-        action = argparse.BooleanOptionalAction if field.default is True else "store_true"
-        parser.add_argument(name, action=action, **options)
+        both = optional or field.default is True
+        parser.add_argument(name, action=argparse.BooleanOptionalAction if both else "store_true", **options)
         return
     if get_origin(kind) is Literal:
         options |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
     elif get_origin(kind) is tuple:
-        options |= {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
+        element, *rest = get_args(kind)
+        options |= {"nargs": "+" if rest == [...] else 1 + len(rest), "type": element}
     else:
         options["type"] = kind
-    metavar = field.metadata.get("metavar")
-    if metavar:
+    if metavar := field.metadata.get("metavar"):
         options["metavar"] = metavar
     parser.add_argument(name, **options)
+
+
+def _shown_default(default: Any) -> str:
+    if default is None or default is dataclasses.MISSING or isinstance(default, bool):
+        return ""
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" (default: {shown})"
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """Convert a plain value to a field's type.
+
+    Raises:
+        ValueError: it is not of that type; the message says what is expected.
+    """
+    kind, optional = _unwrap_optional(kind)
+    if value is None and optional:
+        return None
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value not in choices or isinstance(value, bool):
+            raise ValueError(f"one of {', '.join(map(str, choices))}")
+        return value
+    if get_origin(kind) is tuple:
+        element, *rest = get_args(kind)
+        count = None if rest == [...] else 1 + len(rest)
+        if not isinstance(value, list | tuple) or not value or count not in (None, len(value)):
+            raise ValueError(f"a list of {count or 'one or more'} values")
+        return tuple(_convert(element, v) for v in value)
+    accepted = {
+        bool: (bool,),
+        int: (int,),
+        # YAML reads 1e-4, without a point, as text.
+        float: (int, float, str),
+        str: (str, int, float),
+        Path: (str, Path),
+    }[kind]
+    if isinstance(value, accepted) and isinstance(value, bool) == (kind is bool):
+        with suppress(ValueError):
+            return kind(value)
+    raise ValueError("a path" if kind is Path else f"a value of type {kind.__name__}")
 
 
 def _check(cls: type[Any], values: dict[str, Any], source: Path) -> dict[str, Any]:
     """Convert values read from YAML to the field types; UserError on an unknown key or a wrong type."""
     hints = get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = [f.name for f in dataclasses.fields(cls)]
     out: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise UserError(f"{source}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
-        kind = _unwrap_optional(hints[name])
-        if value is None:
-            out[name] = None
-        elif get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                raise UserError(
-                    f"{source}: {key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r}"
-                )
-            out[name] = value
-        elif get_origin(kind) is tuple:
-            if not isinstance(value, list) or len(value) != len(get_args(kind)):
-                raise UserError(
-                    f"{source}: {key} needs a list of {len(get_args(kind))} values, not {value!r}"
-                )
-            out[name] = tuple(get_args(kind)[0](v) for v in value)
-        elif kind is bool or isinstance(value, bool):
-            if kind is not bool or not isinstance(value, bool):
-                raise UserError(f"{source}: {key} has the wrong type: {value!r}")
-            out[name] = value
-        else:
-            try:
-                out[name] = kind(value)
-            except (TypeError, ValueError):
-                raise UserError(f"{source}: {key} has the wrong type: {value!r}") from None
+            raise UserError(f"{source}: unknown setting {key!r}; known: {', '.join(known)}")
+        try:
+            out[name] = _convert(hints[name], value)
+        except ValueError as error:
+            raise UserError(f"{source}: {key} needs {error}, not {value!r}") from None
     return out
 
 
@@ -102,7 +125,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
             return str(value)
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
 
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
@@ -134,12 +157,11 @@ def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
     flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
     values: dict[str, Any] = {}
     if flags.get("config") is not None:
-        values = read_yaml(flags["config"])
-        values = _check(cls, values, flags["config"])
+        values = _check(cls, read_yaml(flags["config"]), flags["config"])
     missing = [
         "--" + f.name.replace("_", "-")
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.default is dataclasses.MISSING and f.name not in values | flags
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values | flags
     ]
     if missing:
         parser.error(f"missing {', '.join(missing)}")
@@ -155,11 +177,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a mapping of settings is expected")
     return values

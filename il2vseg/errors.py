@@ -1,5 +1,6 @@
 """The one exception for what a user can mend, and the rule that turns it into one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,7 +20,8 @@ def run_command(command: Callable[[], None], name: str) -> int:
     any other exception is our bug and keeps its traceback.
 
     Returns:
-        0 on success, 1 for CheckFailed, 2 for UserError and for OSError, 130 for Ctrl-C.
+        0 on success, 1 for CheckFailed, 2 for UserError and for OSError, 130 for Ctrl-C, 141 (as a shell
+        counts SIGPIPE) when the reader of our output has left, as `| head` does.
     """
     try:
         command()
@@ -29,6 +31,10 @@ def run_command(command: Callable[[], None], name: str) -> int:
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end, which would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)

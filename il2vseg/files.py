@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); rename it over `path` only on success.
 
     A reader sees the old file or the whole new one, and a failure leaves nothing behind.
+
+    Raises:
+        OSError: it cannot be written (full disk, no permission); its `filename` is `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Created here, so that two writers never share it and the umask decides who may read the result.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        # mkstemp makes the file private; a result should be as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        # A failed write (disk full) names no file, a failed open names one that nobody knows.
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -76,12 +82,16 @@ def require_writable_dir(path: Path) -> Path:
     return path
 
 
-def _natural_key(path: Path) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+def _natural_key(path: Path) -> tuple[list[int | str], str]:
+    # Odd parts are the digits. The path itself decides between frame_1 and frame_01.
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(path)
 
 
 def list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """List the files below `folder` with one of the `suffixes`, in natural order (frame_2 before frame_10).
+
+    Hidden files and those in hidden folders (.thumbnails, .ipynb_checkpoints) are left out.
 
     Raises:
         UserError: `folder` does not exist or is no folder.
@@ -90,5 +100,9 @@ def list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
         raise UserError(f"{folder}: no such folder")
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file, a folder is needed")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=_natural_key)
+
+    def wanted(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in suffixes and not hidden and path.is_file()
+
+    return sorted(filter(wanted, folder.rglob("*")), key=_natural_key)

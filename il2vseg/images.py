@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.errors import UserError
-from il2vseg.files import atomic_path
+from il2vseg.files import write_bytes
 
 Frame = NDArray[np.uint8]
 """BGR image (H, W, 3), uint8."""
@@ -16,16 +16,28 @@ Labels = NDArray[np.uint8]
 """Class id of every pixel (H, W), uint8."""
 
 
+def _decode(path: Path, flags: int) -> NDArray[np.generic]:
+    # Not cv2.imread, which warns on standard error about a missing file and says the same of any failure.
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{path}: not a readable image")
+    return np.asarray(image)
+
+
 def read_frame(path: Path) -> Frame:
-    """Read an image file as BGR (H, W, 3) uint8.
+    """Read an image file as BGR (H, W, 3) uint8, turned as its EXIF orientation says.
 
     Raises:
         UserError: the file is missing or is not an image that OpenCV can decode.
     """
-    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if frame is None:
-        raise UserError(f"{path}: not a readable image")
-    return np.asarray(frame, dtype=np.uint8)
+    return np.asarray(_decode(path, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 
 def read_labels(path: Path) -> Labels:
@@ -34,9 +46,7 @@ def read_labels(path: Path) -> Labels:
     Raises:
         UserError: the file is missing, unreadable or not single-channel 8-bit.
     """
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise UserError(f"{path}: not a readable image")
+    labels = _decode(path, cv2.IMREAD_UNCHANGED)
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
             f"{path}: a label image has one 8-bit channel, this one is {labels.shape} {labels.dtype}"
@@ -48,13 +58,16 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an image atomically; the suffix of `path` chooses the format.
 
     Raises:
+        UserError: no image format has this suffix, or it cannot hold such an image.
         OSError: it cannot be written (full disk, no permission).
     """
-    with atomic_path(path) as temporary:
+    try:
         ok, data = cv2.imencode(path.suffix, image)
-        if not ok:
-            raise UserError(f"{path}: OpenCV cannot encode {path.suffix} images")
-        temporary.write_bytes(data.tobytes())
+    except cv2.error:
+        ok = False
+    if not ok:
+        raise UserError(f"{path}: OpenCV cannot write such an image as '{path.suffix}'")
+    write_bytes(path, data.tobytes())
 
 
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:

@@ -4,7 +4,7 @@ IL2VSEG_STRICT=1, which continuous integration sets, turns every such skip into 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +16,7 @@ ROOT = Path(__file__).parent.parent
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
 
 
-def require(condition: object, reason: str) -> None:
-    """Skip the test with `reason` unless `condition` holds; fail it where IL2VSEG_STRICT is set."""
+def _require(condition: object, reason: str) -> None:
     if condition:
         return
     if STRICT:
@@ -25,11 +24,20 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
+Require = Callable[[object, str], None]
+
+
+@pytest.fixture(scope="session")
+def require() -> Require:
+    """`require(condition, reason)`: go on only if `condition` holds."""
+    return _require
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets: $IL2VSEG_DATA, else ../shared/data beside the repository."""
     folder = Path(os.environ.get("IL2VSEG_DATA") or ROOT.parent / "shared" / "data")
-    require(folder.is_dir(), f"there are no real data at {folder} (set IL2VSEG_DATA)")
+    _require(folder.is_dir(), f"there are no real data at {folder} (set IL2VSEG_DATA)")
     return folder
 
 
@@ -38,19 +46,20 @@ def dinov2_weights() -> Path:
     """Weights of dinov2_vits14, from the user's cache or fetched into it."""
     from il2vseg.weights import resolve_weights
 
+    path, problem = None, ""
     try:
         path = resolve_weights("dinov2_vits14")
     except UserError as error:
-        require(False, str(error))
-        raise
+        problem = str(error)
+    _require(path is not None, problem)
     assert path is not None
     return path
 
 
 @pytest.fixture(scope="session")
 def densecrf() -> None:
-    """The extra `crf`: compiled at installation, so it may be missing."""
-    require(find_spec("pydensecrf"), "the extra `crf` is not installed (pip install pydensecrf2==1.1)")
+    """The package `pydensecrf` of the extra `crf`."""
+    _require(find_spec("pydensecrf"), "pydensecrf is not installed (pip install 'il2vseg[crf]')")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,54 @@
+# Everything a newcomer needs: `make demo` and `make test` create their own environment in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := train,cpu,dev
+# Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
+OPTIONAL_EXTRAS := crf
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench venv clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv ## render a clip, train on it, evaluate, export with parity, stream (IL2VSEG_DATA: real frames)
+	$(BIN)/python -m il2vseg.demo
+
+test: $(VENV)/.optional ## install what the tests need and run them
+	tests/debian-packages.sh
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.optional ## run the slow tests too
+	tests/debian-packages.sh
+	$(BIN)/pytest
+
+lint: venv ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@# export/, calib/ and runtime/ are imported as il2vseg.*: show them so to mypy, in a tree of links.
+	rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing/il2vseg
+	ln -s $(CURDIR)/il2vseg/* $(addprefix $(CURDIR)/,$(wildcard export calib runtime)) $(VENV)/typing/il2vseg/
+	MYPYPATH=$(VENV)/typing $(BIN)/mypy
+
+bench: venv ## measure the hot paths
+	$(BIN)/python -m il2vseg.bench
+
+venv: $(VENV)/.installed ## create the environment in .venv
+
+clean: ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps make installation happen once, and again when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.optional: $(VENV)/.installed
+	@for extra in $(OPTIONAL_EXTRAS); do \
+	    $(BIN)/python -m pip install --disable-pip-version-check --editable ".[$$extra]" \
+	        || echo "make: left out the extra '$$extra': it did not install; tests that need it are skipped" >&2; \
+	done
+	touch $@

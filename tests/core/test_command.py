@@ -1,0 +1,176 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from il2vseg import __version__
+from il2vseg.command import flag, from_dict, parse, read_yaml, to_dict, to_yaml
+from il2vseg.errors import UserError
+
+
+@dataclass
+class Config:
+    """Bake a cake. 100% of it."""
+
+    out: Path
+    flour: int = flag(500, "grams of flour, 100% rye")
+    heat: float = flag(180.0, "degrees")
+    kind: Literal["plain", "marble"] = flag("plain", "what cake")
+    size: tuple[int, int] | None = flag(None, "height and width", metavar="CM")
+    pan: tuple[int, int] = flag((20, 30), "pan")
+    tags: tuple[str, ...] | None = flag(None, "any words")
+    seed: int = flag(0, "seed")
+    cover: bool = flag(False, "cover it")
+    fan: bool = flag(True, "use the fan")
+    sweet: bool | None = flag(None, "sweet or not")
+    note: str | None = flag(None, "a note")
+    config: Path | None = flag(None, "settings", metavar="FILE.yaml")
+
+
+def cake(*argv: str) -> Config:
+    return parse(Config, "cake", list(argv))
+
+
+def test_defaults_are_those_of_the_dataclass() -> None:
+    assert cake("--out", "x") == Config(Path("x"))
+
+
+def test_flags_of_every_type() -> None:
+    argv = "--out x --flour 3 --heat 1e2 --kind marble --size 4 5 --tags 0=a 1=b "
+    argv += "--cover --no-fan --no-sweet --note -"
+    assert cake(*argv.split()) == Config(
+        Path("x"),
+        3,
+        100.0,
+        "marble",
+        (4, 5),
+        tags=("0=a", "1=b"),
+        cover=True,
+        fan=False,
+        sweet=False,
+        note="-",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ("--out x --flour many", "--flour"),
+        ("--out x --kind sour", "marble"),
+        ("--out x --size 4", "--size"),
+        ("--out x --fl 3", "--fl"),
+        ("--out x extra", "extra"),
+        ("--flour 3", "--out"),
+    ],
+)
+def test_wrong_flag_is_one_line_and_exit_code_2(
+    argv: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cake(*argv.split())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert named in error
+    assert error.startswith("cake: ")
+    assert error.count("\n") == 1
+
+
+def test_help_shows_help_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cake("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    for text in (
+        "100% of it",
+        "100% rye (default: 500)",
+        "(default: 20 30)",
+        "seed (default: 0)",
+        "{plain,marble}",
+        "--no-sweet",
+        "--size CM CM",
+    ):
+        assert text in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cake("--version")
+    assert capsys.readouterr().out == f"il2vseg {__version__}\n"
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "cake.yaml"
+    file.write_text("out: y\nflour: 7\nheat: 1e2\nsize: [1, 2]\n")
+    assert cake("--config", str(file), "--flour", "8") == Config(
+        Path("y"), flour=8, heat=100.0, size=(1, 2), config=file
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sugar: 3", "unknown setting 'sugar'; known: out, flour"),
+        ("flour: many", "flour needs a value of type int, not 'many'"),
+        ("flour: 2.5", "flour needs a value of type int"),
+        ("flour: true", "flour needs a value of type int"),
+        ("flour: null", "flour needs a value of type int"),
+        ("cover: 1", "cover needs a value of type bool"),
+        ("kind: sour", "kind needs one of plain, marble, not 'sour'"),
+        ("size: [1]", "size needs a list of 2 values"),
+        ("size: [a, b]", "size needs a value of type int"),
+        ("size: 3", "size needs a list of 2 values"),
+        ("tags: []", "tags needs a list of one or more values"),
+        ("out: [a]", "out needs a path"),
+        ("note: {a: b}", "note needs a value of type str"),
+        ("- a\n- b", "a mapping of settings is expected"),
+        ("", "a mapping of settings is expected"),
+        ("a: [", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_wrong_setting_names_the_file_and_the_setting(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "cake.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        cake("--config", str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_configuration_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_yaml(tmp_path / "absent.yaml")
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    file = tmp_path / "evil.yaml"
+    file.write_text("out: !!python/object/apply:os.getcwd []")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(file)
+
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20)
+
+
+@given(
+    st.builds(
+        Config,
+        out=st.builds(Path, text),
+        flour=st.integers(-(2**40), 2**40),
+        heat=st.floats(allow_nan=False),
+        kind=st.sampled_from(["plain", "marble"]),
+        size=st.none() | st.tuples(st.integers(), st.integers()),
+        tags=st.none() | st.lists(text, min_size=1).map(tuple),
+        cover=st.booleans(),
+        sweet=st.none() | st.booleans(),
+        note=st.none() | text,
+    )
+)
+def test_configuration_survives_yaml(config: Config) -> None:
+    assert from_dict(Config, yaml.safe_load(to_yaml(config)), Path("f")) == config
+    assert from_dict(Config, to_dict(config), Path("f")) == config
