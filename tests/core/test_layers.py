@@ -125,7 +125,8 @@ print("EXIT", code, *(m for m in {HEAVY} if m in sys.modules))
 
 @pytest.mark.parametrize("module", commands())
 def test_unknown_flag_is_one_line_and_exit_code_2(module: str) -> None:
-    command = [sys.executable, "-m", module, "--no-such-flag"]
+    code = f"from {module} import main; raise SystemExit(main(['--no-such-flag']))"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--no-such-flag" in done.stderr
