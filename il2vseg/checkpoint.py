@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,12 @@ from torch import Tensor
 from il2vseg.backbones import Backbone, build_backbone
 from il2vseg.errors import UserError
 from il2vseg.files import atomic_path, sha256_file
-from il2vseg.model import Classifier, LowLevelSpec, Segmenter
+from il2vseg.model import Classifier, Segmenter
+from il2vseg.spec import FORMAT_VERSION, LowLevelSpec, ModelSpec
 from il2vseg.weights import resolve_weights
 from il2vseg.whitening import Whitening
 
 FILE_NAME = "checkpoint.safetensors"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a checkpoint says of itself."""
-
-    method: str
-    backbone: str
-    weights_sha256: str
-    size: tuple[int, int]
-    class_names: tuple[str, ...]
-    """A name for every cluster; "class 3" until someone names them."""
-    alpha: float
-    """Weight of F_l at prediction (eq. 13)."""
-    temperature: float
-    centre: bool
-    low_level: LowLevelSpec
-    training_data: str
-    selection: dict[str, Any] = field(default_factory=dict)
-    """How the whitening was chosen: criterion and candidates."""
-    format_version: int = FORMAT_VERSION
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -137,7 +115,7 @@ def load_checkpoint(
     if found != spec.weights_sha256:
         raise UserError(
             f"{file}: not the weights that {folder} was trained with "
-            f"(sha256 {found[:12]}…, expected {spec.weights_sha256[:12]}…); pass the right file with --weights"
+            f"(sha256 {found[:12]}…, not {spec.weights_sha256[:12]}…); pass the right file with --weights"
         )
     backbone = build_backbone(spec.backbone, size or spec.size, file)
     return assemble(backbone, load_classifier(tensors, spec), spec)
@@ -145,5 +123,5 @@ def load_checkpoint(
 
 def assemble(backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> Segmenter:
     """Put the frozen and the trained part together as the spec says."""
-    segmenter = Segmenter(backbone, classifier, spec.low_level, spec.alpha, spec.class_names)
-    return segmenter.eval()
+    segmenter: Segmenter = Segmenter(backbone, classifier, spec).eval()
+    return segmenter

@@ -61,7 +61,7 @@ def cosine_kmeans(
 def ward_merge(centroids: Tensor, sizes: Tensor, k: int) -> Tensor:
     """Merge weighted centroids agglomeratively by Ward's criterion (Ward 1963) until k groups are left.
 
-    SciPy's linkage starts from points of equal weight; a cluster of 10 tokens must not count as one of 10,000.
+    SciPy's linkage starts from points of equal weight; ten tokens must not count as ten thousand.
 
     Args:
         centroids: (K, d). sizes: (K,) positive.

@@ -8,19 +8,17 @@ prints 1/d). `affinity` is row-normalised: A·P is then attention with q = k = x
 distribution over classes whatever N is.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from il2vseg.spec import ColourSpace
 
 EPS = 1e-6
 """Floor of squared distances and masses: a pixel on a centroid, a class absent from the image."""
 
 AFFINITY_TILE = 1024
 """Rows of the affinity matrix held at once; N up to this is one tile."""
-
-ColourSpace = Literal["rgb", "lab"]
 
 
 def pool_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,37 +1,15 @@
 """The model: backbone, whitening, head and prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from il2vseg import lowlevel
 from il2vseg.backbones import Backbone
+from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.whitening import Whitening
 
 CODE_DIM = 64
-
-Prior = Literal["none", "mass", "pixel"]
-
-
-@dataclass(frozen=True)
-class LowLevelSpec:
-    """Settings of the low-level branch. The paper's form: scale 1, rgb, no xy, prior "none", window 0."""
-
-    scale: int = 1
-    """Grid cells of the branch along one side of a patch token."""
-    space: lowlevel.ColourSpace = "rgb"
-    xy_weight: float = 0.0
-    iterations: int = 3
-    m: float = 2.0
-    prior: Prior = "mass"
-    """What weights memberships: nothing, the class's share of the image, or P_seg at the same cell."""
-    sigma: float = 0.1
-    window: int = 0
-    """Radius of the affinity in cells; 0 = the whole image."""
 
 
 class ProjectionHead(nn.Module):
@@ -120,27 +98,21 @@ class Segmenter(nn.Module):
 
     Attributes:
         size: (H, W) that images must have. grid: (gh, gw) of the scores.
-        num_classes: clusters C. class_names: one a cluster. alpha: weight of F_l in eq. 13; settable.
+        num_classes: clusters C. class_names: one a cluster. spec: how it was made.
+        alpha: weight of F_l in eq. 13; settable, at first that of the spec.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        classifier: Classifier,
-        low_level: LowLevelSpec,
-        alpha: float,
-        class_names: Sequence[str],
-    ) -> None:
+    def __init__(self, backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
-        self.low_level = low_level
-        self.alpha = alpha
+        self.spec = spec
+        self.alpha = spec.alpha
         self.size: tuple[int, int] = backbone.size
         h, w = backbone.grid
-        self.grid = (h * low_level.scale, w * low_level.scale)
+        self.grid = (h * spec.low_level.scale, w * spec.low_level.scale)
         self.num_classes = len(classifier.global_prototypes)
-        self.class_names = list(class_names)
+        self.class_names = list(spec.class_names)
 
     def forward(self, images: Tensor) -> Tensor:
         """Fused scores F_f (eq. 13).
@@ -155,7 +127,7 @@ class Segmenter(nn.Module):
         if self.alpha == 0.0:
             return p_seg
         colours = lowlevel.pool_colours(images.float(), self.grid)
-        return lowlevel.fuse(p_seg, low_level_scores(colours, p_seg, self.low_level), self.alpha)
+        return lowlevel.fuse(p_seg, low_level_scores(colours, p_seg, self.spec.low_level), self.alpha)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:

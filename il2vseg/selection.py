@@ -1,9 +1,10 @@
 """Choosing the whitening without labels: the number of dimensions, and whether images are centred.
 
-C clusters live in about C − 1 principal directions (Ding & He 2004), so the candidates start just above that.
-Among them the criterion is *cross-scene stability*: prototypes found in one part of the footage must label
-all of it as prototypes found in the other part do. Clusters that follow scenes rather than things fail it,
-and they are the failure that matters: between restarts on the same frames they are perfectly stable.
+*Dimensions* follow from the number of classes asked for: one direction for every class and every pair of
+classes, k = C(C + 1)/2, at most 64. *Centring* is decided by cross-scene stability in the C + 1 leading
+dimensions: prototypes found in one part of the footage must label all of it as prototypes found in the
+other part do. Clusters that follow scenes rather than things fail that, and they are the failure that
+matters: between restarts on the same frames they are perfectly stable.
 """
 
 from collections.abc import Callable, Iterable
@@ -70,13 +71,12 @@ def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
     return 1.0 if bool(best == expected) else float((together - expected) / (best - expected))
 
 
-def candidate_components(num_classes: int, dim: int) -> list[int]:
-    """Dimensions to try for C classes: C+1, 2C, 3C, 6C, at most MAX_COMPONENTS and D."""
-    top = min(MAX_COMPONENTS, dim)
-    return sorted({min(k, top) for k in (num_classes + 1, 2 * num_classes, 3 * num_classes, 6 * num_classes)})
+def components_for(num_classes: int, dim: int) -> int:
+    """Whitened dimensions for C classes on tokens of `dim` channels."""
+    return min(num_classes * (num_classes + 1) // 2, MAX_COMPONENTS, dim)
 
 
-def cross_scene_stability(z: Tensor, num_classes: int, seed: int) -> float:
+def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> float:
     """Agreement of clusters found in different parts of the footage.
 
     Two splits in the footage's order: its halves, and its alternate quarters.
@@ -84,7 +84,7 @@ def cross_scene_stability(z: Tensor, num_classes: int, seed: int) -> float:
     Args:
         z: whitened tokens (n, S, k) of n >= 2 images in order.
     Returns:
-        mean adjusted Rand index over all tokens.
+        mean adjusted Rand index over all tokens, splits and restarts.
     """
     n = len(z)
     tokens = F.normalize(z, dim=2)
@@ -93,12 +93,13 @@ def cross_scene_stability(z: Tensor, num_classes: int, seed: int) -> float:
     for part in (quarter < 2, quarter % 2 == 0):
         if not part.any() or part.all():
             part = torch.arange(n) % 2 == 0
-        labels = []
-        for half in (part, ~part):
-            generator = step_generator(seed, "select", 0)
-            prototypes = over_clustered_prototypes(tokens[half].flatten(0, 1), num_classes, generator)
-            labels.append((tokens @ prototypes.T).argmax(2).flatten())
-        scores.append(adjusted_rand_index(*labels))
+        for restart in range(restarts):
+            labels = []
+            for half in (part, ~part):
+                generator = step_generator(restart, "select", 0)
+                prototypes = over_clustered_prototypes(tokens[half].flatten(0, 1), num_classes, generator)
+                labels.append((tokens @ prototypes.T).argmax(2).flatten())
+            scores.append(adjusted_rand_index(*labels))
     return sum(scores) / len(scores)
 
 
@@ -107,37 +108,37 @@ def choose_whitening(
     bank: TokenBank,
     statistics: TokenStatistics,
     num_classes: int,
-    seed: int,
     components: int | None = None,
     centre: bool | None = None,
     progress: Callable[[Iterable[Whitening]], Iterable[Whitening]] = lambda items: items,
 ) -> Selection:
-    """Choose the whitening by cross-scene stability.
+    """Choose the whitening; the same footage and number of classes give the same choice for any seed.
 
     Args:
         components, centre: fixed by the user; None for the choice.
         progress: wraps the iteration over candidates.
     """
     dim = len(statistics.total)
-    if components is not None and centre is not None:
-        return Selection(components, centre, "set by the user")
-    sizes = [components] if components is not None else candidate_components(num_classes, dim)
-    centres = [centre] if centre is not None else [False, True]
+    components = components or components_for(num_classes, dim)
+    if centre is not None:
+        return Selection(components, centre, "centring set by the user")
     if len(bank) < 2:
-        return Selection(sizes[0], centres[0], "one image: nothing to compare")
-    every = torch.linspace(0, len(bank) - 1, min(len(bank), SAMPLED_IMAGES)).long().unique()
-    generator = step_generator(seed, "choose", 0)
-    tried = []
-    whitenings = [statistics.whitening(k, c) for c in centres for k in sizes]
+        return Selection(components, False, "one image: no scenes to compare")
+    every = torch.linspace(0, len(bank) - 1, min(len(bank), SAMPLED_IMAGES)).long()
+    generator = step_generator(0, "choose", 0)
     positions = torch.rand(len(every), bank.grid[0] * bank.grid[1], generator=generator).argsort(1)
-    positions = positions[:, :TOKENS_PER_IMAGE]
-    parts = list(zip(every.split(32), positions.split(32), strict=True))
-    for whitening in progress(whitenings):
+    parts = list(zip(every.split(32), positions[:, :TOKENS_PER_IMAGE].split(32), strict=True))
+    leading = min(num_classes + 1, dim)
+    candidates = []
+    for whitening in progress([statistics.whitening(leading, c) for c in (False, True)]):
         z = torch.cat([whitening(bank.tokens(images), index) for images, index in parts])
-        stability = cross_scene_stability(z, num_classes, seed)
-        tried.append(Candidate(len(whitening.basis), whitening.centre, round(stability, 4)))
-    best = max(tried, key=lambda c: c.stability)
-    return Selection(best.components, best.centre, "most stable across scenes", tuple(tried))
+        stability = cross_scene_stability(z, num_classes)
+        candidates.append(Candidate(leading, whitening.centre, round(stability, 4)))
+    best = max(candidates, key=lambda c: c.stability)
+    criterion = "stability across scenes " + ", ".join(
+        f"{c.stability:.2f} {'centred' if c.centre else 'not centred'}" for c in candidates
+    )
+    return Selection(components, best.centre, criterion, tuple(candidates))
 
 
 def token_statistics(bank: TokenBank) -> TokenStatistics:

@@ -122,11 +122,12 @@ def train(config: TrainConfig) -> "Segmenter":
     import torch
 
     from il2vseg.backbones import backbone_spec, build_backbone, check_size
-    from il2vseg.checkpoint import ModelSpec, assemble, save_checkpoint
+    from il2vseg.checkpoint import assemble, save_checkpoint
     from il2vseg.data import open_dataset
     from il2vseg.features import FeatureCache, build_bank
     from il2vseg.monitor import Monitor
     from il2vseg.selection import choose_whitening, token_statistics
+    from il2vseg.spec import ModelSpec
     from il2vseg.training import Trainer
     from il2vseg.weights import resolve_weights
 
@@ -159,7 +160,6 @@ def train(config: TrainConfig) -> "Segmenter":
             bank,
             statistics,
             config.num_classes,
-            config.seed,
             config.whitening,
             config.centre,
             monitor.track("whitening"),

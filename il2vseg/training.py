@@ -11,11 +11,15 @@ from torch import Generator, Tensor
 from il2vseg import clustering, lowlevel
 from il2vseg.errors import UserError
 from il2vseg.losses import correspondence, eigenfunction, smoothness
-from il2vseg.model import Classifier, LowLevelSpec, low_level_memberships
+from il2vseg.model import Classifier, low_level_memberships
+from il2vseg.spec import LowLevelSpec
 from il2vseg.whitening import Whitening
 
 Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
 Stage = Literal["correspondence", "smoothness"]
+
+PREDICTION_ALPHA = 0.3
+"""α at prediction: milder than the 0.5 of training, which the colours of water and sky mislead."""
 
 SAVE_EVERY = 50
 """Steps between two saved states."""
@@ -44,11 +48,15 @@ class Recipe:
     channel_dropout: float = 0.2
     temperature: float = 0.1
     alpha: float = 0.5
-    prediction_alpha: float = 0.0
     gamma: float = 0.1
     beta: float = 0.05
     correspondence_weight: float = 1.0
     low_level: LowLevelSpec = field(default_factory=LowLevelSpec)
+
+    @property
+    def prediction_alpha(self) -> float:
+        """Weight of F_l at prediction: the baselines have no low-level branch."""
+        return PREDICTION_ALPHA if self.method == "il2vseg" else 0.0
 
     @property
     def prototypes(self) -> int:
@@ -206,7 +214,7 @@ class Trainer:
 
     def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         r, c = self.recipe, self.classifier
-        head = {"params": c.head.parameters()}
+        head: dict[str, Any] = {"params": c.head.parameters()}
         if stage == "correspondence":
             return torch.optim.Adam([head], lr=r.lr_correspondence)
         return torch.optim.Adam(

@@ -1,0 +1,64 @@
+"""The whole path from camera frame to class ids as one ONNX graph."""
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from il2vseg.errors import UserError
+from il2vseg.files import atomic_path
+from il2vseg.model import Segmenter, frames_to_images, upsample_labels
+
+OPSET = 18
+INPUT, OUTPUTS = "frame", ("labels", "scores")
+
+
+class DeployableGraph(nn.Module):
+    """A Segmenter from uint8 BGR to class ids: no preprocessing is left for a device to get wrong.
+
+    Normalisation, backbone, head, unrolled FCM, tiled affinity, fusion, upsampling and argmax are inside.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 BGR (1, H, W, 3) -> labels (1, H, W) uint8, scores (1, C, gh, gw) float32."""
+        scores = self.segmenter(frames_to_images(frame))
+        return upsample_labels(scores, self.segmenter.size), scores
+
+
+def export_onnx(segmenter: Segmenter, path: Path) -> None:
+    """Write the graph of a segmenter to an ONNX file with a fixed shape, checked and whole, or not at all.
+
+    Raises:
+        UserError: more classes than uint8 labels can name.
+    """
+    import onnx
+
+    if segmenter.num_classes > 255:
+        raise UserError(f"{segmenter.num_classes} classes do not fit the uint8 labels of the graph")
+    graph = DeployableGraph(segmenter).eval()
+    frame = torch.zeros(1, *segmenter.size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+        program = torch.onnx.export(
+            graph,
+            (frame,),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.optimize()
+    model = program.model_proto
+    onnx.checker.check_model(model, full_check=True)
+    buffer = io.BytesIO()
+    onnx.save(model, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())

@@ -1,0 +1,39 @@
+"""Runners for `parity.compare`: the eager model and an exported file behind one signature."""
+
+from pathlib import Path
+
+import numpy as np
+from il2vseg.export.parity import Output, Runner
+from numpy.typing import NDArray
+
+from il2vseg.model import Segmenter
+
+
+def eager_runner(segmenter: Segmenter) -> Runner:
+    """Run the trained model in PyTorch."""
+    import torch
+
+    def run(frame: NDArray[np.uint8]) -> Output:
+        labels, scores = segmenter.predict(torch.from_numpy(frame))
+        return labels.numpy(), scores.numpy()
+
+    return run
+
+
+def onnx_runner(model: Path, threads: int | None = None) -> Runner:
+    """Run an ONNX file in ONNX Runtime on the CPU; `threads` as in PyTorch when None."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    # A spinning pool would take the cores from the model that it is compared with.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(frame: NDArray[np.uint8]) -> Output:
+        labels, scores = session.run(None, {name: frame})
+        return labels, scores
+
+    return run

@@ -1,0 +1,98 @@
+"""python -m il2vseg.demo: the whole path on one screen, each step a command that a user could type.
+
+Footage -> train -> evaluate -> export with parity -> stream. On the built-in synthetic scenes, or, with
+IL2VSEG_DATA set, on its `intcatch` frames and `clips/river.mp4`.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from il2vseg.command import flag, parse
+from il2vseg.errors import UserError, run_command
+
+CLIP_FRAMES = 120
+CLIP_SIZE = (360, 640)
+
+
+@dataclass
+class DemoConfig:
+    """Train, evaluate, export and stream, and say where the results are."""
+
+    out: Path = flag(Path("runs/demo"), "output folder", metavar="DIR")
+    seed: int = flag(0, "seed of everything random", metavar="S")
+
+
+def run_step(title: str, command: list[str | Path]) -> None:
+    """Show a command and run it.
+
+    Raises:
+        UserError: it failed; its own message stands above.
+    """
+    words = [str(word) for word in command]
+    name = "python" if words[0] == sys.executable else Path(words[0]).name
+    print(f"\n── {title}\n$ {shlex.join([name, *words[1:]])}", flush=True)
+    code = subprocess.run(words, check=False).returncode
+    if code:
+        raise UserError(f"the step '{title}' failed with exit code {code}")
+
+
+def run(config: DemoConfig) -> None:
+    """Run the demo; see the module's description."""
+    out, python = config.out, sys.executable
+    data = os.environ.get("IL2VSEG_DATA")
+    if data:
+        root = Path(data) / "intcatch"
+        clip = Path(data) / "clips" / "river.mp4"
+        if not root.is_dir() or not clip.is_file():
+            raise UserError(
+                f"IL2VSEG_DATA={data}: needs intcatch/ and clips/river.mp4 inside; unset it for synthetic scenes"
+            )
+        source: list[str | Path] = ["--dataset", "intcatch", "--root", root]
+    else:
+        from il2vseg.data.synthetic import write_clip
+
+        clip = out / "clip.mp4"
+        source = ["--dataset", "synthetic"]
+        print(f"rendering {CLIP_FRAMES} synthetic frames: {clip}", flush=True)
+        write_clip(clip, CLIP_FRAMES, seed=config.seed, size=CLIP_SIZE)
+    model, results = out / "model", out / "evaluation"
+    seed: list[str | Path] = ["--seed", str(config.seed)]
+    bin_dir = Path(python).parent
+    run_step(
+        "train without labels",
+        [python, "-m", "il2vseg.train", *source, *seed, "--num-classes", "3", "--out", out],
+    )
+    run_step(
+        "evaluate",
+        [python, "-m", "il2vseg.evaluate", "--checkpoint", out, *source, "--split", "val",
+         "--json", results / "scores.json", "--plots", results],
+    )  # fmt: skip
+    run_step(
+        "export and check the export",
+        [bin_dir / "il2vseg-export", "--checkpoint", out, "--out", model, "--verify", clip],
+    )
+    run_step(
+        "stream the clip",
+        [bin_dir / "il2vseg-run", "--source", clip, "--model", model, "--save-video", out / "overlay.mp4",
+         "--jsonl", out / "frames.jsonl"],
+    )  # fmt: skip
+    scores = json.loads((results / "scores.json").read_text())
+    print(
+        f"\naccuracy {scores['accuracy']:.1f} %, mIoU {scores['miou']:.1f} % on {scores['images']} images"
+        f"\noverlay video  {out / 'overlay.mp4'}\ncontact sheet  {results / 'sheet.png'}"
+        f"\npreview        {out / 'preview.png'}\nnumbers        {results / 'scores.json'}, {model / 'parity.json'}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m il2vseg.demo`."""
+    return run_command(lambda: run(parse(DemoConfig, "python -m il2vseg.demo", argv)), "il2vseg.demo")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

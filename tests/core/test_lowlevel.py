@@ -1,0 +1,188 @@
+"""The low-level branch against slow, obvious float64 references."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from il2vseg import lowlevel
+from il2vseg.model import low_level_scores
+from il2vseg.spec import LowLevelSpec
+
+F64 = NDArray[np.float64]
+
+
+def image(seed: int, b: int = 1, h: int = 5, w: int = 6, channels: int = 3) -> Tensor:
+    return torch.rand(b, channels, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def distribution(seed: int, c: int = 3, b: int = 1, h: int = 5, w: int = 6) -> Tensor:
+    return torch.rand(b, c, h, w, generator=torch.Generator().manual_seed(seed + 1000)).add(0.05).softmax(1)
+
+
+def reference_memberships(x: F64, v: F64, m: float) -> F64:
+    """Eq. 4 with 1/d², one pixel and one cluster at a time: x (F, h, w), v (C, F)."""
+    _, h, w = x.shape
+    u = np.zeros((len(v), h, w))
+    for i in range(h):
+        for j in range(w):
+            d2 = np.array([max(((x[:, i, j] - vj) ** 2).sum(), lowlevel.EPS) for vj in v])
+            for c in range(len(v)):
+                u[c, i, j] = 1.0 / sum((d2[c] / d2[k]) ** (1.0 / (m - 1.0)) for k in range(len(v)))
+    return u
+
+
+def reference_spatial(u: F64) -> F64:
+    """Eq. 5-6."""
+    _, h, w = u.shape
+    out = np.zeros_like(u)
+    for i in range(h):
+        for j in range(w):
+            s = np.zeros(len(u))
+            for di in (-1, 0, 1):
+                for dj in (-1, 0, 1):
+                    s += u[:, min(max(i + di, 0), h - 1), min(max(j + dj, 0), w - 1)]
+            product = u[:, i, j] * s
+            out[:, i, j] = product / product.sum()
+    return out
+
+
+def reference_affinity(x: F64, p: F64, sigma: float) -> F64:
+    """Eq. 9-12 with normalised rows."""
+    f, h, w = x.shape
+    flat, values = x.reshape(f, -1).T, p.reshape(len(p), -1).T
+    out = np.zeros_like(values)
+    for i in range(h * w):
+        a = np.array([np.exp(-((flat[i] - flat[k]) ** 2).sum() / (2 * sigma**2)) for k in range(h * w)])
+        out[i] = sum(a[k] * values[k] for k in range(h * w)) / a.sum()
+    return out.T.reshape(p.shape)
+
+
+def test_memberships_agree_with_the_reference() -> None:
+    x, v = image(0), torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(5))
+    for m in (1.5, 2.0, 3.0):
+        expected = reference_memberships(x[0].double().numpy(), v[0].double().numpy(), m)
+        np.testing.assert_allclose(lowlevel.fcm_memberships(x, v, m)[0].numpy(), expected, atol=1e-5)
+
+
+def test_spatial_step_agrees_with_the_reference() -> None:
+    u = distribution(1)
+    expected = reference_spatial(u[0].double().numpy())
+    np.testing.assert_allclose(lowlevel.spatial_membership(u)[0].numpy(), expected, atol=1e-6)
+
+
+def test_centroids_are_weighted_means() -> None:
+    x, u = image(2), distribution(2)
+    xs, us = x[0].double().numpy(), u[0].double().numpy() ** 2
+    expected = [[(us[c] * xs[f]).sum() / us[c].sum() for f in range(3)] for c in range(3)]
+    np.testing.assert_allclose(lowlevel.fcm_centroids(x, u)[0].numpy(), expected, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), m=st.sampled_from([1.5, 2.0, 3.0]), c=st.integers(2, 5))
+def test_plain_fcm_never_increases_its_objective(seed: int, m: float, c: int) -> None:
+    x, u = image(seed).double(), distribution(seed, c).double()
+    values = []
+    for _ in range(8):
+        v = lowlevel.fcm_centroids(x, u, m)
+        values.append(float(lowlevel.fcm_objective(x, u, v, m)))
+        u = lowlevel.fcm_memberships(x, v, m)
+        values.append(float(lowlevel.fcm_objective(x, u, v, m)))
+    assert all(b <= a * (1 + 1e-9) for a, b in pairwise(values))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    h=st.integers(2, 9),
+    w=st.integers(2, 9),
+    tile=st.integers(1, 90),
+    sigma=st.floats(0.05, 1.0),
+)
+def test_tiled_affinity_equals_naive_and_attention_for_any_tile(
+    seed: int, h: int, w: int, tile: int, sigma: float
+) -> None:
+    x, p = image(seed, h=h, w=w), distribution(seed, h=h, w=w)
+    tiled = lowlevel.affinity_tiled(x, p, sigma, tile)
+    naive = reference_affinity(x[0].double().numpy(), p[0].double().numpy(), sigma)
+    np.testing.assert_allclose(tiled[0].numpy(), naive, atol=1e-5)
+    np.testing.assert_allclose(lowlevel.affinity_attention(x, p, sigma)[0].numpy(), naive, atol=1e-5)
+
+
+def test_affinity_rows_are_rows_of_the_affinity() -> None:
+    x, p = image(3, b=2), distribution(3, b=2)
+    full = lowlevel.affinity_attention(x, p, 0.2).flatten(2)
+    index = torch.tensor([0, 7, 29])
+    torch.testing.assert_close(lowlevel.affinity_rows(x, p, 0.2, index), full[:, :, index])
+
+
+def test_literal_affinity_is_the_unnormalised_sum() -> None:
+    x, p = image(4), distribution(4)
+    flat = x[0].flatten(1).T.double().numpy()
+    a = np.exp(-((flat[:, None] - flat[None]) ** 2).sum(2) / (2 * 0.3**2))
+    expected = (a @ p[0].flatten(1).T.double().numpy()).T.reshape(p[0].shape)
+    np.testing.assert_allclose(lowlevel.affinity_literal(x, p, 0.3)[0].numpy(), expected, rtol=1e-4)
+
+
+def test_window_over_the_whole_image_without_borders_is_a_normalised_local_sum() -> None:
+    x, p = image(5), distribution(5)
+    out = lowlevel.affinity_windowed(x, p, 0.2, radius=1)[0]
+    i, j = 2, 3
+    weights, total = 0.0, np.zeros(3)
+    for di in (-1, 0, 1):
+        for dj in (-1, 0, 1):
+            d2 = float((x[0, :, i, j] - x[0, :, i + di, j + dj]).square().sum())
+            a = np.exp(-d2 / (2 * 0.2**2))
+            weights += a
+            total += a * p[0, :, i + di, j + dj].numpy()
+    np.testing.assert_allclose(out[:, i, j].numpy(), total / weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_fusion_is_the_weighted_mean(alpha: float) -> None:
+    p, f = distribution(6), distribution(7)
+    expected = (1 - alpha) * p.double().numpy() + alpha * f.double().numpy()
+    np.testing.assert_allclose(lowlevel.fuse(p, f, alpha).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("prior", ["none", "mass", "pixel"])
+@pytest.mark.parametrize("window", [0, 2])
+def test_scores_are_distributions_and_finite_with_an_absent_class(prior: str, window: int) -> None:
+    seed = torch.zeros(1, 4, 6, 6)
+    seed[:, 0, :3], seed[:, 1, 3:] = 1.0, 1.0  # classes 2 and 3 are absent
+    colours = torch.where(torch.arange(6)[:, None] < 3, 0.2, 0.8).expand(1, 3, 6, 6)
+    out = low_level_scores(colours, seed, LowLevelSpec(prior=prior, window=window))  # type: ignore[arg-type]
+    assert bool(torch.isfinite(out).all())
+    torch.testing.assert_close(out.sum(1), torch.ones(1, 6, 6), atol=1e-4, rtol=0)
+
+
+def test_seeding_aligns_channels_with_classes() -> None:
+    """Three colours, a noisy seed: F_l's channel j is the region that the seed calls j, in any order."""
+    truth = torch.zeros(12, 12, dtype=torch.long)
+    truth[4:8], truth[8:] = 1, 2
+    colours = torch.tensor([[0.1, 0.2, 0.9], [0.2, 0.8, 0.2], [0.9, 0.3, 0.1]])
+    generator = torch.Generator().manual_seed(0)
+    x = colours[truth].permute(2, 0, 1)[None] + 0.02 * torch.randn(1, 3, 12, 12, generator=generator)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        channel = torch.tensor(order)[truth]
+        one_hot = torch.nn.functional.one_hot(channel, 3).permute(2, 0, 1)[None].float()
+        seed = (0.5 * one_hot + 0.5 * torch.rand(1, 3, 12, 12, generator=generator)).softmax(1)
+        labels = low_level_scores(x.clamp(0, 1), seed, LowLevelSpec())[0].argmax(0)
+        assert float((labels == channel).float().mean()) == 1.0
+
+
+def test_lab_of_known_colours() -> None:
+    rgb = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).T.reshape(1, 3, 3, 1)
+    expected = np.array([[100, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]])
+    lab = lowlevel.rgb_to_lab(rgb)[0, :, :, 0].T.numpy() * 100
+    np.testing.assert_allclose(lab, expected, atol=0.15)
+
+
+def test_pooling_averages_cells() -> None:
+    x = image(8, h=8, w=12)
+    torch.testing.assert_close(lowlevel.pool_colours(x, (2, 3))[0, :, 1, 2], x[0, :, 4:, 8:].mean((1, 2)))

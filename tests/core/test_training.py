@@ -1,0 +1,136 @@
+"""The loop, its presets, and exact resumption, on tokens whose classes are known."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from il2vseg.errors import UserError
+from il2vseg.selection import adjusted_rand_index, choose_whitening, components_for, token_statistics
+from il2vseg.training import Method, Recipe, Trainer, derangement, step_generator
+
+_spec = importlib.util.spec_from_file_location("bank", Path(__file__).parent / "bank.py")
+assert _spec is not None
+assert _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+BandBank = _module.BandBank
+
+SHORT = Recipe(
+    correspondence_steps=6, smoothness_steps=8, batch=4, correspondence_samples=12, smoothness_samples=12,
+    eigen_samples=8,
+)  # fmt: skip
+
+
+def trainer(recipe: Recipe, seed: int = 0) -> Trainer:
+    bank = BandBank(seed=seed)
+    return Trainer(bank, token_statistics(bank).whitening(4, False), recipe)
+
+
+def labels(t: Trainer) -> Tensor:
+    images = torch.arange(len(t.bank))
+    tokens = t.bank.tokens(images).transpose(1, 2).reshape(len(images), -1, *t.bank.grid)
+    with torch.no_grad():
+        return t.classifier(tokens).argmax(1).flatten()
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_finds_well_separated_classes(method: Method) -> None:
+    t = trainer(dataclasses.replace(SHORT, method=method))
+    t.run()
+    assert adjusted_rand_index(labels(t), t.bank.truth.flatten()) > 0.98  # type: ignore[attr-defined]
+
+
+def test_the_same_seed_gives_the_same_model_twice() -> None:
+    a, b = trainer(SHORT), trainer(SHORT)
+    a.run()
+    b.run()
+    for name, value in a.classifier.state_dict().items():
+        assert torch.equal(value, b.classifier.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
+def test_resuming_takes_exactly_the_steps_that_were_left(stop: int) -> None:
+    whole: list[dict[str, float]] = []
+    trainer(SHORT).run(lambda report: whole.append(report.losses))
+
+    class Killed(Exception):
+        pass
+
+    first = trainer(SHORT)
+    seen: list[dict[str, float]] = []
+
+    def kill(report: object) -> None:
+        seen.append(report.losses)  # type: ignore[attr-defined]
+        if len(seen) == stop:
+            raise Killed
+
+    with pytest.raises(Killed):
+        first.run(kill)
+    second = trainer(SHORT)
+    second.restore(*first.state())
+    second.run(lambda report: seen.append(report.losses))
+    assert seen == whole
+
+
+def test_a_state_of_another_recipe_is_refused() -> None:
+    state = trainer(SHORT).state()
+    with pytest.raises(UserError, match="settings differ"):
+        trainer(dataclasses.replace(SHORT, seed=1)).restore(*state)
+
+
+def test_a_derangement_pairs_nothing_with_itself() -> None:
+    for n in (2, 3, 16):
+        order = derangement(n, step_generator(0, "test", n))
+        assert sorted(order.tolist()) == list(range(n))
+        assert not bool((order == torch.arange(n)).any())
+
+
+def test_whitened_tokens_have_unit_variance_and_no_mean() -> None:
+    bank = BandBank()
+    whitening = token_statistics(bank).whitening(5, centre=False)
+    z = whitening(bank.tokens(torch.arange(len(bank)))).flatten(0, 1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.T @ z / len(z), torch.eye(5), atol=1e-3, rtol=0)
+
+
+def test_whitening_of_selected_positions_is_that_of_all() -> None:
+    bank = BandBank()
+    whitening = token_statistics(bank).whitening(5, centre=True)
+    tokens = bank.tokens(torch.arange(3))
+    index = torch.tensor([4, 0, 30])
+    torch.testing.assert_close(whitening(tokens, index), whitening(tokens)[:, index])
+
+
+class SceneBank(BandBank):  # type: ignore[misc, valid-type]
+    """Band images where each half of the footage has an offset of its own, larger than the classes."""
+
+    def __init__(self) -> None:
+        super().__init__(images=24)
+        offset = torch.zeros(24, 1, 12)
+        offset[:12, :, 5], offset[12:, :, 5] = 8.0, -8.0
+        self._tokens = self._tokens + offset
+
+
+def test_centring_is_chosen_where_clusters_would_follow_scenes() -> None:
+    bank = SceneBank()
+    selection = choose_whitening(bank, token_statistics(bank), 3)
+    assert selection.centre
+    by_centre = {c.centre: c.stability for c in selection.candidates}
+    assert by_centre[True] > by_centre[False] + 0.2
+
+
+def test_dimensions_follow_the_number_of_classes() -> None:
+    assert [components_for(c, 384) for c in (2, 3, 11, 27)] == [3, 6, 64, 64]
+    assert components_for(27, 12) == 12
+
+
+def test_rand_index_of_equal_and_unrelated_labelings() -> None:
+    a = torch.arange(3000) % 3
+    assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1.0)
+    b = torch.randint(3, (3000,), generator=torch.Generator().manual_seed(0))
+    assert abs(adjusted_rand_index(a, b)) < 0.01
