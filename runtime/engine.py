@@ -1,0 +1,118 @@
+"""An engine maps a frame of any size to class labels of that size.
+
+    engine = open_engine(Path("runs/river/export"))
+    result = engine(frame)
+
+A `Backend` runs the graph and nothing else; everything around it (resizing, naming of clusters,
+stabilisation, timing) is done once, here, for all of them.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from il2vseg.runtime.manifest import Manifest, ModelFile
+from numpy.typing import NDArray
+
+from il2vseg.images import Frame, Labels, resize_frame, resize_labels
+
+Scores = NDArray[np.float32]
+"""Cluster scores of a frame (C, h, w); each position's scores are a distribution over C."""
+
+
+class Backend(Protocol):
+    """Something that runs the graph of a manifest.
+
+    Attributes:
+        provider: name as on the command line. entry: the file that it runs.
+    """
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def entry(self) -> ModelFile: ...
+
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the backend holds; it is not called again."""
+        ...
+
+
+class Stabiliser(Protocol):
+    """Something that makes the scores of consecutive frames steadier."""
+
+    def __call__(self, frame: Frame, scores: Scores) -> Scores:
+        """Map the scores (C, h, w) of `frame` (H, W, 3) to steadier ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an engine says of a frame.
+
+    Attributes:
+        labels: class ids (H, W) of the frame's own size, indices into the manifest's classes.
+        scores: cluster scores (C, h, w).
+        latency_ms: milliseconds by step: resize, engine, labels.
+    """
+
+    labels: Labels
+    scores: Scores
+    latency_ms: dict[str, float]
+
+
+class Engine:
+    """A backend with all that makes frames of any size into named classes."""
+
+    def __init__(self, manifest: Manifest, backend: Backend, stabiliser: Stabiliser | None = None) -> None:
+        self.manifest = manifest
+        self.backend = backend
+        self._stabiliser = stabiliser
+        self._class_of_cluster = np.zeros(256, np.uint8)
+        self._class_of_cluster[: len(manifest.clusters)] = manifest.clusters
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider that runs the graph."""
+        return self.backend.provider
+
+    def infer(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Run the bare graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
+        return self.backend(frames)
+
+    def __call__(self, frame: Frame) -> Result:
+        """Segment one BGR frame (H, W, 3)."""
+        marks = [time.perf_counter()]
+        small = resize_frame(frame, self.manifest.size)
+        marks.append(time.perf_counter())
+        clusters, scores = self.infer(np.ascontiguousarray(small)[None])
+        marks.append(time.perf_counter())
+        steady, ids = scores[0], clusters[0]
+        if self._stabiliser is not None:
+            steady = self._stabiliser(small, steady)
+            ids = upsampled_argmax(steady, self.manifest.size)
+        classes = np.asarray(cv2.LUT(ids, self._class_of_cluster), dtype=np.uint8)
+        labels = resize_labels(classes, (frame.shape[0], frame.shape[1]))
+        marks.append(time.perf_counter())
+        steps = ("resize", "engine", "labels")
+        spans = zip(steps, marks, marks[1:], strict=False)
+        return Result(labels, steady, {step: 1e3 * (end - start) for step, start, end in spans})
+
+    def close(self) -> None:
+        """Give back what the backend holds."""
+        self.backend.close()
+
+
+def upsampled_argmax(scores: Scores, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Cluster ids (H, W) from scores (C, h, w), as the graph makes them: bilinear, then argmax."""
+    height, width = size
+    fine = cv2.resize(
+        np.ascontiguousarray(scores.transpose(1, 2, 0)), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    return np.asarray(fine.reshape(height, width, -1).argmax(2), dtype=np.uint8)

@@ -1,0 +1,77 @@
+"""The picture for people: classes as colours over the frame, a legend, the frame rate."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from il2vseg.runtime.manifest import ClassInfo
+from numpy.typing import NDArray
+
+from il2vseg.images import Frame, Labels
+
+DEFAULT_OPACITY = 0.45
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def palette(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """Return the BGR colour of every id, (256, 3); ids without a class are black."""
+    colors = np.zeros((256, 3), np.uint8)
+    for i, info in enumerate(classes):
+        colors[i] = info.color[::-1]
+    return colors
+
+
+class Overlay:
+    """Paints labels, legend and frame rate over frames.
+
+    painted = overlay(frame, labels, fractions, fps)
+    """
+
+    def __init__(self, classes: Sequence[ClassInfo], opacity: float = DEFAULT_OPACITY) -> None:
+        """Prepare for these classes; `opacity` of the colours is from 0 to 1."""
+        self._names = [c.name for c in classes]
+        self._palette = palette(classes)
+        self._opacity = opacity
+
+    def blend(self, frame: Frame, labels: Labels) -> Frame:
+        """Return the frame (H, W, 3) tinted by the classes of `labels` (H, W)."""
+        colors = cv2.applyColorMap(labels, self._palette.reshape(256, 1, 3))
+        return np.asarray(
+            cv2.addWeighted(frame, 1 - self._opacity, colors, self._opacity, 0.0), dtype=np.uint8
+        )
+
+    def __call__(
+        self, frame: Frame, labels: Labels, fractions: Sequence[float] = (), fps: float | None = None
+    ) -> Frame:
+        """Return the tinted frame with a legend.
+
+        Args:
+            frame: BGR (H, W, 3). labels: class ids (H, W).
+            fractions: share of the frame for every class, in [0, 1]; () leaves them out.
+        """
+        painted = self.blend(frame, labels)
+        lines = [
+            (f"{name} {100 * fractions[i]:.0f} %" if len(fractions) else name, self._palette[i])
+            for i, name in enumerate(self._names)
+        ]
+        self._legend(painted, lines, None if fps is None else f"{fps:.1f} fps")
+        return painted
+
+    def _legend(self, image: Frame, lines: Sequence[tuple[str, NDArray[np.uint8]]], rate: str | None) -> None:
+        """Draw the legend into the upper left corner, in a size that suits the image."""
+        scale = max(0.35, min(image.shape[0] / 900, 1.2))
+        texts = [text for text, _ in lines] + ([rate] if rate else [])
+        sizes = [cv2.getTextSize(text, _FONT, scale, 1)[0] for text in texts]
+        step = int(26 * scale) + 4
+        swatch = step - 6
+        width = min(max(w for w, _ in sizes) + swatch + 18, image.shape[1])
+        height = min(step * len(texts) + 6, image.shape[0])
+        panel = image[:height, :width]
+        cv2.convertScaleAbs(panel, dst=panel, alpha=0.4)
+        for i, text in enumerate(texts):
+            bottom = (i + 1) * step - 2
+            if i < len(lines):
+                color = tuple(int(v) for v in lines[i][1])
+                cv2.rectangle(image, (5, bottom - swatch), (5 + swatch, bottom), color, cv2.FILLED)
+            at = (swatch + 11, bottom - int(0.2 * swatch))
+            cv2.putText(image, text, at, _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)

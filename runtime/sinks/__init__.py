@@ -1,0 +1,1 @@
+"""Sinks take what the pipeline made of a frame; each is usable alone."""

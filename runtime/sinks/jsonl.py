@@ -1,0 +1,64 @@
+"""JSON lines: one object a frame and one an event."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+
+from il2vseg.errors import UserError
+
+
+class JsonlSink(Sink):
+    """Writes lines to a file, or to standard output for `-`.
+
+    Every line goes to the system at once and in one piece, so a killed process leaves whole lines only;
+    what a full disk cut off is taken back.
+    """
+
+    name = "jsonl"
+
+    def __init__(self, path: Path) -> None:
+        """Create the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._standard_output = str(path) == "-"
+        if self._standard_output:
+            self._fd = sys.stdout.fileno()
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def write(self, output: Output) -> None:
+        self._line(output.record)
+
+    def event(self, event: Event) -> None:
+        self._line(event.to_dict())
+
+    def _line(self, value: dict[str, Any]) -> None:
+        data = (json.dumps(value, allow_nan=False) + "\n").encode()
+        regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        start = os.lseek(self._fd, 0, os.SEEK_CUR) if regular else 0
+        try:
+            written = os.write(self._fd, data)
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError:
+            if regular:
+                os.ftruncate(self._fd, start)
+                os.lseek(self._fd, start, os.SEEK_SET)
+            raise
+
+    def close(self) -> None:
+        if not self._standard_output:
+            os.close(self._fd)

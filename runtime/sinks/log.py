@@ -1,0 +1,30 @@
+"""Events as lines on standard error."""
+
+import sys
+from collections import Counter
+
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+
+MOST_OF_A_KIND = 20
+
+
+class LogSink(Sink):
+    """Prints events; of a kind that comes over and over only the first few."""
+
+    name = "log"
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def write(self, output: Output) -> None:
+        return None
+
+    def event(self, event: Event) -> None:
+        self._seen[event.kind] += 1
+        count = self._seen[event.kind]
+        if count <= MOST_OF_A_KIND:
+            print(f"il2vseg-run: {event.message}", file=sys.stderr)
+        if count == MOST_OF_A_KIND:
+            print(f"il2vseg-run: further events {event.kind} are not shown", file=sys.stderr)

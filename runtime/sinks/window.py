@@ -1,0 +1,40 @@
+"""The overlay in a window on this machine's screen."""
+
+import os
+import sys
+
+import cv2
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+
+_TITLE = "IL2Vseg"
+_ESCAPE = 27
+
+
+class WindowSink(Sink):
+    """Keeps the newest overlay; the main thread, the only one that may talk to the screen, shows it."""
+
+    name = "window"
+
+    def __init__(self) -> None:
+        """Check that there is a screen.
+
+        Raises:
+            UserError: there is none.
+        """
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise UserError("--window: there is no display here; use --serve PORT and a browser instead")
+        self._newest: Frame | None = None
+
+    def write(self, output: Output) -> None:
+        self._newest = output.overlay
+
+    def show(self) -> bool:
+        """Show the newest overlay. False once the user pressed q or Escape."""
+        newest, self._newest = self._newest, None
+        if newest is not None:
+            cv2.imshow(_TITLE, newest)
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), _ESCAPE)

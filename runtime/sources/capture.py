@@ -1,0 +1,141 @@
+"""Connections to cameras and network streams through OpenCV. `LiveSource` keeps them alive."""
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+
+
+class ConnectionFailed(Exception):
+    """A camera or stream cannot be opened now; later it may."""
+
+
+class Connection(Protocol):
+    """An open camera or stream. Used by one thread."""
+
+    fps: float | None
+
+    def grab(self) -> tuple[Frame, float | None] | None:
+        """Return the next frame and its own timestamp in ms where it has one; None when the stream ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What to ask of a camera; it may give something else.
+
+    Attributes:
+        size: (height, width). fps: frames a second. codec: four letters, such as MJPG.
+    """
+
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+    codec: str | None = None
+
+    def properties(self) -> list[tuple[int, float]]:
+        """Return OpenCV's properties, the codec first: it decides which sizes and rates there are."""
+        wanted: list[tuple[int, float]] = [(cv2.CAP_PROP_BUFFERSIZE, 1)]
+        if self.codec is not None:
+            if len(self.codec) != 4:
+                raise UserError(f"--capture-codec {self.codec}: four letters are needed, such as MJPG")
+            wanted.append((cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self.codec)))
+        if self.size is not None:
+            wanted += [(cv2.CAP_PROP_FRAME_HEIGHT, self.size[0]), (cv2.CAP_PROP_FRAME_WIDTH, self.size[1])]
+        if self.fps is not None:
+            wanted.append((cv2.CAP_PROP_FPS, self.fps))
+        return wanted
+
+
+class OpenCvConnection:
+    """A `Connection` on a cv2.VideoCapture."""
+
+    def __init__(self, capture: Any, fps: float | None) -> None:
+        self._capture = capture
+        self.fps = fps
+
+    def grab(self) -> tuple[Frame, float | None] | None:
+        """Return the next frame and its timestamp; None when the stream ended."""
+        ok, frame = self._capture.read()
+        if not ok or frame is None:
+            return None
+        timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        return np.asarray(frame, dtype=np.uint8), timestamp if timestamp > 0 else None
+
+    def close(self) -> None:
+        """Release the device or socket."""
+        self._capture.release()
+
+
+def _connection(capture: Any, name: str) -> OpenCvConnection:
+    if not capture.isOpened():
+        capture.release()
+        raise ConnectionFailed(f"{name} cannot be opened")
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    # Some streams announce their clock rate (90000) as frame rate.
+    return OpenCvConnection(capture, fps if 0 < fps <= 240 else None)
+
+
+def open_camera(camera: str, options: CaptureOptions) -> Connection:
+    """Open a local camera.
+
+    Args:
+        camera: index, or path of the device.
+    Raises:
+        ConnectionFailed: it does not answer.
+    """
+    wanted = options.properties()
+    name: str | int = int(camera) if camera.isdigit() else camera
+    if isinstance(name, str) and not os.path.exists(name):
+        raise ConnectionFailed(f"{name}: no such device")
+    capture = cv2.VideoCapture(name, cv2.CAP_V4L2 if os.name == "posix" else cv2.CAP_ANY)
+    if capture.isOpened():
+        for key, value in wanted:
+            capture.set(key, value)
+    return _connection(capture, f"camera {camera}")
+
+
+_FFMPEG_OPTIONS = {"rtsp": "rtsp_transport;tcp", "rtsps": "rtsp_transport;tcp", "udp": "overrun_nonfatal;1"}
+_ENVIRONMENT = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_environment_lock = threading.Lock()
+
+
+def open_stream(url: str, connect_s: float, timeout_s: float) -> Connection:
+    """Open a network stream through FFmpeg, or `gst:PIPELINE` through GStreamer.
+
+    Args:
+        connect_s: give up when there is no answer for so long. timeout_s: the same for a later packet.
+    Raises:
+        ConnectionFailed: it does not answer.
+        UserError: this OpenCV has no GStreamer.
+    """
+    if url.startswith("gst:"):
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            raise UserError(
+                "this OpenCV was built without GStreamer; install the distribution's python3-opencv, "
+                "or use an rtsp://, http://, udp:// or tcp:// address"
+            )
+        return _connection(cv2.VideoCapture(url[4:], cv2.CAP_GSTREAMER), "the GStreamer pipeline")
+    scheme = url.partition(":")[0].lower()
+    parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * connect_s)]
+    parameters += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * timeout_s)]
+    # OpenCV takes options of FFmpeg's demuxers from the environment only; what the user set there stays.
+    with _environment_lock:
+        given = os.environ.get(_ENVIRONMENT)
+        if given is None and scheme in _FFMPEG_OPTIONS:
+            os.environ[_ENVIRONMENT] = _FFMPEG_OPTIONS[scheme]
+        try:
+            capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
+        finally:
+            if given is None:
+                os.environ.pop(_ENVIRONMENT, None)
+    return _connection(capture, "the stream")

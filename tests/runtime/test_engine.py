@@ -1,0 +1,145 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from il2vseg.runtime.engine import Engine
+from il2vseg.runtime.manifest import Manifest, ModelFile
+from il2vseg.runtime.providers import UnavailableError, choose_file, open_engine
+from onnx import helper
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame, resize_frame, resize_labels
+
+from .conftest import SIZE, build_graph, reference, write_model
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Engine:
+    return open_engine(model, say=lambda line: None)
+
+
+def test_labels_are_classes_at_the_frames_own_size(engine: Engine, frames: list[Frame]) -> None:
+    for frame in frames[:3]:
+        result = engine(frame)
+        expected = resize_labels(reference(resize_frame(frame, SIZE)), frame.shape[:2])
+        assert result.labels.shape == frame.shape[:2]
+        assert result.labels.dtype == np.uint8
+        assert (result.labels == expected).mean() > 0.99
+
+
+def test_infer_is_the_bare_graph(engine: Engine, frames: list[Frame]) -> None:
+    labels, scores = engine.infer(resize_frame(frames[0], SIZE)[None])
+    assert labels.shape == (1, *SIZE)
+    np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
+
+
+def test_a_stabiliser_decides_the_labels(model: Path, frames: list[Frame]) -> None:
+    def only_sky(frame: Frame, scores: np.ndarray) -> np.ndarray:
+        return np.eye(len(scores), dtype=np.float32)[2][:, None, None] * np.ones_like(scores)
+
+    steady = open_engine(model, stabiliser=only_sky, say=lambda line: None)
+    assert (steady(frames[0]).labels == 2).all()
+
+
+def test_auto_says_which_provider_runs_and_why(model: Path) -> None:
+    lines: list[str] = []
+    assert open_engine(model, say=lines.append).provider == "cpu"
+    assert len(lines) == 1
+    assert "on provider cpu" in lines[0]
+    assert "cuda: this onnxruntime has no CUDAExecutionProvider" in lines[0]
+
+
+def test_an_absent_provider_is_refused_with_what_to_do(model: Path) -> None:
+    with pytest.raises(UserError, match=r"provider cuda: .*--provider auto"):
+        open_engine(model, "cuda")
+
+
+def test_a_provider_that_silently_falls_back_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(UserError, match="did not start"):
+        open_engine(model, "cuda")
+
+
+def test_a_truncated_graph_is_refused_by_its_hash(make_model: Callable[[str], Path]) -> None:
+    folder = make_model("m")
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="the manifest says"):
+        open_engine(folder)
+
+
+def test_a_graph_that_is_no_onnx_is_refused(make_model: Callable[[str], Path]) -> None:
+    folder = make_model("m")
+    graph = build_graph()
+    graph.graph.node[4].op_type = "NoSuchOperator"
+    write_model(folder, graph)
+    with pytest.raises(UserError, match="ONNX Runtime cannot load it"):
+        open_engine(folder)
+
+
+def test_a_graph_of_another_shape_than_the_manifests_is_refused(tmp_path: Path) -> None:
+    graph = build_graph()
+    graph.graph.output[1].name = "other"
+    graph.graph.node.append(helper.make_node("Identity", ["scores"], ["other"]))
+    onnx.checker.check_model(graph)
+    with pytest.raises(UserError, match="promises scores"):
+        open_engine(write_model(tmp_path / "m", graph))
+
+
+def _manifest(model: Path, *files: tuple[str, str, str]) -> Manifest:
+    from dataclasses import replace
+
+    entries = tuple(ModelFile(f"{i}.bin", f, p, t, "0" * 64) for i, (f, p, t) in enumerate(files))  # type: ignore[arg-type]
+    return replace(Manifest.load(model), files=entries)
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [("cpu", "2.bin"), ("openvino", "2.bin"), ("tensorrt", "1.bin"), ("cuda", "1.bin")],
+)
+def test_each_provider_takes_the_file_made_for_it(model: Path, provider: str, expected: str) -> None:
+    manifest = _manifest(
+        model,
+        ("onnx", "fp32", "any"),
+        ("onnx", "fp16", "any"),
+        ("onnx", "int8", "cpu"),
+        ("onnx", "int8", "tensorrt"),
+    )
+    assert choose_file(manifest, provider).path == expected
+
+
+def test_a_precision_can_be_asked_for(model: Path) -> None:
+    manifest = _manifest(model, ("onnx", "int8", "cpu"), ("onnx", "fp32", "any"))
+    assert choose_file(manifest, "cpu", "fp32").precision == "fp32"
+    with pytest.raises(UnavailableError, match="no file of precision int8"):
+        choose_file(manifest, "cuda", "int8")
+
+
+def test_an_engine_file_is_nothing_for_onnx_runtime(model: Path) -> None:
+    with pytest.raises(UnavailableError, match="it has tensorrt fp16 for tensorrt"):
+        choose_file(_manifest(model, ("tensorrt", "fp16", "tensorrt")), "cpu")
+
+
+def test_the_newest_export_is_the_default(tmp_path: Path, make_model: Callable[[str], Path]) -> None:
+    import os
+
+    from il2vseg.runtime.models import find_model, list_models
+
+    runs = tmp_path / "runs"
+    for i, name in enumerate(("runs/a/export", "runs/b")):
+        folder = make_model(name)
+        os.utime(folder / "manifest.json", (1000 + i, 1000 + i))
+    assert find_model(None, runs) == runs / "b"
+    assert [f.folder for f in list_models(runs)][:2] == [runs / "b", runs / "a/export"]
+    assert find_model(runs / "a/export/manifest.json", runs) == runs / "a/export"
+    shutil.rmtree(runs / "b")
+    assert find_model(None, runs) == runs / "a/export"
+    with pytest.raises(UserError, match="no such model"):
+        find_model(tmp_path / "nowhere", runs)

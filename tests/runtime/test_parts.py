@@ -1,0 +1,119 @@
+"""The small parts: histogram, channel, overlay."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from il2vseg.runtime.channel import Channel
+from il2vseg.runtime.histogram import RATIO, Histogram, Latencies
+from il2vseg.runtime.overlay import Overlay
+
+from il2vseg.images import Frame
+
+from .conftest import CLASSES
+
+
+@given(st.lists(st.floats(0.02, 50_000), min_size=1), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
+def test_quantiles_are_right_within_a_bucket(durations: list[float], q: float) -> None:
+    histogram = Histogram()
+    for ms in durations:
+        histogram.add(ms)
+    exact = sorted(durations)[max(1, math.ceil(q * len(durations))) - 1]
+    assert exact * (1 - 1e-6) <= histogram.quantile(q) <= exact * RATIO * (1 + 1e-6)
+
+
+@given(st.lists(st.floats(0, 1e9)), st.floats(0.01, 1e5))
+def test_counts_up_to_a_limit_grow_to_the_number_of_durations(durations: list[float], limit: float) -> None:
+    histogram = Histogram()
+    for ms in durations:
+        histogram.add(ms)
+    assert histogram.at_most(limit) <= sum(ms <= limit for ms in durations) + durations.count(0)
+    assert histogram.at_most(1e9) == len(durations)
+
+
+def test_an_empty_histogram_has_no_quantile() -> None:
+    assert math.isnan(Histogram().quantile(0.5))
+
+
+def test_the_table_has_a_row_for_every_stage() -> None:
+    latencies = Latencies()
+    latencies.add({"read": 1.0, "engine": 20.0})
+    latencies.add({"engine": 40.0})
+    head, read, engine = latencies.table().splitlines()
+    assert "p50" in head
+    assert "p99" in head
+    assert read.split()[:2] == ["read", "1"]
+    assert engine.split()[:2] == ["engine", "2"]
+
+
+def test_a_lossless_channel_keeps_order_and_everything() -> None:
+    channel: Channel[int] = Channel(2)
+    got: list[int] = []
+
+    def consume() -> None:
+        while (item := channel.get()) is not None:
+            got.append(item)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    assert all(channel.put(i) for i in range(1000))
+    channel.close()
+    thread.join()
+    assert got == list(range(1000))
+    assert channel.drained
+
+
+def test_a_newest_channel_forgets_the_oldest() -> None:
+    channel: Channel[int] = Channel(1, newest=True)
+    for i in range(5):
+        channel.put(i)
+    assert channel.get() == 4
+    assert channel.get(timeout=0.01) is None
+
+
+def test_closing_frees_a_waiting_producer() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.put(0)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(channel.put(1)))
+    thread.start()
+    channel.close()
+    thread.join(5)
+    assert results == [False]
+    assert channel.get() == 0
+    assert channel.get() is None
+    assert not channel.put(2)
+
+
+def test_a_full_channel_gives_up_after_the_timeout() -> None:
+    channel: Channel[int] = Channel(1)
+    assert channel.put(0)
+    assert not channel.put(1, timeout=0.01)
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
+def test_the_overlay_blends_class_colours(frames: list[Frame], opacity: float) -> None:
+    frame = frames[0]
+    labels = np.full(frame.shape[:2], 1, np.uint8)
+    blended = Overlay(CLASSES, opacity).blend(frame, labels)
+    expected = (1 - opacity) * frame + opacity * np.array(CLASSES[1].color[::-1])
+    assert np.abs(blended - expected).max() <= 1
+
+
+def test_the_overlay_leaves_the_frame_alone_and_writes_a_legend(frames: list[Frame]) -> None:
+    frame = frames[0].copy()
+    labels = np.zeros(frame.shape[:2], np.uint8)
+    overlay = Overlay(CLASSES)
+    painted = overlay(frame, labels, [1.0, 0.0, 0.0], 9.9)
+    np.testing.assert_array_equal(frame, frames[0])
+    assert (painted != overlay.blend(frame, labels)).any()
+    assert painted.shape == frame.shape
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (1080, 1920)])
+def test_the_overlay_fits_any_frame(size: tuple[int, int]) -> None:
+    painted = Overlay(CLASSES)(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), [1.0, 0.0, 0.0], 1.0)
+    assert painted.shape == (*size, 3)
