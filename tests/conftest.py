@@ -4,13 +4,16 @@ IL2VSEG_STRICT=1, which continuous integration sets, turns every such skip into 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from il2vseg.errors import UserError
+
+# Small models on a busy machine: one thread is several times faster than two. Subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
@@ -60,14 +63,3 @@ def dinov2_weights() -> Path:
 def densecrf() -> None:
     """The package `pydensecrf` of the extra `crf`."""
     _require(find_spec("pydensecrf"), "pydensecrf is not installed (pip install 'il2vseg[crf]')")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small models on a busy machine: one torch thread is several times faster than two."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
