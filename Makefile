@@ -43,12 +43,12 @@ clean: ## remove the environment and caches, keep runs/
 # The stamps make installation happen once, and again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.installed
 	@for extra in $(OPTIONAL_EXTRAS); do \
-	    $(BIN)/python -m pip install --disable-pip-version-check --editable ".[$$extra]" \
+	    $(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[$$extra]" \
 	        || echo "make: left out the extra '$$extra': it did not install; tests that need it are skipped" >&2; \
 	done
 	touch $@
