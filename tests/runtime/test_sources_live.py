@@ -1,0 +1,200 @@
+"""Live sources on fake connections: failures at will, no network."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+from il2vseg.runtime.sources import SourceOptions, live, open_source
+from il2vseg.runtime.sources.capture import CaptureOptions, ConnectionFailed
+from il2vseg.runtime.sources.live import LiveSource
+
+
+class Fake:
+    """A connection that plays a script: numbers are frames, "end" ends it, "hang" hangs, "same" freezes."""
+
+    fps = 30.0
+    open = 0
+
+    def __init__(self, script: list[Any], release: threading.Event) -> None:
+        self._script = iter(script)
+        self._release = release
+        self._stamp = 0.0
+        type(self).open += 1
+
+    def grab(self) -> tuple[Frame, float | None] | None:
+        step = next(self._script, "end")
+        if step == "end":
+            return None
+        if step == "hang":
+            self._release.wait(30)
+            return None
+        if step == "same":
+            time.sleep(0.002)
+            self._script = iter(["same"] * 100_000)
+        else:
+            time.sleep(0.005)
+            self._stamp += 1
+        return np.full((2, 2, 3), step if isinstance(step, int) else 0, np.uint8), self._stamp
+
+    def close(self) -> None:
+        type(self).open -= 1
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(live, "LONGEST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(live, "CONNECT_S", 0.3)
+    monkeypatch.setattr(Fake, "open", 0)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def __call__(self, kind: str, message: str, **data: Any) -> None:
+        self.events.append((kind, message))
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.events]
+
+
+def connecting(
+    release: threading.Event, *scripts: list[Any] | Exception
+) -> tuple[Callable[[], Fake], list[int]]:
+    """A function that opens one connection after another, and how often it was called."""
+    calls: list[int] = []
+    remaining = iter(scripts)
+
+    def connect() -> Fake:
+        calls.append(1)
+        script = next(remaining, ConnectionFailed("refused"))
+        if isinstance(script, Exception):
+            raise script
+        return Fake(script, release)
+
+    return connect, calls
+
+
+def take(source: LiveSource, wanted: int) -> list[int]:
+    """Read until a frame of the value `wanted` comes; return the values."""
+    values = []
+    while not values or values[-1] != wanted:
+        captured = source.read()
+        assert captured is not None
+        values.append(int(captured.frame[0, 0, 0]))
+    return values
+
+
+@pytest.mark.parametrize("failure", ["end", "hang", "same"])
+def test_a_connection_that_dies_or_freezes_is_made_again(release: threading.Event, failure: str) -> None:
+    connect, _ = connecting(release, [1, 2, 3, failure], ConnectionFailed("refused"), [7, 8, 9, "hang"])
+    log = Log()
+    source = LiveSource(connect, "cam", log, freeze_s=0.1)
+    assert take(source, 9)[-1] == 9
+    assert log.kinds() == ["source_lost", "source_back"]
+    release.set()
+    source.close()
+    assert source.read() is None
+
+
+def test_indices_go_on_after_a_reconnection(release: threading.Event) -> None:
+    connect, _ = connecting(release, [1, 2], [3, 4, "hang"])
+    source = LiveSource(connect, "cam", Log(), freeze_s=0.1)
+    indices = []
+    while not indices or indices[-1] < 3:
+        captured = source.read()
+        assert captured is not None
+        indices.append(captured.index)
+    assert indices == sorted(set(indices))
+    release.set()
+    source.close()
+
+
+def test_only_the_newest_frame_is_kept(release: threading.Event) -> None:
+    connect, _ = connecting(release, [*range(1, 21), "hang"])
+    source = LiveSource(connect, "cam", Log(), freeze_s=1)
+    time.sleep(0.3)
+    captured = source.read()
+    assert captured is not None
+    assert captured.index == 19
+    release.set()
+    source.close()
+
+
+def test_nothing_there_at_the_start_is_an_error(release: threading.Event) -> None:
+    with pytest.raises(UserError, match="cam: refused; check it, or wait for it with --wait-for-source"):
+        LiveSource(connecting(release)[0], "cam", Log())
+    with pytest.raises(UserError, match="no frame came"):
+        LiveSource(connecting(release, ["hang"])[0], "cam", Log(), freeze_s=0.1)
+
+
+def test_waiting_for_the_first_frame_can_be_asked_for(release: threading.Event) -> None:
+    refused = [ConnectionFailed("refused")] * 3
+    source = LiveSource(connecting(release, *refused, [5, "hang"])[0], "cam", Log(), freeze_s=0.1, wait=True)
+    assert take(source, 5) == [5]
+    release.set()
+    source.close()
+
+
+def test_a_waiting_read_can_be_interrupted(release: threading.Event) -> None:
+    source = LiveSource(connecting(release, [1, "hang"])[0], "cam", Log(), freeze_s=30)
+    assert source.read() is not None
+    threading.Timer(0.05, source.interrupt).start()
+    begun = time.monotonic()
+    assert source.read() is None
+    assert time.monotonic() - begun < 5
+
+
+def test_readers_that_hang_for_ever_are_bounded(release: threading.Event) -> None:
+    connect, calls = connecting(release, [1, "hang"], *[["hang"]] * 50)
+    source = LiveSource(connect, "cam", Log(), freeze_s=0.02)
+    assert source.read() is not None
+    threading.Timer(2.5, source.interrupt).start()
+    assert source.read() is None
+    assert len(calls) <= 5
+    release.set()
+
+
+def test_every_connection_is_closed_in_the_end(release: threading.Event) -> None:
+    connect, _ = connecting(release, *[[1]] * 20, [9, "hang"])
+    source = LiveSource(connect, "cam", Log(), freeze_s=0.2)
+    take(source, 9)
+    release.set()
+    source.close()
+    assert Fake.open == 0
+    assert [t for t in threading.enumerate() if t.name == "reader"] == []
+
+
+def test_a_mistake_of_the_user_is_not_tried_again(release: threading.Event) -> None:
+    with pytest.raises(UserError, match="no GStreamer"):
+        LiveSource(connecting(release, UserError("no GStreamer"))[0], "cam", Log(), wait=False)
+
+
+def test_passwords_do_not_show() -> None:
+    with pytest.raises(UserError) as error:
+        open_source("rtsp://captain:secret@127.0.0.1:9/stream", SourceOptions(freeze_s=0.2))
+    assert "secret" not in str(error.value)
+    assert "127.0.0.1:9" in str(error.value)
+
+
+def test_the_codec_is_set_before_the_size() -> None:
+    import cv2
+
+    keys = [key for key, _ in CaptureOptions(size=(480, 640), fps=30, codec="MJPG").properties()]
+    assert keys.index(cv2.CAP_PROP_FOURCC) < keys.index(cv2.CAP_PROP_FRAME_WIDTH)
+    with pytest.raises(UserError, match="four letters"):
+        CaptureOptions(codec="JPEG2").properties()
