@@ -17,6 +17,7 @@ from il2vseg.weights import resolve_weights
 from il2vseg.whitening import Whitening
 
 FILE_NAME = "checkpoint.safetensors"
+METADATA_KEY = "il2vseg"
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -32,7 +33,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, 
     from safetensors.torch import save
 
     tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
-    metadata = {"description": json.dumps(description), "sha256": _digest(tensors)}
+    # One key: safetensors writes several in no fixed order, and equal models should be equal files.
+    metadata = {METADATA_KEY: json.dumps({"description": description, "sha256": _digest(tensors)})}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
@@ -57,11 +59,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}); train again or copy it again"
         ) from None
-    if "description" not in metadata or "sha256" not in metadata:
+    if METADATA_KEY not in metadata:
         raise UserError(f"{path}: not a checkpoint of il2vseg (no description inside)")
-    if _digest(tensors) != metadata["sha256"]:
+    ours = json.loads(metadata[METADATA_KEY])
+    if _digest(tensors) != ours["sha256"]:
         raise UserError(f"{path}: the content does not match its hash; copy the file again")
-    description: dict[str, Any] = json.loads(metadata["description"])
+    description: dict[str, Any] = ours["description"]
     if description.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
         raise UserError(
             f"{path}: written by a newer il2vseg (format {description['format_version']}); update il2vseg"

@@ -107,13 +107,12 @@ def test_whitening_of_selected_positions_is_that_of_all() -> None:
 
 
 class SceneBank(BandBank):  # type: ignore[misc, valid-type]
-    """Band images where each half of the footage has an offset of its own, larger than the classes."""
+    """Band images from four scenes, each with an offset of its own that is larger than the classes."""
 
     def __init__(self) -> None:
         super().__init__(images=24)
-        offset = torch.zeros(24, 1, 12)
-        offset[:12, :, 5], offset[12:, :, 5] = 8.0, -8.0
-        self._tokens = self._tokens + offset
+        scene = torch.arange(24) // 6
+        self._tokens = self._tokens + 12.0 * torch.eye(12)[4 + scene][:, None]
 
 
 def test_centring_is_chosen_where_clusters_would_follow_scenes() -> None:

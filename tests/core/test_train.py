@@ -1,0 +1,144 @@
+"""python -m il2vseg.train as a user runs it, with the random `tiny` backbone on synthetic scenes."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from il2vseg import train
+from il2vseg.checkpoint import load_checkpoint, read_spec
+
+FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
+
+
+def run(*arguments: object) -> int:
+    return train.main([*FAST, *map(str, arguments)])
+
+
+def digest(folder: Path) -> bytes:
+    return (folder / "checkpoint.safetensors").read_bytes()
+
+
+def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> None:
+    out, again = tmp_path / "a", tmp_path / "b"
+    assert run("--out", out) == 0
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoint.safetensors", "config.yaml", "metrics.jsonl", "preview.png", "tensorboard",
+    }  # fmt: skip
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == [0, 1, 2, 0, 1, 2, 3, 4, 5]
+    assert cv2.imread(str(out / "preview.png")) is not None
+    spec = read_spec(out)
+    assert spec.selection["components"] == 6
+    assert {c["centre"] for c in spec.selection["candidates"]} == {True, False}
+    assert load_checkpoint(out).num_classes == 3
+    assert train.main(["--config", str(out / "config.yaml"), "--out", str(again)]) == 0
+    assert digest(again) == digest(out)
+
+
+def test_resuming_after_a_kill_gives_the_same_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from il2vseg import training
+    from il2vseg.monitor import Monitor
+
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run("--out", whole) == 0
+    record = Monitor.step
+
+    def die(self: Monitor, report: training.StepReport) -> None:
+        record(self, report)
+        if (report.stage, report.step) == ("smoothness", 4):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "step", die)
+        assert run("--out", killed) == 130
+    assert not (killed / "checkpoint.safetensors").exists()
+    assert run("--out", killed, "--resume") == 0
+    assert digest(killed) == digest(whole)
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def frames(folder: Path, count: int) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+
+
+def test_unreadable_images_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames(tmp_path / "footage", 5)
+    (tmp_path / "footage" / "2.png").write_bytes(b"not an image")
+    assert run("--dataset", "folder", "--root", tmp_path / "footage", "--out", tmp_path / "out") == 0
+    assert "1" in capsys.readouterr().err
+    assert read_spec(tmp_path / "out").training_data.startswith("4 frames")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "folder", "--root", "nowhere"], "nowhere"),
+        (["--size", "50", "64"], "patch"),
+        (["--num-classes", "13"], "more than the 12 tokens"),
+        (["--num-classes", "1"], "--num-classes 1"),
+        (["--alpha", "2"], "--alpha 2"),
+        (["--steps", "-1"], "--steps -1"),
+        (["--method", "magic"], "magic"),
+        (["--backbone", "resnet"], "resnet"),
+        (["--dataset", "synthetic", "--split", "test"], "test"),
+        (["--config", "nothing.yaml"], "nothing.yaml"),
+        (["--resume"], "nothing to resume"),
+        (["--out", "/dev/null/out"], "/dev/null"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = run(*arguments)
+    except SystemExit as exit_:
+        code = exit_.code  # type: ignore[assignment]
+    assert code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in last
+    assert not list(tmp_path.rglob("checkpoint.safetensors"))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run("--dataset", "folder", "--root", tmp_path / "empty", "--out", tmp_path / "out") == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+
+    from il2vseg import checkpoint
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert run("--out", tmp_path / "out") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "out" / checkpoint.FILE_NAME).exists()
+    assert not [p for p in (tmp_path / "out").iterdir() if p.suffix == ".safetensors"]
