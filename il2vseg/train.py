@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from il2vseg.command import flag, parse, to_yaml
 from il2vseg.errors import UserError, run_command
@@ -92,18 +92,21 @@ def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
     return h * patch, w * patch
 
 
-def recipe_of(config: TrainConfig) -> "Recipe":
-    """The recipe of a method with the settings of the user."""
-    from il2vseg.training import Recipe
+def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Recipe":
+    """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
+    from il2vseg.training import PRESETS, Recipe
 
     recipe = Recipe(
-        method=config.method, num_classes=config.num_classes, clusters=config.clusters, seed=config.seed
+        method=config.method,
+        num_classes=config.num_classes,
+        clusters=config.clusters,
+        seed=config.seed,
+        **{**PRESETS[config.method], **(changes or {})},
     )
     if config.steps is None:
         return recipe
-    stages = recipe.stages()
-    total = sum(steps for _, steps in stages)
-    scaled = {stage: round(config.steps * steps / total) for stage, steps in stages}
+    total = sum(steps for _, steps in recipe.stages())
+    scaled = {stage: round(config.steps * steps / total) for stage, steps in recipe.stages()}
     return dataclasses.replace(
         recipe,
         correspondence_steps=scaled.get("correspondence", 0),
@@ -111,8 +114,11 @@ def recipe_of(config: TrainConfig) -> "Recipe":
     )
 
 
-def train(config: TrainConfig) -> "Segmenter":
+def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmenter":
     """Train as configured and write the checkpoint and its companions to `config.out`.
+
+    Args:
+        changes: fields of the recipe to set differently, for experiments.
 
     Returns:
         the trained model.
@@ -135,7 +141,7 @@ def train(config: TrainConfig) -> "Segmenter":
     check(config)
     out = require_writable_dir(config.out or Path("runs") / config.dataset)
     spec = backbone_spec(config.backbone)
-    recipe = recipe_of(config)
+    recipe = recipe_of(config, changes)
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
     size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
     check_size(size, spec.patch)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from il2vseg import clustering, lowlevel
 from il2vseg.errors import UserError
-from il2vseg.losses import correspondence, eigenfunction, smoothness
+from il2vseg.losses import correspondence, eigenfunction, fusion, smoothness
 from il2vseg.model import Classifier, low_level_memberships
 from il2vseg.spec import LowLevelSpec
 from il2vseg.whitening import Whitening
@@ -19,7 +19,8 @@ Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
 Stage = Literal["correspondence", "smoothness"]
 
 PREDICTION_ALPHA = 0.3
-"""α at prediction: milder than the 0.5 of training, which the colours of water and sky mislead."""
+"""α at prediction and of the labels that the head learns: milder than the 0.5 of the paper, since the
+colours of water and sky mislead."""
 
 SAVE_EVERY = 50
 """Steps between two saved states."""
@@ -27,7 +28,7 @@ SAVE_EVERY = 50
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the training, apart from the data and the backbone."""
+    """Everything that decides the training, apart from the data and the backbone; defaults of il2vseg."""
 
     method: Method = "il2vseg"
     num_classes: int = 3
@@ -35,7 +36,7 @@ class Recipe:
     """Prototypes kept where more than classes are wanted, to be named many-to-one later."""
     seed: int = 0
     correspondence_steps: int = 300
-    smoothness_steps: int = 600
+    smoothness_steps: int = 200
     batch: int = 16
     correspondence_samples: int = 121
     smoothness_samples: int = 144
@@ -48,9 +49,12 @@ class Recipe:
     channel_dropout: float = 0.2
     temperature: float = 0.1
     alpha: float = 0.5
+    """α of F_f in the eigenfunction losses (paper)."""
     gamma: float = 0.1
     beta: float = 0.05
     correspondence_weight: float = 1.0
+    smoothness_weight: float = 0.3
+    fused_weight: float = 0.3
     low_level: LowLevelSpec = field(default_factory=LowLevelSpec)
 
     @property
@@ -68,6 +72,15 @@ class Recipe:
         corr: tuple[Stage, int] = ("correspondence", self.correspondence_steps)
         smooth: tuple[Stage, int] = ("smoothness", self.smoothness_steps)
         return {"kmeans": [], "stego": [corr], "smooseg": [smooth], "il2vseg": [corr, smooth]}[self.method]
+
+
+PRESETS: dict[Method, dict[str, Any]] = {
+    "kmeans": {},
+    "stego": {},
+    "smooseg": {"smoothness_steps": 600, "smoothness_weight": 1.0},
+    "il2vseg": {},
+}
+"""What a method's recipe changes in the defaults."""
 
 
 class TokenBank(Protocol):
@@ -267,45 +280,49 @@ class Trainer:
 
     def _smoothness(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         r, c = self.recipe, self.classifier
-        h, w = self.bank.grid
-        b = len(images)
+        n = self.bank.grid[0] * self.bank.grid[1]
         tokens = self.bank.tokens(images)
-        index = torch.randperm(h * w, generator=generator)[: r.smoothness_samples]
+        index = torch.randperm(n, generator=generator)[: r.smoothness_samples]
         z = c.whitening(tokens, index)
         codes = c.head(channel_dropout(z, r.channel_dropout, generator))
-        p = c.logits(codes, c.global_prototypes.detach()).softmax(-1)
-        losses = {
-            "smooth": smoothness.smoothness_loss(p, z, derangement(b, generator)),
-            "data": smoothness.data_loss(
-                c.logits(codes.detach(), c.local_prototypes), c.logits(codes.detach(), c.global_prototypes)
-            ),
-        }
+        logits = c.logits(codes, c.global_prototypes.detach())
+        p = logits.softmax(-1)
+        other = derangement(len(images), generator)
+        data = smoothness.data_loss(c.logits(codes.detach(), c.local_prototypes), logits)
+        losses = {"smooth": r.smoothness_weight * smoothness.smoothness_loss(p, z, other), "data": data}
         if r.method != "il2vseg":
             return losses
         if r.correspondence_weight:
             z_view = c.whitening(self.bank.view_tokens(images), index)
             codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
-            negatives = [derangement(b, generator) for _ in range(r.negatives)]
-            losses["corr"] = r.correspondence_weight * correspondence.correspondence_loss(
-                codes, codes_view, z, z_view, negatives
-            )
+            negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
+            corr = correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)
+            losses["corr"] = r.correspondence_weight * corr
+        p_seg, f_l = self._low_level(images, c.whitening(tokens), index)
+        if r.fused_weight:
+            fused = lowlevel.fuse(p_seg, f_l, PREDICTION_ALPHA)
+            losses["fused"] = r.fused_weight * fusion.fusion_loss(logits, fused)
         if r.gamma or r.beta:
-            few = index[: r.eigen_samples]
-            gram, f_l = self._eigen_targets(images, c.whitening(tokens), few)
-            f_f = lowlevel.fuse(p[:, : len(few)], f_l, r.alpha)
+            few = slice(r.eigen_samples)
+            gram = self._gram(images, z[:, few], index[few])
+            f_f = lowlevel.fuse(p[:, few], f_l[:, few], r.alpha)
             l_fs, l_reg = eigenfunction.eigenfunction_losses(f_f, gram)
             losses |= {"fs": r.gamma * l_fs, "reg": r.beta * l_reg}
         return losses
 
     @torch.no_grad()
-    def _eigen_targets(self, images: Tensor, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Gram matrix (B·S, B·S) and F_l (B, S, C) at the positions `index` (S,); z: (B, N, k)."""
-        c, (h, w) = self.classifier, self.bank.grid
-        colours = self.bank.colours(images, 1)
+    def _low_level(self, images: Tensor, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """P_seg without dropout and F_l, both (B, S, C) at the positions `index` (S,); z: (B, N, k)."""
+        c = self.classifier
         p_seg = c.logits(c.head(z), c.global_prototypes).softmax(-1)
-        p_seg = p_seg.transpose(1, 2).reshape(len(images), -1, h, w)
-        x, p = low_level_memberships(colours, p_seg, self.recipe.low_level)
-        f_l = lowlevel.affinity_rows(x, p, self.recipe.low_level.sigma, index).transpose(1, 2)
+        on_grid = p_seg.transpose(1, 2).reshape(len(images), -1, *self.bank.grid)
+        x, p = low_level_memberships(self.bank.colours(images, 1), on_grid, self.recipe.low_level)
+        f_l = lowlevel.affinity_rows(x, p, self.recipe.low_level.sigma, index)
+        return p_seg[:, index], f_l.transpose(1, 2)
+
+    def _gram(self, images: Tensor, z: Tensor, index: Tensor) -> Tensor:
+        """Gram matrix (B·S, B·S) of the positions `index` (S,); z: (B, S, k)."""
+        h, w = self.bank.grid
         xy = torch.stack([index % w / w, index // w / h], 1).expand(len(images), -1, -1)
-        rgb = colours.flatten(2).transpose(1, 2)[:, index]
-        return eigenfunction.gram_matrix(z[:, index], rgb, xy), f_l
+        rgb = self.bank.colours(images, 1).flatten(2).transpose(1, 2)[:, index]
+        return eigenfunction.gram_matrix(z, rgb, xy)

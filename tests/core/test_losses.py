@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from il2vseg.losses import correspondence, eigenfunction, similarity, smoothness
+from il2vseg.losses import correspondence, eigenfunction, fusion, similarity, smoothness
 
 F64 = NDArray[np.float64]
 B, S, K, D, C = 3, 5, 4, 6, 3
@@ -73,6 +73,16 @@ def test_data_loss_is_cross_entropy_against_the_global_labels() -> None:
             logits = local[n, i].double().numpy()
             expected -= logits[int(target[n, i].argmax())] - np.log(np.exp(logits).sum())
     assert float(smoothness.data_loss(local, target)) == pytest.approx(expected / (B * S), abs=1e-5)
+
+
+def test_fusion_loss_is_cross_entropy_against_the_fused_labels() -> None:
+    logits, fused = tensor(0, B, S, C), probabilities(1)
+    expected = 0.0
+    for n in range(B):
+        for i in range(S):
+            values = logits[n, i].double().numpy()
+            expected -= values[int(fused[n, i].argmax())] - np.log(np.exp(values).sum())
+    assert float(fusion.fusion_loss(logits, fused)) == pytest.approx(expected / (B * S), abs=1e-5)
 
 
 def reference_graph(s: F64, k: int) -> F64:
