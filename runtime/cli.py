@@ -16,6 +16,7 @@ from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir
 
 if TYPE_CHECKING:
+    from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
@@ -44,6 +45,13 @@ class RunConfig:
     save_video: Path | None = flag(None, "write the overlay as a video", metavar="FILE")
     save_labels: Path | None = flag(None, "write a PNG of class ids for every frame", metavar="DIR")
     jsonl: Path | None = flag(None, "write a JSON object a frame, - for standard output", metavar="FILE|-")
+    serve: str | None = flag(
+        None, "serve a web page there; bound to this machine only by default", metavar="[HOST:]PORT"
+    )
+    token: str | None = flag(
+        None, "what viewers of the page must know; default: made up unless only this machine is served"
+    )
+    allow_host: tuple[str, ...] = flag((), "further host names of the page", metavar="NAME")
     window: bool = flag(False, "show the overlay in a window")
     max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
@@ -93,7 +101,9 @@ def _source_options(config: RunConfig) -> "SourceOptions":
     )
 
 
-def _sinks(config: RunConfig, source: "Source", manifest: "Manifest") -> "list[Sink]":
+def _sinks(
+    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies"
+) -> "Iterator[Sink]":
     """Open what the configuration asks for; the log is always there."""
     from il2vseg.runtime.sinks.jsonl import JsonlSink
     from il2vseg.runtime.sinks.labels import LabelSink
@@ -101,17 +111,33 @@ def _sinks(config: RunConfig, source: "Source", manifest: "Manifest") -> "list[S
     from il2vseg.runtime.sinks.video import VideoSink
     from il2vseg.runtime.sinks.window import WindowSink
 
-    sinks: list[Sink] = [LogSink()]
+    yield LogSink()
     if config.window:
-        sinks.append(WindowSink())
+        yield WindowSink()
     if config.save_labels is not None:
-        sinks.append(LabelSink(config.save_labels))
+        yield LabelSink(config.save_labels)
     if config.save_video is not None:
         require_writable_dir(config.save_video.parent)
-        sinks.append(VideoSink(config.save_video, source.fps, live=source.live))
+        yield VideoSink(config.save_video, source.fps, live=source.live)
     if config.jsonl is not None:
-        sinks.append(JsonlSink(config.jsonl))
-    return sinks
+        yield JsonlSink(config.jsonl)
+    if config.serve is not None:
+        yield _web_sink(config, config.serve, manifest, latencies)
+
+
+def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: "Latencies") -> "Sink":
+    try:
+        from il2vseg.runtime.web.server import WebSink
+    except ImportError:
+        raise UserError("--serve needs more packages: pip install 'il2vseg[web]'") from None
+    from il2vseg.runtime.sources import shown_name
+    from il2vseg.runtime.web.state import State
+
+    target = config.source if config.camera is None else f"camera {config.camera}"
+    state = State(manifest, shown_name(str(target)), latencies)
+    sink = WebSink(address, state, token=config.token, names=config.allow_host)
+    print(f"page: {sink.url}", file=sys.stderr)
+    return sink
 
 
 @contextmanager
@@ -140,6 +166,7 @@ def run(config: RunConfig) -> None:
     check(config)
     from il2vseg.runtime.engine_guard import EngineGuard
     from il2vseg.runtime.events import EventLog
+    from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.models import find_model
     from il2vseg.runtime.overlay import Overlay
     from il2vseg.runtime.pipeline import Pipeline
@@ -164,7 +191,8 @@ def run(config: RunConfig) -> None:
     assert target is not None
     options = _source_options(config)
     with open_source(target, options, events.emit, camera=config.camera is not None) as source:
-        sinks = _sinks(config, source, manifest)
+        latencies = Latencies()
+        sinks = list(_sinks(config, source, manifest, latencies))
         pipeline = Pipeline(
             source,
             guard,
@@ -173,6 +201,7 @@ def run(config: RunConfig) -> None:
             lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps),
             events,
             max_frames=config.max_frames,
+            latencies=latencies,
         )
         windows = [s for s in sinks if isinstance(s, WindowSink)]
         progress = Progress(pipeline, config.max_frames or source.total)

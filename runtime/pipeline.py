@@ -54,6 +54,7 @@ class Pipeline:
         events: EventLog,
         *,
         max_frames: int | None = None,
+        latencies: Latencies | None = None,
     ) -> None:
         self._source = source
         self._engine = engine
@@ -76,7 +77,7 @@ class Pipeline:
         self.frames = 0
         self.dropped = 0
         self.failed = 0
-        self.latencies = Latencies()
+        self.latencies = latencies or Latencies()
 
     def stop(self) -> None:
         """Take no more frames; those under way are finished. Safe in signal handlers and any thread."""

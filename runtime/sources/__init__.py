@@ -20,7 +20,7 @@ from il2vseg.runtime.sources.recorded import ClipSource, ImageSource
 from il2vseg.errors import UserError
 from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 
-__all__ = ["Captured", "Source", "SourceOptions", "open_source"]
+__all__ = ["Captured", "Source", "SourceOptions", "open_source", "shown_name"]
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^/@]*@")
@@ -68,6 +68,11 @@ def open_source(
     return opened if options.geometry == Geometry() else Transformed(opened, options.geometry)
 
 
+def shown_name(source: str) -> str:
+    """Return a source as it may be shown: names end up in logs and on the page, passwords must not."""
+    return _CREDENTIALS.sub("//", source)
+
+
 def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> Source:
     if source.startswith("synthetic:"):
         from il2vseg.runtime.sources.synthetic import SyntheticSource
@@ -75,8 +80,7 @@ def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> 
         return SyntheticSource.parse(source)
     if source.startswith("gst:") or _URL.match(source):
         connect = partial(open_stream, source, CONNECT_S, options.freeze_s)
-        shown = _CREDENTIALS.sub("//", source)  # messages end up in logs; passwords must not
-        return LiveSource(connect, shown, report, freeze_s=options.freeze_s, wait=options.wait)
+        return LiveSource(connect, shown_name(source), report, freeze_s=options.freeze_s, wait=options.wait)
     if camera or source.startswith("/dev/") or (source.isdigit() and not Path(source).exists()):
         connect = partial(open_camera, source, options.capture)
         name = f"camera {source}"

@@ -138,15 +138,18 @@ from gi.repository import Gst, GstRtspServer, GLib
 Gst.init(None)
 server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
 factory = GstRtspServer.RTSPMediaFactory(); factory.set_shared(True)
-factory.set_launch("( videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=120,framerate=25/1 "
-                   "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 pt=96 )")
+factory.set_launch("( videotestsrc is-live=true pattern=ball "
+                   "! video/x-raw,width=160,height=120,framerate=25/1 "
+                   "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 "
+                   "! rtph264pay name=pay0 pt=96 )")
 server.get_mount_points().add_factory("/cam", factory); server.attach(None)
 GLib.MainLoop().run()
 """
 
 
 def have_gstreamer_rtsp() -> bool:
-    check = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer, Gst; "
+    check = "import gi; gi.require_version('GstRtspServer', '1.0'); "
+    check += "from gi.repository import GstRtspServer, Gst; "
     check += "Gst.init(None); assert Gst.ElementFactory.find('x264enc')"
     if not Path(GSTREAMER_PYTHON).exists():
         return False

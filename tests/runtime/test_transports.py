@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from il2vseg.runtime.sources import SourceOptions, open_source
 
 from . import servers

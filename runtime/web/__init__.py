@@ -1,0 +1,1 @@
+"""The web page: the stream in any browser, numbers for Prometheus. Needs the extra `web`."""

@@ -1,0 +1,114 @@
+"""One encoding of each frame for all viewers; each viewer gets the newest frame that it has time for."""
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from il2vseg.runtime.output import Output
+from numpy.typing import NDArray
+
+from il2vseg.images import Frame, resize_frame, resize_labels
+
+WIDEST = 960
+"""Pixels; wider frames are shrunk for the page."""
+
+WIDEST_LABELS = 480
+_QUALITY = 80
+
+
+def fitted(shape: tuple[int, ...], widest: int) -> tuple[int, int]:
+    """Return (height, width) of at most `widest` columns with the aspect of `shape`."""
+    height, width = shape[:2]
+    return (height, width) if width <= widest else (max(1, round(height * widest / width)), widest)
+
+
+def _jpeg(frame: Frame) -> bytes:
+    small = resize_frame(frame, fitted(frame.shape, WIDEST))
+    return _encoded(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+
+
+def _encoded(suffix: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
+    return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
+
+
+def encode_overlay(output: Output) -> bytes:
+    """Return the overlay as a JPEG, for clients that show one picture."""
+    return _jpeg(output.overlay)
+
+
+def encode_bundle(output: Output) -> bytes:
+    """Return what the page needs to compose the picture itself.
+
+    Layout: length of the header (uint32, little-endian), the header (JSON: the frame's record, and the
+    lengths of what follows), the frame as JPEG, the class ids as single-channel PNG.
+    """
+    jpeg = _jpeg(output.captured.frame)
+    labels = output.result.labels
+    small = resize_labels(labels, fitted(labels.shape, WIDEST_LABELS))
+    png = _encoded(".png", small, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    header = json.dumps({"record": output.record, "jpeg": len(jpeg), "png": len(png)}).encode()
+    return struct.pack("<I", len(header)) + header + jpeg + png
+
+
+class Closed(Exception):
+    """The run has ended; there will be no more frames."""
+
+
+Encode = Callable[[Output], bytes]
+
+
+class Broadcaster:
+    """Hands the newest frame, encoded once, to any number of viewers. Lives in one event loop."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._newest: Output | None = None
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._encodings: dict[Encode, tuple[int, asyncio.Future[bytes]]] = {}
+        self._pool = ThreadPoolExecutor(1, "encode")
+        self.encoded = 0
+
+    def publish(self, output: Output) -> None:
+        """Make `output` the newest frame. To be called in the event loop."""
+        self._newest = output
+        self._number += 1
+        self._wake()
+
+    def close(self) -> None:
+        """Send all viewers home. To be called in the event loop."""
+        self._closed = True
+        self._wake()
+        self._pool.shutdown(wait=False)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def next(self, encode: Encode, after: int = 0) -> tuple[int, bytes]:
+        """Wait for a frame newer than number `after`.
+
+        Returns:
+            its number, to be passed next time, and its encoding.
+        Raises:
+            Closed: there will be none.
+        """
+        while self._number <= after and not self._closed:
+            await self._changed.wait()
+        if self._closed:
+            raise Closed
+        assert self._newest is not None
+        number, future = self._encodings.get(encode, (0, None))
+        if future is None or number != self._number:
+            number, newest = self._number, self._newest
+            future = asyncio.ensure_future(
+                asyncio.get_running_loop().run_in_executor(self._pool, encode, newest)
+            )
+            self._encodings[encode] = number, future
+            self.encoded += 1
+        # A viewer that leaves must not cancel the encoding that others wait for.
+        return number, await asyncio.shield(future)

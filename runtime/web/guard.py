@@ -1,0 +1,129 @@
+"""Who may ask, and for how much: host names, token, request size, and headers on every answer."""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
+from urllib.parse import parse_qs
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "il2vseg"
+LONGEST_HEADERS = 16_384
+"""Bytes of all headers of a request."""
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""Answered without a token; they tell nothing."""
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address to bind to reaches this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        hosts: names under which this machine may be addressed. A page elsewhere whose name was pointed at
+            us (DNS rebinding) is refused by this. any_address: numeric addresses are good as well.
+        token: what a viewer must know; None asks for none.
+    """
+
+    hosts: frozenset[str]
+    any_address: bool
+    token: str | None
+
+    @classmethod
+    def bound_to(cls, host: str, token: str | None, names: Iterable[str] = ()) -> "Access":
+        """Choose the rules for a server bound to `host`; `names` are further names of this machine."""
+        hosts = {"localhost", *(n.lower() for n in names)}
+        if is_loopback(host):
+            return cls(frozenset(hosts | {"127.0.0.1", "::1", host}), False, token)
+        own = socket.gethostname().lower()
+        return cls(frozenset(hosts | {own, f"{own}.local", host.lower()}), True, token)
+
+    def host_allowed(self, header: str) -> bool:
+        """Whether a Host header names this machine."""
+        name = header.lower()
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if name in self.hosts:
+            return True
+        if not self.any_address:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def token_matches(self, given: str | None) -> bool:
+        """Whether a token is the right one, in a time that tells nothing about it."""
+        if self.token is None:
+            return True
+        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+
+class Guard:
+    """ASGI middleware that applies `Access` and bounds requests: GET and HEAD only, without a body."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await (self._refusal(scope) or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > LONGEST_HEADERS:
+            return PlainTextResponse("headers too long", 431)
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        if not self._access.host_allowed(headers.get("host", "")):
+            return PlainTextResponse("unknown host name; start il2vseg-run with --allow-host NAME", 400)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("only GET", 405, {"Allow": "GET, HEAD"})
+        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            return PlainTextResponse("no body is expected", 413)
+        if self._access.token is None or scope["path"] in OPEN_PATHS:
+            return None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [None])[0]
+        if given is not None and scope["path"] == "/" and self._access.token_matches(given):
+            # From the address bar into a cookie: the token then shows in no history and no log.
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", max_age=365 * 24 * 3600)
+            return answer
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        bearer = headers.get("authorization", "").partition("Bearer ")[2] or None
+        candidates = (given, cookie.value if cookie else None, bearer)
+        if any(self._access.token_matches(c) for c in candidates if c is not None):
+            return None
+        return PlainTextResponse(
+            "a token is needed: open the address that il2vseg-run printed, with ?token=…", 401
+        )

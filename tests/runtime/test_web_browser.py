@@ -1,0 +1,180 @@
+"""The page in a real browser: Debian's chromium, driven by Playwright, on a real run of il2vseg-run."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import servers
+
+TOKEN = "aye-aye"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser(require: Callable[[object, str], None]) -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    require(chromium, "chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        launched = p.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def camera(clip: Path) -> Iterator[servers.MjpegServer]:
+    server = servers.MjpegServer(clip)
+    with servers.running(server):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(model: Path, camera: servers.MjpegServer) -> Iterator[str]:
+    """Address of the page of a run on an HTTP camera, without its token."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "il2vseg.runtime.cli", "--model", str(model), "--source", camera.url]
+    process = subprocess.Popen(
+        [*command, "--serve", "0", "--token", TOKEN, "--freeze-after", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.match(r"page: (http://\S+/)\?token=", line):
+                break
+        else:
+            raise AssertionError("il2vseg-run ended without serving a page")
+        yield found[1]
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
+    opened.goto(f"{url}?token={TOKEN}")
+    opened.wait_for_selector("#source.up")
+    opened.wait_for_function("document.getElementById('fps').textContent !== '–'")
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def pixels(page: Any) -> str:
+    return str(page.evaluate("document.getElementById('view').toDataURL()"))
+
+
+def test_a_token_is_required(browser: Any, url: str) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    assert opened.goto(url).status == 401
+    assert opened.goto(f"{url}?token=wrong").status == 401
+    assert opened.goto(f"{url}?token={TOKEN}").status == 200
+    assert "token" not in opened.url
+    context.close()
+
+
+def test_the_picture_moves(page: Any) -> None:
+    before = pixels(page)
+    page.wait_for_function("before => document.getElementById('view').toDataURL() !== before", arg=before)
+    assert page.evaluate("[view.width, view.height]") == [160, 120]
+
+
+def test_the_legend_names_classes_with_their_shares(page: Any) -> None:
+    names = page.eval_on_selector_all("#legend .name", "items => items.map(i => i.textContent)")
+    assert names == ["obstacle", "water", "sky"]
+    page.wait_for_function(
+        "[...document.querySelectorAll('#legend .share')].every(s => s.textContent.endsWith('%'))"
+    )
+    shares = page.eval_on_selector_all("#legend .share", "items => items.map(i => parseFloat(i.textContent))")
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def paused(page: Any) -> None:
+    """Keep the frame on screen, so that only the controls change the picture."""
+    page.evaluate("numbers = () => {}; createImageBitmap = () => new Promise(() => {}); 0")
+    page.wait_for_timeout(200)
+
+
+def test_opacity_and_toggles_change_this_viewers_picture(page: Any) -> None:
+    paused(page)
+    tinted = pixels(page)
+    page.locator("#opacity").fill("0")
+    plain = pixels(page)
+    assert plain != tinted
+    page.locator("#opacity").fill("45")
+    assert pixels(page) == tinted
+    for box in page.locator("#legend input").all():
+        box.uncheck()
+    assert pixels(page) == plain
+    page.locator("#legend input").first.check()
+    page.reload()
+    page.wait_for_selector("#legend input")
+    checked = page.eval_on_selector_all("#legend input", "items => items.map(i => i.checked)")
+    assert checked == [True, False, False]
+
+
+def test_a_picture_can_be_saved(page: Any) -> None:
+    with page.expect_download() as download:
+        page.locator("#snapshot").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    assert download.value.suggested_filename.endswith(".png")
+
+
+def test_speed_is_drawn(page: Any) -> None:
+    page.wait_for_function("history_length() > 3".replace("history_length()", "history.length"))
+    drawn = "g => g.getContext('2d').getImageData(0, 0, g.width, g.height).data.some(v => v > 0)"
+    assert page.eval_on_selector("#graph", drawn)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_lost_source_shows_and_comes_back(page: Any, camera: servers.MjpegServer) -> None:
+    camera.kill()
+    page.wait_for_selector("#source.down", timeout=10_000)
+    assert page.locator("#notice").is_visible()
+    assert "trying again" in page.locator("#events").inner_text()
+    camera.start()
+    page.wait_for_selector("#source.up", timeout=10_000)
+    before = pixels(page)
+    page.wait_for_function("before => document.getElementById('view').toDataURL() !== before", arg=before)
+
+
+def test_the_numbers_of_the_page_are_those_of_the_api(page: Any, url: str) -> None:
+    request = urllib.request.Request(f"{url}api/status", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=5) as response:
+        status = json.load(response)
+    assert status["viewers"] >= 1
+    assert page.locator("#model").inner_text() == status["model"] == "threshold"
