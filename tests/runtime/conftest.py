@@ -1,6 +1,8 @@
 """A small model that needs no training: what is bluish is water, what is dark an obstacle, the rest sky."""
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from il2vseg.images import Frame
+
+STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
+
+
+def needs(module: str, extra: str) -> None:
+    """Skip a test, or a module of tests, whose extra is not installed; under IL2VSEG_STRICT fail."""
+    if find_spec(module) is None:
+        reason = f"{module} is not installed (pip install 'il2vseg[{extra}]')"
+        if STRICT:
+            pytest.fail(f"IL2VSEG_STRICT is set and {reason}", pytrace=False)
+        pytest.skip(reason, allow_module_level=True)
+
 
 SIZE = (48, 64)
 GRID = (12, 16)

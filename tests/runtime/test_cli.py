@@ -17,7 +17,7 @@ from il2vseg.runtime.sinks import encoder
 
 from il2vseg.images import Frame, read_labels, resize_frame, resize_labels, write_image
 
-from .conftest import SIZE, reference
+from .conftest import SIZE, needs, reference
 
 COMMAND = [sys.executable, "-m", "il2vseg.runtime.cli"]
 
@@ -190,7 +190,7 @@ def test_a_killed_process_leaves_a_playable_video_and_whole_lines(
     model: Path, tmp_path: Path, suffix: str
 ) -> None:
     if suffix == ".mp4":
-        pytest.importorskip("av")
+        needs("av", "video")
     video, jsonl = tmp_path / f"o{suffix}", tmp_path / "o.jsonl"
     source = "synthetic:size=360x640,frames=100000,loop=8"
     process = subprocess.Popen(

@@ -25,8 +25,9 @@ from il2vseg.runtime.sources.base import Captured
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
+from .conftest import needs
+
+needs("uvicorn", "web")
 
 from il2vseg.runtime.web.guard import Access, is_loopback
 from il2vseg.runtime.web.server import MOST_VIEWERS, WebSink, parse_address

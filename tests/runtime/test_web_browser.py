@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from . import servers
+from .conftest import needs
 
 TOKEN = "aye-aye"
 FLAGS = [
@@ -32,8 +33,10 @@ FLAGS = [
 def browser(require: Callable[[object, str], None]) -> Iterator[Any]:
     chromium = shutil.which("chromium")
     require(chromium, "chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
+    needs("playwright", "dev")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
         launched = p.chromium.launch(executable_path=chromium, args=FLAGS)
         yield launched
         launched.close()
@@ -49,8 +52,7 @@ def camera(clip: Path) -> Iterator[servers.MjpegServer]:
 @pytest.fixture(scope="module")
 def url(model: Path, camera: servers.MjpegServer) -> Iterator[str]:
     """Address of the page of a run on an HTTP camera, without its token."""
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
+    needs("uvicorn", "web")
     command = [sys.executable, "-m", "il2vseg.runtime.cli", "--model", str(model), "--source", camera.url]
     process = subprocess.Popen(
         [*command, "--serve", "0", "--token", TOKEN, "--freeze-after", "1"],
@@ -150,7 +152,7 @@ def test_a_picture_can_be_saved(page: Any) -> None:
 
 
 def test_speed_is_drawn(page: Any) -> None:
-    page.wait_for_function("history_length() > 3".replace("history_length()", "history.length"))
+    page.wait_for_function("history.length > 3")
     drawn = "g => g.getContext('2d').getImageData(0, 0, g.width, g.height).data.some(v => v > 0)"
     assert page.eval_on_selector("#graph", drawn)
 
