@@ -51,7 +51,7 @@ class RunConfig:
     token: str | None = flag(
         None, "what viewers of the page must know; default: made up unless only this machine is served"
     )
-    allow_host: tuple[str, ...] = flag((), "further host names of the page", metavar="NAME")
+    allow_host: tuple[str, ...] | None = flag(None, "further host names of the page", metavar="NAME")
     window: bool = flag(False, "show the overlay in a window")
     max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
@@ -135,7 +135,7 @@ def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: 
 
     target = config.source if config.camera is None else f"camera {config.camera}"
     state = State(manifest, shown_name(str(target)), latencies)
-    sink = WebSink(address, state, token=config.token, names=config.allow_host)
+    sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
     print(f"page: {sink.url}", file=sys.stderr)
     return sink
 

@@ -29,9 +29,9 @@ from .conftest import needs
 
 needs("uvicorn", "web")
 
-from il2vseg.runtime.web.guard import Access, is_loopback
-from il2vseg.runtime.web.server import MOST_VIEWERS, WebSink, parse_address
-from il2vseg.runtime.web.state import State
+from il2vseg.runtime.web.guard import Access, is_loopback  # noqa: E402
+from il2vseg.runtime.web.server import MOST_VIEWERS, WebSink, parse_address  # noqa: E402
+from il2vseg.runtime.web.state import State  # noqa: E402
 
 
 def output(index: int, frame: Frame | None = None) -> Output:
