@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from il2vseg.export.deploy_form import deploy_form
+
 from il2vseg.errors import UserError
 from il2vseg.files import atomic_path
 from il2vseg.model import Segmenter, frames_to_images, upsample_labels
@@ -41,7 +43,7 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
 
     if segmenter.num_classes > 255:
         raise UserError(f"{segmenter.num_classes} classes do not fit the uint8 labels of the graph")
-    graph = DeployableGraph(segmenter).eval()
+    graph = DeployableGraph(deploy_form(segmenter)).eval()
     frame = torch.zeros(1, *segmenter.size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
@@ -57,6 +59,8 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
     assert program is not None
     program.optimize()
     model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the machine that exported
     onnx.checker.check_model(model, full_check=True)
     buffer = io.BytesIO()
     onnx.save(model, buffer)

@@ -1,0 +1,1 @@
+"""Representative frames and INT8 calibration of exported graphs."""

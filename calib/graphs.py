@@ -1,0 +1,121 @@
+"""What there is to find in an exported graph: its large linear layers and its transformer blocks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+MIN_WEIGHTS = 1 << 15
+"""Matrices with fewer elements cost nothing and decide much (whitening, head, prototypes): not for int8."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A MatMul with a constant matrix.
+
+    Attributes:
+        node: its name. activation: tensor (..., in). weight: initializer (in, out).
+    """
+
+    node: str
+    activation: str
+    weight: str
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Constants of a graph by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def linears(model: onnx.ModelProto) -> list[Linear]:
+    """List the large linear layers of a graph, in the order of execution."""
+    constants = initializers(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in constants:
+            shape = constants[node.input[1]].dims
+            if len(shape) == 2 and shape[0] * shape[1] >= MIN_WEIGHTS:
+                found.append(Linear(node.name, node.input[0], node.input[1]))
+    return found
+
+
+def layer_norms(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the layer normalisations of a graph; only its ViT has them."""
+    return [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+
+
+def consumers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
+    """List the nodes that read a tensor."""
+    return [node for node in model.graph.node if tensor in node.input]
+
+
+def transformer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the nodes between the input of the first and that of the last layer normalisation."""
+    norms = layer_norms(model)
+    if not norms:
+        return []
+    reached = {norms[0].input[0]}
+    downstream = []
+    for node in model.graph.node:  # in topological order
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            downstream.append(node)
+    needed = {norms[-1].input[0]}
+    between = []
+    for node in reversed(downstream):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            between.append(node)
+    return between[::-1]
+
+
+def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """Copy a graph and make it give inner tensors, too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    existing = {output.name for output in copy.graph.output}
+    for name in dict.fromkeys(tensors):
+        if name not in existing:
+            copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    return copy
+
+
+def value(tensor: onnx.TensorProto) -> NDArray[np.float32]:
+    """A float constant as an array."""
+    return np.asarray(numpy_helper.to_array(tensor), np.float32)
+
+
+def set_constant(model: onnx.ModelProto, node: onnx.NodeProto, index: int, array: NDArray[np.generic]) -> None:
+    """Give a node a constant input of its own: the exporter shares equal constants between nodes."""
+    name = f"{node.name}_input{index}"
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    node.input[index] = name
+
+
+def drop_unused_constants(model: onnx.ModelProto) -> None:
+    """Remove the constants that no node reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    replace(model.graph.initializer, kept)
+
+
+T = TypeVar("T", bound=Message)
+
+
+def replace(field: "RepeatedCompositeFieldContainer[T]", items: Iterable[T]) -> None:
+    """Replace what a repeated field of a graph holds; the items may be its own."""
+    copies = []
+    for item in items:
+        copy = type(item)()
+        copy.CopyFrom(item)
+        copies.append(copy)
+    del field[:]
+    field.extend(copies)

@@ -1,0 +1,114 @@
+"""What values pass through a graph on real frames, and the range that INT8 should cover."""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import onnx
+from il2vseg.calib.graphs import with_outputs
+from numpy.typing import NDArray
+
+from il2vseg.images import Frame
+
+Method = Literal["minmax", "percentile", "entropy"]
+
+SAMPLE = 20_000
+"""Values kept of each tensor and frame."""
+
+PERCENTILE = 99.99
+BINS, LEVELS = 2048, 128
+
+
+class Observation:
+    """Values of one tensor over many frames.
+
+    Attributes:
+        low, high: extreme values. channel_max: largest magnitude by channel of the last axis.
+    """
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+        self.channel_max: NDArray[np.float32] = np.zeros(1, np.float32)
+        self._samples: list[NDArray[np.float32]] = []
+
+    def add(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Take in the tensor's values (..., channels) on one frame."""
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.channel_max = np.maximum(self.channel_max, np.abs(values).max(tuple(range(values.ndim - 1))))
+        flat = values.ravel()
+        self._samples.append(flat[rng.integers(flat.size, size=min(SAMPLE, flat.size))])
+
+    @property
+    def sample(self) -> NDArray[np.float32]:
+        """Random values of all frames, with the extremes."""
+        return np.concatenate([*self._samples, np.array([self.low, self.high], np.float32)])
+
+    def range(self, method: Method) -> tuple[float, float]:
+        """The range (low, high) to cover; it contains zero."""
+        if method == "minmax":
+            return self.low, self.high
+        sample = self.sample
+        if method == "percentile":
+            low, high = np.percentile(sample, [100 - PERCENTILE, PERCENTILE])
+            return min(0.0, float(low)), max(0.0, float(high))
+        bound = entropy_threshold(np.abs(sample))
+        return max(self.low, -bound), min(self.high, bound)
+
+
+def entropy_threshold(magnitudes: NDArray[np.float32]) -> float:
+    """The clipping threshold whose quantised distribution loses least information (Migacz 2017).
+
+    Minimises KL(P ‖ Q) over thresholds, P the histogram of |x| clipped there, Q the same in 128 levels.
+    """
+    top = float(magnitudes.max())
+    if top == 0.0:
+        return 0.0
+    histogram, edges = np.histogram(magnitudes, BINS, (0.0, top))
+    best, threshold = np.inf, top
+    for end in range(LEVELS, BINS + 1, LEVELS // 8):
+        p = histogram[:end].astype(np.float64)
+        bounds = np.linspace(0, end, LEVELS + 1).astype(int)
+        filled = p > 0
+        sums = np.add.reduceat(p, bounds[:-1])
+        counts = np.maximum(np.add.reduceat(filled, bounds[:-1], dtype=np.int64), 1)
+        q = np.where(filled, np.repeat(sums / counts, np.diff(bounds)), 0.0)
+        p[-1] += histogram[end:].sum()  # what lies beyond is clipped onto the last bin
+        p, q = p / p.sum(), q / max(q.sum(), 1e-12)
+        divergence = float(np.sum(p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-12))))
+        if divergence < best:
+            best, threshold = divergence, float(edges[end])
+    return threshold
+
+
+Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+
+
+def session(model: onnx.ModelProto, outputs: list[str] | None = None) -> Run:
+    """Load a graph in ONNX Runtime on the CPU: frame (1, H, W, 3) -> `outputs`, default all."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    loaded = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = loaded.get_inputs()[0].name
+
+    def run(frame: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        values: list[NDArray[np.float32]] = loaded.run(outputs, {name: frame})
+        return values
+
+    return run
+
+
+def observe(
+    model: onnx.ModelProto, tensors: Iterable[str], frames: Iterable[tuple[str, Frame]]
+) -> dict[str, Observation]:
+    """Watch tensors of a graph on frames of its size; samples are drawn with a fixed seed."""
+    names = list(dict.fromkeys(tensors))
+    run = session(with_outputs(model, names), names)
+    seen = {name: Observation() for name in names}
+    rng = np.random.default_rng(0)
+    for _, frame in frames:
+        for name, values in zip(names, run(frame[None]), strict=True):
+            seen[name].add(values, rng)
+    return seen

@@ -1,0 +1,86 @@
+"""Explicit quantisation: QuantizeLinear/DequantizeLinear pairs around the linear layers of a graph.
+
+Precision lives in the file, so every runtime that reads it computes the same. Two conventions, because
+hardware differs: TensorRT takes signed symmetric activations only; CPUs multiply unsigned by signed.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from il2vseg.calib.graphs import Linear, drop_unused_constants, initializers, linears, replace, value
+from il2vseg.calib.observe import Method, Observation
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a family of runtimes wants its activations: signed symmetric, or unsigned with a zero point."""
+
+    signed: bool
+
+    def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.generic]]:
+        """Scale and zero point of the range (low ≤ 0 ≤ high)."""
+        if self.signed:
+            bound = max(-low, high)
+            return np.float32(bound / 127 if bound else 1.0), np.array(0, np.int8)
+        scale = (high - low) / 255 or 1.0
+        return np.float32(scale), np.array(round(np.clip(-low / scale, 0, 255)), np.uint8)
+
+
+CPU = Convention(signed=False)
+TENSORRT = Convention(signed=True)
+
+
+def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a matrix (in, out) to int8, symmetric by output channel; returns it and its scales (out,)."""
+    scale = np.abs(weight).max(0) / 127
+    scale[scale == 0] = 1.0
+    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale.astype(np.float32)
+
+
+def insert_qdq(
+    model: onnx.ModelProto,
+    observed: dict[str, Observation],
+    convention: Convention,
+    method: Method,
+    keep_float: Collection[str] = (),
+) -> onnx.ModelProto:
+    """Copy a graph with its linear layers in INT8.
+
+    Args:
+        observed: of every layer's activation. keep_float: names of nodes left as they are.
+    Returns:
+        the graph; biases and everything else stay in float.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph, constants = copy.graph, initializers(copy)
+    wanted: dict[str, Linear] = {x.node: x for x in linears(copy) if x.node not in keep_float}
+    new: list[onnx.TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in graph.node:
+        if linear := wanted.get(node.name):
+            x, w = linear.activation, linear.weight
+            if x not in done:
+                scale, zero = convention.parameters(*observed[x].range(method))
+                parts = [f"{x}_scale", f"{x}_zero_point"]
+                new += [numpy_helper.from_array(np.asarray(v), n) for v, n in zip((scale, zero), parts, strict=True)]
+                nodes.append(helper.make_node("QuantizeLinear", [x, *parts], [f"{x}_q"], f"{x}_q"))
+                nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *parts], [f"{x}_dq"], f"{x}_dq"))
+            if w not in done:
+                integers, scales = quantise_weight(value(constants[w]))
+                parts = [f"{w}_q", f"{w}_scale", f"{w}_zero_point"]
+                values = (integers, scales, np.zeros(len(scales), np.int8))
+                new += [numpy_helper.from_array(v, n) for v, n in zip(values, parts, strict=True)]
+                nodes.append(helper.make_node("DequantizeLinear", parts, [f"{w}_dq"], f"{w}_dq", axis=1))
+            done |= {x, w}
+            node.input[0], node.input[1] = f"{x}_dq", f"{w}_dq"
+        nodes.append(node)
+    replace(graph.node, nodes)
+    graph.initializer.extend(new)
+    drop_unused_constants(copy)
+    return copy
