@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def save_checkpoint(folder: Path, classifier: Classifier, spec: ModelSpec) -> Pa
     path = folder / FILE_NAME
     save_tensors(path, dict(classifier.state_dict()), dataclasses.asdict(spec))
     return path
+
+
+def rename_clusters(folder: Path, names: Sequence[str]) -> None:
+    """Store new names, one a cluster, in FOLDER/checkpoint.safetensors; equal names are one class."""
+    tensors, description = load_tensors(folder / FILE_NAME)
+    if len(names) != len(description["class_names"]):
+        raise ValueError(f"{len(names)} names for {len(description['class_names'])} clusters")
+    save_tensors(folder / FILE_NAME, tensors, description | {"class_names": list(names)})
 
 
 def read_spec(folder: Path) -> ModelSpec:
