@@ -75,22 +75,24 @@ def build_manifest(segmenter: "Segmenter", name: str, model: Path, report: "Pari
     import onnx
     import torch
     from il2vseg.export.graph import INPUT, OPSET
+    from il2vseg.export.naming import merge
     from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, ModelFile, OutputSpec
 
     from il2vseg.files import sha256_file
     from il2vseg.palette import default_palette
 
     spec, (height, width) = segmenter.spec, segmenter.size
-    colours = default_palette(segmenter.num_classes)
+    names, clusters = merge(segmenter.class_names)
+    colours = default_palette(len(names))
     return Manifest(
         name=name,
         method=spec.method,
         backbone=spec.backbone,
-        patch_size=segmenter.backbone.patch,
+        patch_size=segmenter.patch,
         input=InputSpec(INPUT, height, width),
         outputs=OutputSpec((height, width), (segmenter.num_classes, *segmenter.grid)),
-        classes=tuple(ClassInfo(n, c) for n, c in zip(segmenter.class_names, colours, strict=True)),
-        clusters=tuple(range(segmenter.num_classes)),
+        classes=tuple(ClassInfo(n, c) for n, c in zip(names, colours, strict=True)),
+        clusters=clusters,
         files=(
             ModelFile(
                 path=model.name,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from il2vseg.model import Segmenter
+from il2vseg.student import Student
 
 
 class ErfGelu(nn.Module):
@@ -76,8 +77,10 @@ def _is_plain(attention: Any) -> bool:
 
 
 def deploy_form(segmenter: Segmenter) -> Segmenter:
-    """Copy a segmenter with its ViT in deployable form; blocks of other kinds stay as they are."""
+    """Copy a segmenter with its ViT in deployable form; other blocks, and a student, stay as they are."""
     segmenter = copy.deepcopy(segmenter)
+    if isinstance(segmenter, Student):
+        return segmenter.eval().requires_grad_(False)
     vit: Any = segmenter.backbone.vit
     for block in vit.blocks:
         if _is_plain(block.attn):

@@ -14,6 +14,8 @@ from il2vseg.errors import UserError
 from il2vseg.files import atomic_path, sha256_file
 from il2vseg.model import Classifier, Segmenter
 from il2vseg.spec import FORMAT_VERSION, LowLevelSpec, ModelSpec
+from il2vseg.student import METHOD as STUDENT
+from il2vseg.student import Student, load_student
 from il2vseg.weights import resolve_weights
 from il2vseg.whitening import Whitening
 
@@ -80,6 +82,13 @@ def save_checkpoint(folder: Path, classifier: Classifier, spec: ModelSpec) -> Pa
     return path
 
 
+def save_student(folder: Path, student: Student) -> Path:
+    """Write FOLDER/checkpoint.safetensors: all of a student, which has no frozen part."""
+    path = folder / FILE_NAME
+    save_tensors(path, dict(student.state_dict()), dataclasses.asdict(student.spec))
+    return path
+
+
 def rename_clusters(folder: Path, names: Sequence[str]) -> None:
     """Store new names, one a cluster, in FOLDER/checkpoint.safetensors; equal names are one class."""
     tensors, description = load_tensors(folder / FILE_NAME)
@@ -122,6 +131,8 @@ def load_checkpoint(
     """
     tensors, description = load_tensors(folder / FILE_NAME)
     spec = _spec(description)
+    if spec.method == STUDENT:
+        return load_student(tensors, spec, size)
     file = resolve_weights(spec.backbone, weights)
     found = "random" if file is None else sha256_file(file)
     if found != spec.weights_sha256:

@@ -114,6 +114,11 @@ class Segmenter(nn.Module):
         self.num_classes = len(classifier.global_prototypes)
         self.class_names = list(spec.class_names)
 
+    @property
+    def patch(self) -> int:
+        """Multiple that input sizes must have."""
+        return self.backbone.patch
+
     def forward(self, images: Tensor) -> Tensor:
         """Fused scores F_f (eq. 13).
 
