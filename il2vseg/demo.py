@@ -49,9 +49,7 @@ def run(config: DemoConfig) -> None:
         root = Path(data) / "intcatch"
         clip = Path(data) / "clips" / "river.mp4"
         if not root.is_dir() or not clip.is_file():
-            raise UserError(
-                f"IL2VSEG_DATA={data}: needs intcatch/ and clips/river.mp4 inside; unset it for synthetic scenes"
-            )
+            raise UserError(f"IL2VSEG_DATA={data} holds no intcatch/ and clips/river.mp4; unset it")
         source: list[str | Path] = ["--dataset", "intcatch", "--root", root]
     else:
         from il2vseg.data.synthetic import write_clip
@@ -85,7 +83,8 @@ def run(config: DemoConfig) -> None:
     print(
         f"\naccuracy {scores['accuracy']:.1f} %, mIoU {scores['miou']:.1f} % on {scores['images']} images"
         f"\noverlay video  {out / 'overlay.mp4'}\ncontact sheet  {results / 'sheet.png'}"
-        f"\npreview        {out / 'preview.png'}\nnumbers        {results / 'scores.json'}, {model / 'parity.json'}"
+        f"\npreview        {out / 'preview.png'}"
+        f"\nnumbers        {results / 'scores.json'}, {model / 'parity.json'}"
     )
 
 

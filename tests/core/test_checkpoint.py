@@ -53,7 +53,7 @@ def test_another_size_can_be_asked_for(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, segmenter().classifier, SPEC)
     loaded = load_checkpoint(tmp_path, size=(64, 96))
     assert loaded.predict(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))[0].shape == (1, 64, 96)
-    with pytest.raises(UserError, match="multiple of the patch|patch size"):
+    with pytest.raises(UserError, match="patch size 16"):
         load_checkpoint(tmp_path, size=(50, 64))
 
 
@@ -75,7 +75,7 @@ def test_a_changed_tensor_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="il2vseg.train"):
+    with pytest.raises(UserError, match=r"il2vseg\.train"):
         load_checkpoint(tmp_path)
 
 
