@@ -3,9 +3,9 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,11 +16,15 @@ from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir
 
 if TYPE_CHECKING:
+    from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
+    from il2vseg.runtime.marine import Scene
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sources import Source, SourceOptions
+
+    from il2vseg.images import Labels
 
 PROGRAM = "il2vseg-run"
 
@@ -56,6 +60,15 @@ class RunConfig:
     max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
     opacity: float = flag(0.45, "of the colours in the overlay, 0 to 1")
+    marine: bool = flag(True, "find water edge, horizon and obstacles if the model knows water and obstacles")
+    camera_height: float | None = flag(
+        None, "metres of the camera above the water, for ranges", metavar="METRES"
+    )
+    fov: float | None = flag(None, "horizontal field of view in degrees, for bearings", metavar="DEGREES")
+    pitch: float | None = flag(
+        None, "degrees of the camera above the horizontal, for ranges without a horizon", metavar="DEGREES"
+    )
+    danger_zone: float | None = flag(None, "report obstacles nearer than this", metavar="METRES")
     capture_size: tuple[int, int] | None = flag(
         None, "height and width to ask of the camera", metavar="PIXELS"
     )
@@ -80,10 +93,16 @@ def check(config: RunConfig) -> None:
     """
     if (config.source is None) == (config.camera is None):
         raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
-    for name, low in (("max_frames", 1), ("threads", 1), ("freeze_after", 0.1)):
+    for name, low in (("max_frames", 1), ("threads", 1), ("freeze_after", 0.1), ("camera_height", 0.05)):
         value = getattr(config, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: it is at least {low}")
+    if (config.camera_height is None) != (config.fov is None):
+        raise UserError("--camera-height and --fov are needed together")
+    if config.danger_zone is not None and config.fov is None:
+        raise UserError("--danger-zone needs --camera-height and --fov")
+    if config.fov is not None and not 1 <= config.fov <= 170:
+        raise UserError(f"--fov {config.fov}: it is from 1 to 170")
     if not 0 <= config.opacity <= 1:
         raise UserError(f"--opacity {config.opacity}: it is from 0 to 1")
 
@@ -138,6 +157,30 @@ def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: 
     sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
     print(f"page: {sink.url}", file=sys.stderr)
     return sink
+
+
+def _marine(
+    config: RunConfig, manifest: "Manifest", events: "EventLog"
+) -> "Callable[[Labels], Scene] | None":
+    """Return the marine layer, if it is wanted and the model has the classes for it."""
+    from il2vseg.runtime.marine import Alarm, Classes, MarineAnalyser
+    from il2vseg.runtime.water_plane import Camera
+
+    classes = Classes.of(manifest.class_names) if config.marine else None
+    if classes is None:
+        if config.danger_zone is not None:
+            raise UserError("--danger-zone needs a model with the classes water and obstacle")
+        return None
+    camera = None
+    if config.camera_height is not None and config.fov is not None:
+        camera = Camera(config.camera_height, config.fov, config.pitch)
+    analyser, alarm = MarineAnalyser(classes, camera, config.danger_zone), Alarm(events.emit)
+
+    def analyse(labels: "Labels") -> "Scene":
+        scene = analyser(labels)
+        return replace(scene, alarm=alarm.update(scene))
+
+    return analyse
 
 
 @contextmanager
@@ -198,10 +241,11 @@ def run(config: RunConfig) -> None:
             guard,
             manifest.class_names,
             sinks,
-            lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps),
+            lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps, o.scene),
             events,
             max_frames=config.max_frames,
             latencies=latencies,
+            analyse=_marine(config, manifest, events),
         )
         windows = [s for s in sinks if isinstance(s, WindowSink)]
         progress = Progress(pipeline, config.max_frames or source.total)

@@ -1,13 +1,14 @@
 """What the pipeline hands to its sinks for every frame."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from il2vseg.runtime.engine import Result
+from il2vseg.runtime.marine import Scene
 from il2vseg.runtime.sources.base import Captured
 
 from il2vseg.images import Frame, Labels
@@ -26,7 +27,7 @@ class Output:
     Attributes:
         fractions: share of the frame by class name. latency_ms: milliseconds by stage so far.
         done: unix seconds when the labels were there. dropped: frames of the source lost so far.
-        fps: frames a second lately. extra: further entries of the record, such as the marine summary.
+        fps: frames a second lately. scene: what the marine layer found, where it is on.
         paint: makes the overlay; called once at most, whatever the number of sinks that want it.
     """
 
@@ -38,7 +39,7 @@ class Output:
     dropped: int
     fps: float
     paint: Callable[["Output"], Frame]
-    extra: dict[str, Any] = field(default_factory=dict)
+    scene: Scene | None = None
 
     @cached_property
     def overlay(self) -> Frame:
@@ -58,5 +59,5 @@ class Output:
             "classes": {k: round(v, 6) for k, v in self.fractions.items()},
             "dropped": self.dropped,
             "fps": round(self.fps, 2),
-            **self.extra,
+            **({"marine": self.scene.to_dict()} if self.scene is not None else {}),
         }

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from il2vseg.runtime.manifest import ClassInfo
+from il2vseg.runtime.marine import Scene
 from numpy.typing import NDArray
 
 from il2vseg.images import Frame, Labels
 
 DEFAULT_OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_EDGE, _HORIZON = (255, 255, 255), (200, 200, 200)
+_OBSTACLE, _DANGER = (63, 210, 255), (94, 107, 255)
 
 
 def palette(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
@@ -41,21 +44,48 @@ class Overlay:
         )
 
     def __call__(
-        self, frame: Frame, labels: Labels, fractions: Sequence[float] = (), fps: float | None = None
+        self,
+        frame: Frame,
+        labels: Labels,
+        fractions: Sequence[float] = (),
+        fps: float | None = None,
+        scene: Scene | None = None,
     ) -> Frame:
-        """Return the tinted frame with a legend.
+        """Return the tinted frame with a legend and what the marine layer found.
 
         Args:
             frame: BGR (H, W, 3). labels: class ids (H, W).
             fractions: share of the frame for every class, in [0, 1]; () leaves them out.
         """
         painted = self.blend(frame, labels)
+        if scene is not None:
+            self.draw_scene(painted, scene)
         lines = [
             (f"{name} {100 * fractions[i]:.0f} %" if len(fractions) else name, self._palette[i])
             for i, name in enumerate(self._names)
         ]
         self._legend(painted, lines, None if fps is None else f"{fps:.1f} fps")
         return painted
+
+    def draw_scene(self, image: Frame, scene: Scene) -> None:
+        """Draw the water's edge, the horizon and obstacles with their ranges into an image (H, W, 3)."""
+        width = max(1, image.shape[1] // 480)
+        columns = np.flatnonzero(~np.isnan(scene.water_edge))
+        points = np.stack([columns, scene.water_edge[columns]], 1).round().astype(np.int32)
+        for run in np.split(points, np.flatnonzero(np.diff(columns) > 1) + 1):
+            cv2.polylines(image, [run], False, _EDGE, width, cv2.LINE_AA)
+        if scene.horizon is not None:
+            line = scene.horizon.line
+            ends = (0, round(line.left)), (image.shape[1] - 1, round(line.right))
+            cv2.line(image, *ends, _HORIZON, width, cv2.LINE_AA)
+        scale = max(0.35, min(image.shape[0] / 900, 1.2))
+        for obstacle in scene.obstacles:
+            left, top, w, h = obstacle.box
+            color = _DANGER if obstacle.danger else _OBSTACLE
+            cv2.rectangle(image, (left, top), (left + w, top + h), color, width)
+            if obstacle.range_m is not None:
+                at = (left, max(10, top - 4))
+                cv2.putText(image, f"{obstacle.range_m:.0f} m", at, _FONT, scale, color, 1, cv2.LINE_AA)
 
     def _legend(self, image: Frame, lines: Sequence[tuple[str, NDArray[np.uint8]]], rate: str | None) -> None:
         """Draw the legend into the upper left corner, in a size that suits the image."""

@@ -15,12 +15,13 @@ from il2vseg.runtime.engine import Result
 from il2vseg.runtime.engine_guard import FrameLostError
 from il2vseg.runtime.events import Event, EventLog
 from il2vseg.runtime.histogram import Latencies
+from il2vseg.runtime.marine import Scene
 from il2vseg.runtime.output import Output, class_fractions
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
 
 from il2vseg.errors import CheckFailed, UserError
-from il2vseg.images import Frame
+from il2vseg.images import Frame, Labels
 
 QUEUED = 4
 """Items in a channel of a recorded source."""
@@ -55,7 +56,14 @@ class Pipeline:
         *,
         max_frames: int | None = None,
         latencies: Latencies | None = None,
+        analyse: Callable[[Labels], Scene] | None = None,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            paint: makes the overlay of an output. max_frames: end after so many; None goes on.
+            latencies: where to count; None for its own. analyse: class ids (H, W) -> marine scene.
+        """
         self._source = source
         self._engine = engine
         self._class_names = tuple(class_names)
@@ -63,6 +71,7 @@ class Pipeline:
         self._paint = paint
         self._events = events
         self._max_frames = max_frames
+        self._analyse = analyse
         self._captured: Channel[Captured] = Channel(1 if source.live else QUEUED, newest=source.live)
         self._outputs: Channel[Output] = Channel(QUEUED)
         self._stopping = threading.Event()
@@ -205,6 +214,8 @@ class Pipeline:
             return None
         self._lost_in_a_row = 0
         fractions = class_fractions(result.labels, len(self._class_names))
+        labelled = time.perf_counter()
+        scene = self._analyse(result.labels) if self._analyse is not None else None
         self.frames += 1
         done = time.perf_counter()
         if self._last_done is not None:
@@ -216,6 +227,7 @@ class Pipeline:
             "read": captured.read_ms,
             "wait": 1e3 * (begun - captured.clock),
             **result.latency_ms,
+            **({"marine": 1e3 * (done - labelled)} if scene is not None else {}),
             "total": 1e3 * (done - captured.clock),
         }
         self.latencies.add(latency)
@@ -228,6 +240,7 @@ class Pipeline:
             dropped=self.dropped,
             fps=1 / self._interval if self._interval else 0.0,
             paint=self._paint,
+            scene=scene,
         )
 
     def _end_inference(self) -> None:

@@ -1,0 +1,311 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from il2vseg.runtime.marine import (
+    Alarm,
+    Classes,
+    MarineAnalyser,
+    Obstacle,
+    Scene,
+    far_edge,
+    water_body,
+    water_edge,
+)
+from il2vseg.runtime.water_plane import Camera, Line, WaterPlane
+
+from il2vseg.data import synthetic
+from il2vseg.images import Labels
+
+OBSTACLE, WATER, SKY = 0, 1, 2
+CLASSES = Classes(WATER, OBSTACLE, SKY)
+SIZE = (360, 640)
+
+
+def open_sea(left: float = 150, right: float = 150) -> Labels:
+    """Water below a straight horizon, sky above it."""
+    rows = np.arange(SIZE[0])[:, None]
+    line = left + (right - left) * np.arange(SIZE[1]) / (SIZE[1] - 1)
+    return np.where(rows >= line, WATER, SKY).astype(np.uint8)
+
+
+def test_classes_are_found_by_name() -> None:
+    assert Classes.of(["Sky", "water ", "OBSTACLE"]) == Classes(1, 2, 0)
+    assert Classes.of(["water", "obstacle"]) == Classes(0, 1, None)
+    assert Classes.of(["road", "sky"]) is None
+
+
+def test_the_water_edge_is_the_topmost_water_of_a_body() -> None:
+    labels = open_sea()
+    labels[20:24, 300:310] = WATER  # a mistake in the sky
+    labels[200:260, 100:140] = OBSTACLE
+    edge = water_edge(water_body(labels, WATER))
+    assert (edge == 150).all()
+
+
+def test_a_frame_without_water_has_no_edge() -> None:
+    labels = np.full(SIZE, SKY, np.uint8)
+    scene = MarineAnalyser(CLASSES)(labels)
+    assert np.isnan(scene.water_edge).all()
+    assert scene.horizon is None
+    assert scene.obstacles == ()
+    assert scene.to_dict()["water_edge"][0] == [0, None]
+
+
+@given(st.integers(60, 300), st.integers(60, 300))
+def test_the_far_edge_keeps_a_straight_line(left: int, right: int) -> None:
+    edge = np.linspace(left, right, SIZE[1]).round().astype(np.int64)
+    assert np.abs(far_edge(edge) - edge).max() <= 1.5
+
+
+@given(
+    st.floats(80, 250),
+    st.floats(-40, 40),
+    st.lists(st.tuples(st.integers(0, 600), st.integers(5, 60)), max_size=3),
+)
+def test_the_horizon_is_found_behind_obstacles(
+    middle: float, tilt: float, boats: list[tuple[int, int]]
+) -> None:
+    labels = open_sea(middle - tilt, middle + tilt)
+    for left, width in boats:
+        labels[int(middle) - 50 : int(middle) + 60, left : left + width] = OBSTACLE
+    scene = MarineAnalyser(CLASSES)(labels)
+    assert scene.horizon is not None
+    assert scene.horizon.line.left == pytest.approx(middle - tilt, abs=1.2)
+    assert scene.horizon.line.right == pytest.approx(middle + tilt, abs=1.2)
+
+
+def test_a_shore_line_is_no_horizon() -> None:
+    labels = open_sea()
+    labels[100:150] = OBSTACLE
+    assert MarineAnalyser(CLASSES)(labels).horizon is None
+
+
+def test_an_obstacle_in_open_water_gets_its_box_and_foot() -> None:
+    labels = open_sea()
+    labels[140:200, 300:340] = OBSTACLE
+    (obstacle,) = MarineAnalyser(CLASSES)(labels).obstacles
+    assert obstacle.box == pytest.approx((300, 140, 40, 60), abs=2)
+    assert obstacle.foot == pytest.approx((319.5, 200.0), abs=1.5)
+    assert obstacle.bearing_deg is None
+    assert obstacle.range_m is None
+
+
+def test_a_boat_before_the_shore_is_found_and_the_shore_is_not() -> None:
+    labels = open_sea()
+    labels[100:155] = OBSTACLE  # shore across the whole frame
+    labels[130:190, 200:260] = OBSTACLE  # the boat merges with it
+    (obstacle,) = MarineAnalyser(CLASSES)(labels).obstacles
+    left, top, width, height = obstacle.box
+    assert (left, width) == pytest.approx((200, 60), abs=2)
+    assert top + height == pytest.approx(190, abs=2)
+    assert top >= 153
+
+
+def test_specks_are_no_obstacles() -> None:
+    labels = open_sea()
+    labels[200:202, 300:304] = OBSTACLE
+    assert MarineAnalyser(CLASSES)(labels).obstacles == ()
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_large_frames_give_the_same_scene(factor: int) -> None:
+    labels = open_sea(140, 160)
+    labels[180:220, 300:340] = OBSTACLE
+    camera = Camera(2.0, 60.0)
+    small = MarineAnalyser(CLASSES, camera)(labels)
+    large = MarineAnalyser(CLASSES, camera)(
+        cv2.resize(labels, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    )
+    assert large.size == (360 * factor, 640 * factor)
+    scaled = [factor * v for v in small.obstacles[0].box]
+    assert large.obstacles[0].box == pytest.approx(scaled, abs=2 * factor)
+    assert large.obstacles[0].range_m == pytest.approx(small.obstacles[0].range_m, rel=0.05)
+    assert len(large.water_edge) == 640 * factor
+
+
+# --- water plane ----------------------------------------------------------------------------------------
+
+
+def project(
+    camera: Camera, pitch: float, roll: float, distance: float, bearing: float
+) -> tuple[float, float, Line]:
+    """Project a point of the water and the horizon, by rotating world vectors: the slow and obvious way.
+
+    World: x right, y down, z ahead; pitch raises the axis, roll turns the camera about it.
+    """
+    f = camera.focal(SIZE[1])
+    cx, cy = (SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2
+    p, r, b = (math.radians(a) for a in (pitch, roll, bearing))
+    pitching = np.array([[1, 0, 0], [0, math.cos(p), math.sin(p)], [0, -math.sin(p), math.cos(p)]])
+    rolling = np.array([[math.cos(r), -math.sin(r), 0], [math.sin(r), math.cos(r), 0], [0, 0, 1]])
+
+    def image(world: np.ndarray) -> tuple[float, float]:
+        x, y, z = rolling @ pitching @ world
+        return cx + f * x / z, cy + f * y / z
+
+    u, v = image(np.array([distance * math.sin(b), camera.height, distance * math.cos(b)]))
+    (x0, y0), (x1, y1) = (image(np.array([math.sin(a), 0.0, math.cos(a)])) for a in (-0.3, 0.3))
+    slope = (y1 - y0) / (x1 - x0)
+    return u, v, Line(y0 - slope * x0, y0 + slope * (SIZE[1] - 1 - x0))
+
+
+@given(
+    st.floats(0.5, 10),
+    st.floats(30, 100),
+    st.floats(-12, 12),
+    st.floats(-15, 15),
+    st.floats(3, 300),
+    st.floats(-25, 25),
+)
+def test_range_and_bearing_invert_the_projection(
+    height: float, view: float, pitch: float, roll: float, distance: float, bearing: float
+) -> None:
+    camera = Camera(height, view)
+    u, v, line = project(camera, pitch, roll, distance, bearing)
+    position = WaterPlane(camera, line, SIZE).locate(u, v)
+    assert position.range == pytest.approx(distance, rel=1e-6)
+    assert position.bearing == pytest.approx(bearing, abs=1e-6)
+
+
+@given(st.floats(1, 5), st.floats(5, 200))
+def test_the_error_bound_is_that_of_a_pixel(height: float, distance: float) -> None:
+    camera = Camera(height, 60.0)
+    u, v, line = project(camera, 0, 0, distance, 0)
+    plane = WaterPlane(camera, line, SIZE)
+    one = plane.locate(u, v).error
+    nearer = plane.locate(u, v + 0.01).range
+    assert one is not None
+    assert nearer is not None
+    assert (distance - nearer) / 0.01 == pytest.approx(one, rel=0.05)
+
+
+def test_above_the_horizon_there_is_no_range() -> None:
+    assert WaterPlane(Camera(2, 60), Line(180, 180), SIZE).locate(320, 170).range is None
+
+
+def test_the_mounting_stands_in_for_a_hidden_horizon() -> None:
+    camera = Camera(2.0, 60.0, pitch=-3.0)
+    u, v, line = project(camera, -3.0, 0.0, 25.0, 5.0)
+    level = camera.level_horizon(SIZE)
+    assert level is not None
+    assert level.left == pytest.approx(line.left, abs=1e-6)
+    labels = open_sea()
+    labels[:150] = OBSTACLE  # a shore: no horizon
+    row, column = round(v), round(u)
+    labels[row - 20 : row, column - 5 : column + 6] = OBSTACLE
+    (obstacle,) = MarineAnalyser(CLASSES, camera)(labels).obstacles
+    assert obstacle.range_m == pytest.approx(25.0, abs=2 * (obstacle.range_error_m or 0))
+    assert obstacle.bearing_deg == pytest.approx(5.0, abs=0.3)
+    (without,) = MarineAnalyser(CLASSES, Camera(2.0, 60.0))(labels).obstacles
+    assert without.range_m is None
+    assert without.bearing_deg == pytest.approx(5.0, abs=0.3)
+
+
+def test_the_nearest_obstacle_comes_first_and_the_zone_is_watched() -> None:
+    labels = open_sea()
+    labels[150:160, 100:120] = OBSTACLE
+    labels[200:260, 400:420] = OBSTACLE
+    scene = MarineAnalyser(CLASSES, Camera(2.0, 60.0), danger_m=20.0)(labels)
+    near, far = scene.obstacles
+    assert near.range_m is not None
+    assert far.range_m is not None
+    assert near.range_m < 20 < far.range_m
+    assert (near.danger, far.danger, scene.alarm) == (True, False, True)
+
+
+# --- alarm ----------------------------------------------------------------------------------------------
+
+
+def scene_of(danger: bool) -> Scene:
+    obstacle = Obstacle((0, 0, 1, 1), (0.0, 1.0), 3.0, 10.0, 0.1, danger)
+    return Scene(SIZE, np.zeros(640, np.float32), None, (obstacle,), danger)
+
+
+def test_an_alarm_needs_some_frames_in_a_row_and_more_to_end() -> None:
+    events: list[str] = []
+
+    def report(kind: str, message: str, **data: Any) -> None:
+        events.append(kind)
+
+    alarm = Alarm(report)
+    for danger in [True, True, False] * 5:
+        assert not alarm.update(scene_of(danger))
+    states = [alarm.update(scene_of(True)) for _ in range(Alarm.FRAMES_ON)]
+    assert states == [False] * (Alarm.FRAMES_ON - 1) + [True]
+    for danger in [False] * (Alarm.FRAMES_OFF - 1) + [True]:
+        assert alarm.update(scene_of(danger))
+    for _ in range(Alarm.FRAMES_OFF):
+        alarm.update(scene_of(False))
+    assert not alarm.active
+    assert events == ["alarm", "alarm_over"]
+
+
+# --- synthetic scenes, where truth is known -------------------------------------------------------------
+
+
+def test_the_horizon_of_synthetic_scenes_is_found() -> None:
+    errors = []
+    for seed in range(12):
+        for frame in (0, 40):
+            _, labels = synthetic.render(seed, frame, SIZE)
+            horizon = MarineAnalyser(CLASSES)(labels).horizon
+            if horizon is not None:
+                row, slope = synthetic.horizon(seed, frame, SIZE)
+                middle = horizon.line.at(320, SIZE[1])
+                errors.append(abs(middle - (row + 320 * slope)))
+    assert len(errors) >= 4
+    assert np.median(errors) < 1.0
+
+
+def true_obstacles(
+    seed: int, frame: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Labels, list[tuple[int, int, int, int]]]:
+    """Mask of a scene and the boxes of its vessels, each rendered alone."""
+    scene = synthetic._scene(seed)
+    labels = synthetic.render(seed, frame, SIZE)[1]
+
+    def mask(vessels: tuple[Any, ...]) -> Labels:
+        monkeypatch.setattr(synthetic, "_scene", lambda s: replace(scene, vessels=vessels))
+        rendered = synthetic.render(seed, frame, SIZE)[1]
+        monkeypatch.undo()
+        return rendered
+
+    empty, boxes = mask(()), []
+    for vessel in scene.vessels:
+        shape = (mask((vessel,)) != empty).astype(np.uint8)
+        if shape.sum() >= 40:
+            boxes.append(tuple(int(v) for v in cv2.boundingRect(shape)))
+    return labels, boxes  # type: ignore[return-value]
+
+
+def same_place(found: tuple[int, ...], true: tuple[int, ...]) -> bool:
+    """Whether a box stands where a vessel does: its foot within it, as high as a quarter of it or 4 pixels.
+
+    What rises above the shore line cannot be told from the shore, so the boxes' tops do not count.
+    """
+    centre = found[0] + found[2] / 2
+    bottoms = abs(found[1] + found[3] - true[1] - true[3])
+    return true[0] - 2 <= centre <= true[0] + true[2] + 2 and bottoms <= max(4, true[3] / 4)
+
+
+def test_vessels_of_synthetic_scenes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    hits, found, wanted = 0, 0, 0
+    for seed in range(10):
+        labels, truth = true_obstacles(seed, 10, monkeypatch)
+        detections = [o.box for o in MarineAnalyser(CLASSES)(labels).obstacles]
+        free = list(truth)
+        for box in detections:
+            if match := next((t for t in free if same_place(box, t)), None):
+                free.remove(match)
+                hits += 1
+        found += len(detections)
+        wanted += len(truth)
+    precision, recall = hits / max(1, found), hits / wanted
+    print(f"precision {precision:.2f}, recall {recall:.2f} on {wanted} vessels")
+    assert 2 * precision * recall / (precision + recall) >= 0.7
