@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sources import Source, SourceOptions
+    from il2vseg.runtime.sources.base import Report
 
     from il2vseg.images import Labels
 
 PROGRAM = "il2vseg-run"
+_STALL_S = 10.0
+"""A stage that does not move for so long is not fed to the watchdog of systemd any more."""
 
 
 @dataclass
@@ -49,6 +52,17 @@ class RunConfig:
     save_video: Path | None = flag(None, "write the overlay as a video", metavar="FILE")
     save_labels: Path | None = flag(None, "write a PNG of class ids for every frame", metavar="DIR")
     jsonl: Path | None = flag(None, "write a JSON object a frame, - for standard output", metavar="FILE|-")
+    segment: float | None = flag(
+        None, "begin a new video so often; its name then holds codes such as %Y%m%d-%H%M%S", metavar="SECONDS"
+    )
+    alarm_clips: Path | None = flag(None, "save the seconds around every alarm there", metavar="DIR")
+    pre_roll: float = flag(10.0, "seconds before an alarm in its clip", metavar="SECONDS")
+    post_roll: float = flag(5.0, "seconds after an alarm in its clip", metavar="SECONDS")
+    mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
+    mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
+    disk_quota: float | None = flag(
+        None, "delete the oldest recordings in the output folders beyond so much", metavar="GIGABYTES"
+    )
     serve: str | None = flag(
         None, "serve a web page there; bound to this machine only by default", metavar="[HOST:]PORT"
     )
@@ -60,6 +74,10 @@ class RunConfig:
     max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
     opacity: float = flag(0.45, "of the colours in the overlay, 0 to 1")
+    stabilise: Literal["off", "ema", "flow"] = flag(
+        "off", "average scores over time: where they are, or carried along the optical flow"
+    )
+    smoothing: float = flag(0.7, "weight of the past in that average, 0 to below 1")
     marine: bool = flag(True, "find water edge, horizon and obstacles if the model knows water and obstacles")
     camera_height: float | None = flag(
         None, "metres of the camera above the water, for ranges", metavar="METRES"
@@ -93,16 +111,29 @@ def check(config: RunConfig) -> None:
     """
     if (config.source is None) == (config.camera is None):
         raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
-    for name, low in (("max_frames", 1), ("threads", 1), ("freeze_after", 0.1), ("camera_height", 0.05)):
+    for name, low in (
+        ("max_frames", 1),
+        ("threads", 1),
+        ("freeze_after", 0.1),
+        ("camera_height", 0.05),
+        ("segment", 1),
+        ("pre_roll", 0),
+        ("post_roll", 0),
+        ("disk_quota", 0),
+    ):
         value = getattr(config, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: it is at least {low}")
     if (config.camera_height is None) != (config.fov is None):
         raise UserError("--camera-height and --fov are needed together")
+    if config.alarm_clips is not None and config.danger_zone is None:
+        raise UserError("--alarm-clips needs --danger-zone: nothing else raises an alarm")
     if config.danger_zone is not None and config.fov is None:
         raise UserError("--danger-zone needs --camera-height and --fov")
     if config.fov is not None and not 1 <= config.fov <= 170:
         raise UserError(f"--fov {config.fov}: it is from 1 to 170")
+    if not 0 <= config.smoothing < 1:
+        raise UserError(f"--smoothing {config.smoothing}: it is from 0 to below 1")
     if not 0 <= config.opacity <= 1:
         raise UserError(f"--opacity {config.opacity}: it is from 0 to 1")
 
@@ -121,12 +152,14 @@ def _source_options(config: RunConfig) -> "SourceOptions":
 
 
 def _sinks(
-    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies"
+    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies", report: "Report"
 ) -> "Iterator[Sink]":
     """Open what the configuration asks for; the log is always there."""
     from il2vseg.runtime.sinks.jsonl import JsonlSink
     from il2vseg.runtime.sinks.labels import LabelSink
     from il2vseg.runtime.sinks.log import LogSink
+    from il2vseg.runtime.sinks.quota import QuotaSink
+    from il2vseg.runtime.sinks.ring import RingSink
     from il2vseg.runtime.sinks.video import VideoSink
     from il2vseg.runtime.sinks.window import WindowSink
 
@@ -137,18 +170,39 @@ def _sinks(
         yield LabelSink(config.save_labels)
     if config.save_video is not None:
         require_writable_dir(config.save_video.parent)
-        yield VideoSink(config.save_video, source.fps, live=source.live)
+        yield VideoSink(config.save_video, source.fps, live=source.live, segment_s=config.segment)
+    if config.alarm_clips is not None:
+        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, source.fps)
+    if config.mcap is not None:
+        with _extra("--mcap", "mcap"):
+            from il2vseg.runtime.sinks.mcap import McapSink
+        yield McapSink(config.mcap)
     if config.jsonl is not None:
         yield JsonlSink(config.jsonl)
+    if config.mqtt is not None:
+        with _extra("--mqtt", "mqtt"):
+            from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
+        yield MqttSink(Broker.parse(config.mqtt), report)
     if config.serve is not None:
         yield _web_sink(config, config.serve, manifest, latencies)
+    if config.disk_quota is not None:
+        segments = config.save_video.parent if config.save_video and config.segment else None
+        folders = [f for f in (segments, config.alarm_clips, config.save_labels) if f is not None]
+        yield QuotaSink(folders, int(1e9 * config.disk_quota), report)
+
+
+@contextmanager
+def _extra(flag: str, name: str) -> Iterator[None]:
+    """Say which extra of the package an import needs."""
+    try:
+        yield
+    except ImportError:
+        raise UserError(f"{flag} needs more packages: pip install 'il2vseg[{name}]'") from None
 
 
 def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: "Latencies") -> "Sink":
-    try:
+    with _extra("--serve", "web"):
         from il2vseg.runtime.web.server import WebSink
-    except ImportError:
-        raise UserError("--serve needs more packages: pip install 'il2vseg[web]'") from None
     from il2vseg.runtime.sources import shown_name
     from il2vseg.runtime.web.state import State
 
@@ -211,12 +265,14 @@ def run(config: RunConfig) -> None:
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.models import find_model
+    from il2vseg.runtime.notify import Notifier
     from il2vseg.runtime.overlay import Overlay
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.progress import Progress
     from il2vseg.runtime.providers import open_engine
     from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import open_source
+    from il2vseg.runtime.stabilise import Smoother
 
     events = EventLog()
     load = partial(
@@ -225,6 +281,9 @@ def run(config: RunConfig) -> None:
         config.provider,
         precision=config.precision,
         threads=config.threads,
+        stabiliser=None
+        if config.stabilise == "off"
+        else Smoother(config.smoothing, flow=config.stabilise == "flow"),
     )
     engine = load()
     manifest = engine.manifest
@@ -235,7 +294,7 @@ def run(config: RunConfig) -> None:
     options = _source_options(config)
     with open_source(target, options, events.emit, camera=config.camera is not None) as source:
         latencies = Latencies()
-        sinks = list(_sinks(config, source, manifest, latencies))
+        sinks = list(_sinks(config, source, manifest, latencies, events.emit))
         pipeline = Pipeline(
             source,
             guard,
@@ -252,14 +311,19 @@ def run(config: RunConfig) -> None:
 
         def idle() -> None:
             progress.update()
+            if not pipeline.stalled(_STALL_S):
+                notifier.alive()
             if not all(window.show() for window in windows):
                 pipeline.stop()
 
+        notifier = Notifier()
+        notifier.send("READY=1")
         start = time.monotonic()
         try:
             with _stop_on_signals(pipeline):
                 pipeline.run(idle)
         finally:
+            notifier.send("STOPPING=1")
             progress.close()
             guard.close()
         _finish(config, pipeline, source, time.monotonic() - start)

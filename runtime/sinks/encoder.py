@@ -53,7 +53,8 @@ def open_encoder(path: Path, size: tuple[int, int], fps: float) -> Encoder:
     return _OpenCvEncoder(path, size, fps)
 
 
-def _check_space(path: Path) -> None:
+def check_space(path: Path) -> None:
+    """Raise OSError when there is too little room left to write to `path`."""
     if shutil.disk_usage(path.parent).free < KEEP_FREE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -95,7 +96,7 @@ class _AvEncoder:
         import av
 
         if self._written % _CHECK_EVERY == 0:
-            _check_space(self._path)
+            check_space(self._path)
         width, height = self._size
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="bgr24")
         self._last = picture.pts = max(self._last + 1, round(seconds * _TICKS))
@@ -139,7 +140,7 @@ class _OpenCvEncoder:
 
     def write(self, frame: Frame, seconds: float) -> None:
         if self._calls % _CHECK_EVERY == 0:
-            _check_space(self._path)
+            check_space(self._path)
         self._calls += 1
         while self._written < round(seconds * self._fps) + 1:
             self._writer.write(frame)

@@ -1,5 +1,6 @@
-"""The overlay as a video file."""
+"""The overlay as video files."""
 
+import time
 from pathlib import Path
 
 from il2vseg.runtime.output import Output
@@ -7,53 +8,96 @@ from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import Encoder, open_encoder
 
 from il2vseg.errors import UserError
-from il2vseg.images import resize_frame
+from il2vseg.images import Frame, resize_frame
 
 DEFAULT_FPS = 10.0
 LONGEST_GAP_S = 1.0
 """What is left in the video of a time in which no frame came."""
 
 
-class VideoSink(Sink):
-    """Writes the overlay. Recorded frames keep the source's rate, live ones their own times.
+class VideoWriter:
+    """A video file. Recorded frames keep the source's rate, live ones their own times.
 
     The first frame decides the size; later ones of another size are resized to it.
     """
 
-    name = "video"
-
     def __init__(self, path: Path, fps: float | None, *, live: bool) -> None:
-        """Check the folder; the file is begun with the first frame.
+        """Prepare; the file is begun with the first frame.
 
         Args:
             fps: nominal rate of the source. live: whether frames belong where their times put them.
-        Raises:
-            UserError: the folder cannot be written.
         """
         self._path = path
         self._fps = fps or DEFAULT_FPS
         self._live = live
         self._encoder: Encoder | None = None
         self._size = (0, 0)
-        self._seconds = 0.0
         self._last: float | None = None
+        self.seconds = 0.0
+
+    def write(self, image: Frame, clock: float) -> None:
+        """Append a frame captured at `clock` seconds."""
+        if self._encoder is None:
+            self._size = (image.shape[0], image.shape[1])
+            self._encoder = open_encoder(self._path, self._size, self._fps)
+        if self._last is not None:
+            self.seconds += min(clock - self._last if self._live else 1 / self._fps, LONGEST_GAP_S)
+        self._last = clock
+        self._encoder.write(resize_frame(image, self._size), self.seconds)
+
+    def close(self) -> None:
+        """Finish the file."""
+        encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.close()
+
+
+class VideoSink(Sink):
+    """Writes the overlay to one file, or to a new one every so often, named by the time it begins."""
+
+    name = "video"
+
+    def __init__(self, path: Path, fps: float | None, *, live: bool, segment_s: float | None = None) -> None:
+        """Check the folder.
+
+        Args:
+            path: with `segment_s`, codes of strftime in its name become the time: rec/%Y%m%d-%H%M%S.mp4.
+            segment_s: seconds of video in a file; None for all of it.
+        Raises:
+            UserError: the folder cannot be written, or all segments would have the same name.
+        """
+        if segment_s is not None and time.strftime(path.name) == path.name:
+            raise UserError(
+                f"{path}: with segments the name needs a time, such as %Y%m%d-%H%M%S{path.suffix}"
+            )
+        self._path = path
+        self._fps = fps
+        self._live = live
+        self._segment_s = segment_s
+        self._writer: VideoWriter | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
     def write(self, output: Output) -> None:
-        image = output.overlay
-        if self._encoder is None:
-            self._size = (image.shape[0], image.shape[1])
-            self._encoder = open_encoder(self._path, self._size, self._fps)
-        if self._last is not None:
-            passed = output.captured.clock - self._last if self._live else 1 / self._fps
-            self._seconds += min(passed, LONGEST_GAP_S)
-        self._last = output.captured.clock
-        self._encoder.write(resize_frame(image, self._size), self._seconds)
+        full = self._segment_s is not None and self._writer and self._writer.seconds >= self._segment_s
+        if full:
+            self.close()
+        if self._writer is None:
+            self._writer = VideoWriter(self._name(), self._fps, live=self._live)
+        self._writer.write(output.overlay, output.captured.clock)
+
+    def _name(self) -> Path:
+        if self._segment_s is None:
+            return self._path
+        named = self._path.with_name(time.strftime(self._path.name))
+        path, number = named, 1
+        while path.exists():
+            path, number = named.with_stem(f"{named.stem}-{number}"), number + 1
+        return path
 
     def close(self) -> None:
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()

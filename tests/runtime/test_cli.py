@@ -161,7 +161,7 @@ def test_a_full_disk_ends_a_recording_with_a_playable_video(
         if next(checks, "full"):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(encoder, "_check_space", check_space)
+    monkeypatch.setattr(encoder, "check_space", check_space)
     video = tmp_path / "o.mkv"
     assert run(model, "--source", clip, "--save-video", video) == 2
     assert "No space left on device" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""What the pipeline costs beside the model: `python bench/runtime.py`.
+
+A null engine answers at once, so all that is measured is reading, hand-over between threads, overlay and
+video. The cases take turns, so that whatever else the machine does falls on all of them alike.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from il2vseg.images import Frame
+from il2vseg.runtime.engine import Result
+from il2vseg.runtime.events import EventLog
+from il2vseg.runtime.histogram import Histogram
+from il2vseg.runtime.manifest import ClassInfo
+from il2vseg.runtime.marine import Classes, MarineAnalyser
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.overlay import Overlay
+from il2vseg.runtime.pipeline import Pipeline
+from il2vseg.runtime.sinks.base import Sink
+from il2vseg.runtime.sinks.encoder import have_h264
+from il2vseg.runtime.sinks.video import VideoSink
+from il2vseg.runtime.sources.base import Captured, Source
+
+SIZE = (360, 640)
+ROUNDS = 5
+CLASSES = (
+    ClassInfo("obstacle", (247, 195, 37)),
+    ClassInfo("water", (41, 167, 224)),
+    ClassInfo("sky", (90, 75, 164)),
+)
+
+
+class Frames(Source):
+    """Rendered frames over and over; live ones come at `fps`."""
+
+    def __init__(self, frames: Sequence[Frame], count: int, fps: float | None = None) -> None:
+        self.live = fps is not None
+        self._frames, self.total, self._fps = frames, count, fps
+        self._index, self._start = 0, time.monotonic()
+
+    def read(self) -> Captured | None:
+        if self._index == self.total:
+            return None
+        if self._fps is not None:
+            time.sleep(max(0.0, self._start + self._index / self._fps - time.monotonic()))
+        self._index += 1
+        frame = self._frames[self._index % len(self._frames)]
+        return Captured(frame, self._index - 1, f"frame_{self._index:06d}")
+
+
+def run(source: Source, labels: np.ndarray, sinks: Sequence[Sink] = (), *, marine: bool = False) -> Pipeline:
+    """Run a pipeline with a null engine and return it."""
+    scores = np.ones((3, 24, 32), np.float32)
+    overlay = Overlay(CLASSES)
+
+    def engine(frame: Frame) -> Result:
+        return Result(labels, scores, {})
+
+    def paint(output: Output) -> Frame:
+        shares = list(output.fractions.values())
+        return overlay(output.captured.frame, output.result.labels, shares, output.fps, output.scene)
+
+    analyser = MarineAnalyser(Classes(1, 0, 2)) if marine else None
+    names = [c.name for c in CLASSES]
+    pipeline = Pipeline(source, engine, names, sinks, paint, EventLog(), analyse=analyser)
+    pipeline.run()
+    return pipeline
+
+
+def fps_of(case: Callable[[], Pipeline]) -> float:
+    """Frames a second of a case."""
+    begun = time.perf_counter()
+    pipeline = case()
+    return pipeline.frames / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    """Print the table."""
+    from il2vseg.data.synthetic import render
+
+    cv2.setNumThreads(1)
+    rendered = [render(1, 4 * i, SIZE) for i in range(16)]
+    frames, labels = [frame for frame, _ in rendered], rendered[0][1]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def video(suffix: str) -> Pipeline:
+            sink = VideoSink(Path(folder) / f"o{suffix}", 30.0, live=False)
+            return run(Frames(frames, 200), labels, [sink])
+
+        cases: dict[str, tuple[Callable[[], Pipeline], int | None]] = {
+            "no sinks": (lambda: run(Frames(frames, 1500), labels), 300),
+            "marine layer": (lambda: run(Frames(frames, 300), labels, marine=True), None),
+            "overlay video, MPEG-4 (OpenCV)": (partial(video, ".avi" if not have_h264() else ".m4v"), 60),
+        }
+        if have_h264():
+            cases["overlay video, H.264 (PyAV)"] = (partial(video, ".mp4"), 60)
+        results: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(ROUNDS):
+            for name, (case, _) in cases.items():
+                results[name].append(fps_of(case))
+    print(f"null engine, {SIZE[1]}x{SIZE[0]}, median of {ROUNDS} interleaved rounds")
+    print(f"{'case':<34}{'frames/s':>10}{'wanted':>10}")
+    for name, (_, wanted) in cases.items():
+        print(f"{name:<34}{statistics.median(results[name]):>10.0f}{f'>= {wanted}' if wanted else '':>10}")
+    latency = added_latency(frames, labels)
+    print(f"\n{'capture to label, live at 30 fps':<34}{'ms':>10}{'wanted':>10}")
+    for name, q, wanted in (("p50", 0.5, "< 10"), ("p95", 0.95, ""), ("p99", 0.99, "")):
+        print(f"{name:<34}{latency.quantile(q):>10.2f}{wanted:>10}")
+
+
+def added_latency(frames: Sequence[Frame], labels: np.ndarray) -> Histogram:
+    """What the pipeline adds between capture and labels when the engine takes no time."""
+    return run(Frames(frames, 150, fps=30.0), labels).latencies.stages()["total"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""An MCAP file that Foxglove opens: picture, overlay, class ids, numbers. Needs the extra `mcap`."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+from il2vseg.runtime.sinks.encoder import check_space
+from mcap.writer import CompressionType, Writer
+from numpy.typing import NDArray
+
+from il2vseg.errors import UserError
+
+_QUALITY = 85
+_CHUNK = 1 << 20
+_IMAGE_SCHEMA = {
+    "title": "foxglove.CompressedImage",
+    "type": "object",
+    "properties": {
+        "timestamp": {
+            "type": "object",
+            "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}},
+        },
+        "frame_id": {"type": "string"},
+        "data": {"type": "string", "contentEncoding": "base64"},
+        "format": {"type": "string"},
+    },
+}
+_ANY_SCHEMA = {"type": "object"}
+_CHANNELS = {
+    "/camera": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
+    "/overlay": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
+    "/segmentation": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
+    "/frame": ("il2vseg.Frame", _ANY_SCHEMA),
+    "/events": ("il2vseg.Event", _ANY_SCHEMA),
+}
+
+
+class McapSink(Sink):
+    """Writes to topics /camera and /overlay (JPEG), /segmentation (PNG of class ids), /frame and /events."""
+
+    name = "mcap"
+
+    def __init__(self, path: Path) -> None:
+        """Create the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        self._writer: Any = Writer(self._file, chunk_size=_CHUNK, compression=CompressionType.NONE)
+        self._writer.start(library="il2vseg")
+        schemas = {
+            name: self._writer.register_schema(name, "jsonschema", json.dumps(schema).encode())
+            for name, schema in dict(_CHANNELS.values()).items()
+        }
+        self._channels = {
+            topic: self._writer.register_channel(topic, "json", schemas[name])
+            for topic, (name, _) in _CHANNELS.items()
+        }
+
+    def write(self, output: Output) -> None:
+        check_space(self._path)
+        unix = output.captured.unix
+        self._image("/camera", unix, "jpeg", output.captured.frame)
+        self._image("/overlay", unix, "jpeg", output.overlay)
+        self._image("/segmentation", unix, "png", output.result.labels)
+        self._message("/frame", unix, output.record)
+
+    def event(self, event: Event) -> None:
+        self._message("/events", event.time, event.to_dict())
+
+    def _image(self, topic: str, unix: float, format: str, image: NDArray[Any]) -> None:
+        options = (
+            [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if format == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        )
+        data = cv2.imencode(f".{format}", image, options)[1].tobytes()
+        seconds = int(unix)
+        message = {
+            "timestamp": {"sec": seconds, "nsec": int(1e9 * (unix - seconds))},
+            "frame_id": "camera",
+            "format": format,
+            "data": base64.b64encode(data).decode(),
+        }
+        self._message(topic, unix, message)
+
+    def _message(self, topic: str, unix: float, message: dict[str, Any]) -> None:
+        time_ns = int(1e9 * unix)
+        self._writer.add_message(self._channels[topic], time_ns, json.dumps(message).encode(), time_ns)
+
+    def close(self) -> None:
+        try:
+            self._writer.finish()
+        finally:
+            self._file.close()

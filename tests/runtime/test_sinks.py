@@ -1,0 +1,302 @@
+"""Ring buffer, segments, quota, MCAP, MQTT, systemd."""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from il2vseg.runtime.engine import Result
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.notify import Notifier
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.quota import QuotaSink
+from il2vseg.runtime.sinks.ring import RingSink
+from il2vseg.runtime.sinks.video import VideoSink
+from il2vseg.runtime.sources.base import Captured
+
+from il2vseg.errors import UserError
+
+from . import servers
+from .conftest import needs
+
+FPS = 10
+
+
+def output(index: int, size: tuple[int, int] = (48, 64)) -> Output:
+    frame = np.full((*size, 3), 10 + index % 200, np.uint8)
+    return Output(
+        Captured(frame, index, f"frame_{index:06d}", unix=1.7e9 + index / FPS, clock=index / FPS),
+        Result(np.full(size, 2, np.uint8), np.ones((3, 1, 1), np.float32), {}),
+        {"sky": 1.0},
+        {"total": 1.0},
+        done=0.0,
+        dropped=0,
+        fps=10.0,
+        paint=lambda o: o.captured.frame,
+    )
+
+
+def values(path: Path) -> list[float]:
+    """Mean of every frame of a video: the number that the frames above were painted with."""
+    capture, found = cv2.VideoCapture(str(path)), []
+    while (grabbed := capture.read())[0]:
+        found.append(float(grabbed[1].mean()) - 10)
+    return found
+
+
+def test_a_clip_holds_the_seconds_around_an_alarm(tmp_path: Path) -> None:
+    sink = RingSink(tmp_path, before_s=2.0, after_s=1.0, fps=FPS)
+    for i in range(100):
+        if i == 50:
+            sink.event(Event("alarm", "boat"))
+        if i == 60:
+            sink.event(Event("alarm_over", "clear"))
+        sink.write(output(i))
+    sink.close()
+    (clip,) = tmp_path.iterdir()
+    found = values(clip)
+    assert found[0] == pytest.approx(29, abs=3)  # the codec is not exact
+    assert found[-1] == pytest.approx(70, abs=3)
+    assert len(found) == pytest.approx(42, abs=2)
+
+
+def test_alarms_that_follow_each_other_get_clips_of_their_own(tmp_path: Path) -> None:
+    sink = RingSink(tmp_path, before_s=1.0, after_s=0.5, fps=FPS)
+    for i in range(120):
+        if i in (20, 80):
+            sink.event(Event("alarm", "boat"))
+        if i in (30, 90):
+            sink.event(Event("alarm_over", "clear"))
+        sink.write(output(i))
+    sink.close()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_memory_before_an_alarm_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from il2vseg.runtime.sinks import ring
+
+    monkeypatch.setattr(ring, "MOST_FRAMES", 20)
+    sink = RingSink(tmp_path, before_s=1e9, after_s=1.0, fps=FPS)
+    for i in range(50):
+        sink.write(output(i))
+    assert len(sink._kept) == 20
+
+
+def test_a_video_is_cut_into_segments(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "%Y-%H%M%S.mkv", FPS, live=False, segment_s=2.0)
+    for i in range(50):
+        sink.write(output(i))
+    sink.close()
+    counts = sorted(len(values(p)) for p in tmp_path.iterdir())
+    assert sum(counts) == 50
+    assert len(counts) == 3
+    with pytest.raises(UserError, match="the name needs a time"):
+        VideoSink(tmp_path / "o.mkv", FPS, live=False, segment_s=2.0)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
+def test_a_video_survives_a_change_of_the_frame_size(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"o{suffix}"
+    sink = VideoSink(path, FPS, live=False)
+    for i, size in enumerate([(48, 64), (48, 64), (30, 90), (49, 65)]):
+        sink.write(output(i, size))
+    sink.close()
+    assert len(values(path)) == 4
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi"])
+def test_live_video_keeps_the_time(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"o{suffix}"
+    sink = VideoSink(path, 30.0, live=True)
+    for i in range(21):  # 10 frames a second, though the camera promised 30; then nothing for an hour
+        sink.write(output(i))
+    last = output(21)
+    sink.write(replace(last, captured=replace(last.captured, clock=3600.0)))
+    sink.close()
+    capture = cv2.VideoCapture(str(path))
+    stamp = 0.0
+    while capture.read()[0]:
+        stamp = capture.get(cv2.CAP_PROP_POS_MSEC)
+    assert stamp == pytest.approx(3000, abs=80)
+
+
+def test_the_oldest_recordings_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    now = time.time()
+    for i in range(6):
+        path = tmp_path / f"sub/{i}.mkv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (now - 1000 + i, now - 1000 + i))
+    (tmp_path / "notes.txt").write_bytes(b"x" * 1000)
+    os.utime(tmp_path / "notes.txt", (0, 0))
+    (tmp_path / "fresh.mkv").write_bytes(b"x" * 100)
+    events: list[str] = []
+
+    def report(kind: str, message: str, **data: Any) -> None:
+        events.append(kind)
+
+    sink = QuotaSink([tmp_path, tmp_path], 350, report)
+    assert [p.name for p in sink.enforce()] == ["0.mkv", "1.mkv", "2.mkv", "3.mkv"]
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["4.mkv", "5.mkv", "fresh.mkv", "notes.txt"]
+    assert events == ["quota"]
+    assert QuotaSink([tmp_path], 0, report).enforce()
+    assert (tmp_path / "fresh.mkv").exists()  # it is being written
+
+
+def test_an_mcap_file_holds_pictures_labels_and_numbers(tmp_path: Path) -> None:
+    needs("mcap", "mcap")
+    from il2vseg.runtime.sinks.mcap import McapSink
+    from mcap.reader import make_reader
+
+    sink = McapSink(tmp_path / "o.mcap")
+    for i in range(3):
+        sink.write(output(i))
+    sink.event(Event("source_lost", "gone"))
+    sink.close()
+    with (tmp_path / "o.mcap").open("rb") as file:
+        messages = [(s.name, c.topic, m) for s, c, m in make_reader(file).iter_messages()]
+    topics = {topic for _, topic, _ in messages}
+    assert topics == {"/camera", "/overlay", "/segmentation", "/frame", "/events"}
+    schema, _, message = next(m for m in messages if m[1] == "/segmentation")
+    assert schema == "foxglove.CompressedImage"
+    assert message.log_time == pytest.approx(1.7e18, rel=1e-9)
+    image = json.loads(message.data)
+    assert image["format"] == "png"
+    labels = cv2.imdecode(np.frombuffer(base64.b64decode(image["data"]), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(labels, output(0).result.labels)
+    records = [json.loads(m.data)["index"] for _, topic, m in messages if topic == "/frame"]
+    assert records == [0, 1, 2]
+
+
+# --- MQTT -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[servers.Process]:
+    needs("paho", "mqtt")
+    mosquitto = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    require(Path(mosquitto).exists(), "mosquitto is not installed")
+    port = servers.free_port()
+    process = servers.Process(f"mqtt://127.0.0.1:{port}/boat", [mosquitto, "-p", str(port)])
+    with servers.running(process):
+        yield process  # type: ignore[misc]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Process) -> None:
+    import paho.mqtt.client as mqtt
+    from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    events: list[str] = []
+
+    def report(kind: str, message: str, **data: Any) -> None:
+        events.append(kind)
+
+    broker.kill()
+    address = Broker.parse(broker.url)
+    sink = MqttSink(address, report)
+    sink.write(output(0))  # nobody there: not an error
+    broker.start()
+    wait_for(lambda: events == ["mqtt_connected"])
+    received: list[tuple[str, str]] = []
+    reader = mqtt.Client(CallbackAPIVersion.VERSION2)
+    reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
+    reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
+    wait_for(lambda: _connects(reader, address.port))
+    reader.loop_start()
+    wait_for(lambda: ("boat/status", "online") in received)
+    sink.write(output(1))
+    sink.event(Event("alarm", "boat"))
+    wait_for(lambda: len(received) >= 3)
+    by_topic = {topic: payload for topic, payload in received}
+    assert json.loads(by_topic["boat/frame"])["index"] == 1
+    assert json.loads(by_topic["boat/event"])["event"] == "alarm"
+    broker.kill()
+    wait_for(lambda: "mqtt_lost" in events)
+    sink.event(Event("source_lost", "kept until the broker is back"))
+    broker.start()
+    wait_for(lambda: any("kept until" in payload for _, payload in received))
+    sink.close()
+    wait_for(lambda: received[-1] == ("boat/status", "offline"))
+    reader.loop_stop()
+
+
+def _connects(client: Any, port: int) -> bool:
+    try:
+        client.connect("127.0.0.1", port)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("url", ["http://x", "mqtt://", "mqtt://x:port", "mqtt://x/a/#", "x"])
+def test_a_wrong_broker_address_is_refused(url: str) -> None:
+    needs("paho", "mqtt")
+    from il2vseg.runtime.sinks.mqtt import Broker
+
+    with pytest.raises(UserError, match="--mqtt"):
+        Broker.parse(url)
+
+
+# --- systemd --------------------------------------------------------------------------------------------
+
+
+def test_the_service_manager_is_told(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"})
+        notifier.send("READY=1")
+        for _ in range(5):
+            notifier.alive()  # far more often than the watchdog needs
+        notifier.send("STOPPING=1")
+        assert [manager.recv(64) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
+
+
+def test_no_service_manager_is_fine(tmp_path: Path) -> None:
+    for environment in (
+        {},
+        {"NOTIFY_SOCKET": str(tmp_path / "gone")},
+        {"NOTIFY_SOCKET": "@il2vseg-test-gone"},
+    ):
+        notifier = Notifier(environment)
+        notifier.send("READY=1")
+        notifier.alive()
+    assert Notifier({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog_s is None
+
+
+def test_a_run_tells_systemd_that_it_is_ready_and_alive(model: Path, clip: Path, tmp_path: Path) -> None:
+    import sys
+
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        environment = os.environ | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "10000000"}
+        command = [sys.executable, "-m", "il2vseg.runtime.cli", "--model", str(model), "--source", str(clip)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        manager.setblocking(False)
+        states: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                states.append(manager.recv(64))
+    assert states[0] == b"READY=1"
+    assert b"WATCHDOG=1" in states
+    assert states[-1] == b"STOPPING=1"
