@@ -1,0 +1,203 @@
+"""python -m il2vseg.distill: teach a small network what a checkpoint computes, still without labels."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from il2vseg.command import flag, parse, to_yaml
+from il2vseg.errors import UserError, run_command
+from il2vseg.files import require_writable_dir, sha256_file, write_text
+
+if TYPE_CHECKING:
+    from il2vseg.data import Dataset
+    from il2vseg.distillation import Targets
+    from il2vseg.images import Frame
+    from il2vseg.model import Segmenter
+    from il2vseg.student import Student
+
+PROGRAM = "il2vseg.distill"
+TARGETS_NAME = "targets.npz"
+DEFAULT_WIDTH = 512
+FRAME_QUALITY = 95
+
+
+@dataclass
+class DistillConfig:
+    """Teach a small network what a trained checkpoint computes. No labels, no pretrained weights."""
+
+    teacher: Path = flag(dataclasses.MISSING, "checkpoint to learn from", metavar="DIR")
+    dataset: str = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
+    root: Path | None = flag(None, "where the data are", metavar="DIR")
+    split: str = flag("train", "which split to learn on")
+    student: str = flag("mobilenetv4_small_050", "network to train", metavar="NAME")
+    size: tuple[int, int] | None = flag(
+        None,
+        f"the student's input height and width; default: width {DEFAULT_WIDTH}, aspect of the first frame",
+        metavar="PIXELS",
+    )
+    steps: int = flag(3000, "optimisation steps", metavar="N")
+    batch: int = flag(8, "crops a step", metavar="N")
+    scales: tuple[float, ...] = flag(
+        (1.0, 1.5), "input sizes of the teacher, relative to its own; targets are the mean", metavar="S"
+    )
+    flip: bool = flag(False, "also ask the teacher about mirrored frames")
+    limit: int | None = flag(None, "use at most this many frames, spread evenly", metavar="N")
+    seed: int = flag(0, "seed of everything random", metavar="S")
+    weights: Path | None = flag(None, "weights file of the teacher's backbone", metavar="FILE")
+    out: Path | None = flag(None, "output folder; default: runs/DATASET-lite", metavar="DIR")
+    config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
+
+
+def check(config: DistillConfig) -> None:
+    """Refuse settings that cannot work, before anything slow starts.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    from il2vseg.student import student_spec
+
+    student_spec(config.student)
+    for name, low in (("steps", 1), ("batch", 2), ("limit", 1)):
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} {value}: it is at least {low}")
+    if any(not 0.25 <= s <= 4.0 for s in config.scales):
+        raise UserError(f"--scales {' '.join(map(str, config.scales))}: they are from 0.25 to 4")
+
+
+def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Input size for frames of `frame_size` (H, W): DEFAULT_WIDTH wide, about their aspect."""
+    height = round(DEFAULT_WIDTH * frame_size[0] / frame_size[1] / patch) * patch
+    return max(patch, height), DEFAULT_WIDTH
+
+
+def crop_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Training crop for frames of a size: two thirds of each side, in whole strides."""
+    h, w = (max(patch, round(s * 2 / 3 / patch) * patch) for s in size)
+    return h, w
+
+
+def load_teachers(config: DistillConfig) -> "list[Segmenter]":
+    """Load the teacher at every scale, in whole patches."""
+    from il2vseg.checkpoint import load_checkpoint
+
+    first = load_checkpoint(config.teacher, weights=config.weights)
+    teachers = []
+    for scale in config.scales:
+        h, w = (max(1, round(s * scale / first.patch)) * first.patch for s in first.size)
+        other = load_checkpoint(config.teacher, size=(h, w), weights=config.weights)
+        teachers.append(first if (h, w) == first.size else other)
+    return teachers
+
+
+def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:
+    """Frames of the student's size, encoded: a decoded data set does not fit into memory."""
+    import cv2
+
+    from il2vseg.images import resize_frame
+
+    for sample in dataset:
+        frame = resize_frame(sample.frame, size)
+        yield cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY))[1].tobytes()
+
+
+def _decode(data: bytes) -> "Frame":
+    import cv2
+    import numpy as np
+
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def distill(config: DistillConfig) -> "Student":
+    """Distil as configured and write the student's checkpoint and its companions to `config.out`.
+
+    Returns:
+        the trained student.
+    Raises:
+        UserError: bad settings, no teacher, no usable frames, an output folder that cannot be written.
+    """
+    started = time.monotonic()
+    check(config)
+    out = require_writable_dir(config.out or Path("runs") / f"{config.dataset}-lite")
+
+    import torch
+
+    from il2vseg.checkpoint import FILE_NAME, save_student
+    from il2vseg.data import open_dataset
+    from il2vseg.distillation import Distiller, DistillRecipe, compute_targets, targets_key
+    from il2vseg.monitor import Monitor
+    from il2vseg.spec import LowLevelSpec, ModelSpec
+    from il2vseg.student import METHOD, Encoder, Student
+    from il2vseg.train import write_preview
+
+    dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
+    teachers = load_teachers(config)
+    teacher_digest = sha256_file(config.teacher / FILE_NAME)
+    size = config.size or default_size(next(iter(dataset)).frame.shape[:2], Encoder.patch)
+    with Monitor(out) as monitor:
+        monitor.begin(0)
+        write_text(out / "config.yaml", to_yaml(config))
+        frames = list(_read(dataset, size))
+        key = targets_key(frames, teacher=teacher_digest, scales=config.scales, flip=config.flip)
+
+        def compute() -> "Targets":
+            track = monitor.track("targets", len(frames))
+            return compute_targets(teachers, map(_decode, track(frames)), size, config.flip)
+
+        targets = _cached(out / TARGETS_NAME, key, compute)
+        torch.manual_seed(config.seed)
+        spec = ModelSpec(
+            method=METHOD,
+            backbone=config.student,
+            weights_sha256="random",
+            size=size,
+            class_names=targets.class_names,
+            alpha=0.0,
+            temperature=1.0,
+            centre=False,
+            low_level=LowLevelSpec(),
+            training_data=(
+                f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
+                f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
+            ),
+        )
+        recipe = DistillRecipe(
+            steps=config.steps, batch=config.batch, crop=crop_size(size, Encoder.patch), seed=config.seed
+        )
+        # The steps are small: more threads only wait for each other.
+        torch.set_num_threads(1)
+        student = Distiller(Student(spec), frames, targets, recipe).run(monitor.step)
+        save_student(out, student)
+        write_preview(out / "preview.png", student, dataset)
+    if note := dataset.skipped_note():
+        print(note, file=sys.stderr)
+    print(f"{out}: distilled {len(frames)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return student
+
+
+def _cached(path: Path, key: str, compute: "Callable[[], Targets]") -> "Targets":
+    """The targets on disk if they are those of `key`, else new ones."""
+    from il2vseg.distillation import Targets
+
+    targets = Targets.load(path, key)
+    if targets is None:
+        targets = compute()
+        targets.save(path, key)
+    return targets
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m il2vseg.distill`."""
+
+    def command() -> None:
+        distill(parse(DistillConfig, f"python -m {PROGRAM}", argv))
+
+    return run_command(command, PROGRAM)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
