@@ -39,7 +39,7 @@ class ExperimentConfig:
     num_classes: int = flag(3, "number of classes", metavar="K")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
     seeds: int = flag(3, "seeds 0 to N-1", metavar="N")
-    limit: int | None = flag(None, "train on at most this many frames", metavar="N")
+    limit: int | None = flag(None, "use at most this many frames of every split", metavar="N")
     size: tuple[int, int] | None = flag(None, "input height and width", metavar="PIXELS")
     steps: int | None = flag(None, "optimisation steps; default: the method's own", metavar="N")
     out: Path | None = flag(None, "output folder; default: runs/experiments/DATASET-GRID", metavar="DIR")
@@ -113,7 +113,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         print(f"── {variant.name}, seed {seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
     segmenter = load_checkpoint(folder)
-    labelled = open_dataset(config.dataset, config.root, config.split, labelled=True)
+    labelled = open_dataset(config.dataset, config.root, config.split, labelled=True, limit=config.limit)
     report = evaluate(segmenter, labelled, alpha=variant.alpha)
     scores: dict[str, Any] = {
         "accuracy": report.one_to_one.accuracy,
@@ -124,7 +124,9 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         "transfer_water_iou": None,
     }
     if config.transfer_split is not None:
-        other = open_dataset(config.dataset, config.root, config.transfer_split, labelled=True)
+        other = open_dataset(
+            config.dataset, config.root, config.transfer_split, labelled=True, limit=config.limit
+        )
         names = [report.class_names[a] if a >= 0 else "" for a in report.assignment]
         mapped = transfer(report.assignment.tolist(), report.class_names, other.class_names)
         elsewhere = evaluate(segmenter, other, alpha=variant.alpha, assignment=mapped)
