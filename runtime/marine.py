@@ -25,7 +25,8 @@ SMALLEST_OBSTACLE = 8e-5
 """Share of the frame: 18 pixels of 640x360."""
 
 _COLUMNS = 160
-_WINDOW = 0.4  # of the width: the water's edge without what is narrower than half of this
+_WINDOW = 0.4  # of the width
+_QUANTILE = 0.4
 _SEA_SHARE = 0.25  # of the columns: so much open horizon makes a line worth fitting
 _FIT_ROUNDS = 20
 
@@ -137,19 +138,44 @@ def water_edge(body: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def far_edge(edge: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the water's edge as it runs behind what stands in the water: a median over a wide window.
+    """Return the water's edge as it runs behind what stands in the water: a low quantile over a wide window.
+
+    Obstacles only ever push the edge down the picture, so a quantile below the median bears more of them. The
+    overall slope is taken out first, or the quantile would follow the higher end of each window.
 
     Args:
         edge: rows (W,), as `water_edge` returns them.
     """
     width = len(edge)
     step = max(1, width // _COLUMNS)
-    samples = edge[::step]
+    columns = np.arange(0, width, step)
+    samples = edge[::step].astype(np.float64)
+    slope = _quantile_slope(columns, samples)
     half = max(1, round(_WINDOW * len(samples) / 2))
-    # Mirrored about the end points, a slope goes on beyond the border and stays as it is inside.
-    padded = np.pad(samples.astype(np.float64), half, mode="reflect", reflect_type="odd")
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
-    return np.interp(np.arange(width), np.arange(0, width, step), smooth)
+    padded = np.pad(samples - slope * columns, half, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    level = np.partition(windows, round(_QUANTILE * 2 * half), axis=1)[:, round(_QUANTILE * 2 * half)]
+    return np.interp(np.arange(width), columns, level) + slope * np.arange(width)
+
+
+def _quantile_slope(x: NDArray[np.int64], y: NDArray[np.float64]) -> float:
+    """Return the slope of the line below which a share _QUANTILE of the points lies (reweighted squares)."""
+    weights = np.ones(len(x))
+    slope = 0.0
+    for _ in range(_FIT_ROUNDS):
+        slope, start = _line(x, y, weights)
+        residual = y - start - slope * x
+        weights = np.where(residual > 0, _QUANTILE, 1 - _QUANTILE) / np.maximum(np.abs(residual), 0.5)
+    return slope
+
+
+def _line(x: NDArray[Any], y: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and start of the line of least weighted squares."""
+    share = weights / weights.sum()
+    middle_x, middle_y = float(share @ x), float(share @ y)
+    spread = float(share @ (x - middle_x) ** 2)
+    slope = float(share @ ((x - middle_x) * (y - middle_y))) / spread if spread > 0 else 0.0
+    return slope, middle_y - slope * middle_x
 
 
 def fit_horizon(labels: Labels, edge: NDArray[np.int64], sky: int | None) -> Horizon | None:
@@ -173,13 +199,13 @@ def fit_horizon(labels: Labels, edge: NDArray[np.int64], sky: int | None) -> Hor
     x, y = columns / max(1, width - 1), edge[columns] - 0.5
     weights = np.ones(len(x))
     for _ in range(_FIT_ROUNDS):
-        slope, start = np.polyfit(x, y, 1, w=np.sqrt(weights))
+        slope, start = _line(x, y, weights)
         distance = np.abs(y - start - slope * x)
         weights = 1 / np.maximum(distance, 0.5)
     inliers = distance <= max(1.0, 3 * float(np.median(distance)))
-    slope, start = np.polyfit(x[inliers], y[inliers], 1)
+    slope, start = _line(x[inliers], y[inliers], np.ones(inliers.sum()))
     residual = float(np.median(np.abs(y - start - slope * x)))
-    return Horizon(Line(float(start), float(start + slope)), residual)
+    return Horizon(Line(start, start + slope), residual)
 
 
 def find_obstacles(

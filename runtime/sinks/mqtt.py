@@ -43,7 +43,8 @@ class Broker:
         except ValueError:
             parts, port = urlsplit(""), 0
         prefix = parts.path.strip("/") or "il2vseg"
-        if parts.scheme != "mqtt" or not parts.hostname or parts.fragment or parts.query or "+" in prefix:
+        wildcards = set("+#?") & set(url.rpartition("@")[2])
+        if parts.scheme != "mqtt" or not parts.hostname or wildcards:
             raise UserError("--mqtt: mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] is needed")
         user, password = (None if v is None else unquote(v) for v in (parts.username, parts.password))
         return cls(parts.hostname, port, prefix, user, password)

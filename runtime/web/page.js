@@ -150,7 +150,7 @@ function graph() {
     g.lineWidth = 1.5;
     g.beginPath();
     history.forEach((row, i) => {
-      const x = (i / (HISTORY - 1)) * canvas.width, y = canvas.height * (1 - row[column] / top);
+      const x = ((HISTORY - history.length + i) / (HISTORY - 1)) * canvas.width, y = canvas.height * (1 - row[column] / top);
       i ? g.lineTo(x, y) : g.moveTo(x, y);
     });
     g.stroke();
