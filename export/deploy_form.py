@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from il2vseg.model import Segmenter
-from il2vseg.student import Student
 
 
 class ErfGelu(nn.Module):
@@ -77,9 +76,9 @@ def _is_plain(attention: Any) -> bool:
 
 
 def deploy_form(segmenter: Segmenter) -> Segmenter:
-    """Copy a segmenter with its ViT in deployable form; other blocks, and a student, stay as they are."""
+    """Copy a segmenter with its ViT in deployable form; other blocks, and a network without a ViT, stay."""
     segmenter = copy.deepcopy(segmenter)
-    if isinstance(segmenter, Student):
+    if not hasattr(segmenter, "backbone"):
         return segmenter.eval().requires_grad_(False)
     vit: Any = segmenter.backbone.vit
     for block in vit.blocks:

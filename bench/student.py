@@ -1,0 +1,119 @@
+"""python bench/student.py: teacher and student beside ordinary segmentation networks, interleaved.
+
+Everything is exported the same way (uint8 frame in, labels out, one ONNX file) and run in ONNX Runtime on
+the CPU. What is trained is random here: speed does not depend on it.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from il2vseg.export.graph import export_onnx
+from il2vseg.export.runners import onnx_runner
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from il2vseg.backbones import backbone_spec
+from il2vseg.bench import BenchConfig, interleaved, random_segmenter
+from il2vseg.command import flag, parse
+from il2vseg.errors import UserError, run_command
+from il2vseg.model import Segmenter
+from il2vseg.spec import LowLevelSpec, ModelSpec
+from il2vseg.student import METHOD, STUDENTS, Student
+
+PROGRAM = "bench/student.py"
+CLASSES = 3
+
+
+@dataclass
+class StudentBenchConfig:
+    """Compare the speed of teacher, students and networks of torchvision on random frames."""
+
+    size: tuple[int, int] = flag((384, 512), "input height and width, multiples of 32", metavar="PIXELS")
+    backbone: str = flag("dinov2_vits14", "the teacher's feature extractor", metavar="NAME")
+    weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
+    rounds: int = flag(15, "times that each case is measured; the median counts", metavar="N")
+    threads: int = flag(2, "threads of ONNX Runtime", metavar="N")
+    deeplab: bool = flag(False, "also deeplabv3_resnet50, which takes seconds a frame")
+
+
+class TorchvisionSegmenter(Segmenter):
+    """A network of torchvision with random weights in the shape that the exporter takes."""
+
+    def __init__(self, name: str, size: tuple[int, int]) -> None:
+        """Args:
+        name: of `torchvision.models.segmentation`. size: (H, W).
+        """
+        import torchvision
+
+        nn.Module.__init__(self)
+        build: Callable[..., nn.Module] = getattr(torchvision.models.segmentation, name)
+        self.net = build(weights=None, weights_backbone=None, num_classes=CLASSES)
+        self.size, self.grid, self.num_classes, self.alpha = size, size, CLASSES, 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 1] -> (B, C, H, W), a distribution over C."""
+        out: dict[str, Tensor] = self.net((images - 0.45) / 0.225)
+        return out["out"].softmax(1)
+
+
+def random_student(name: str, size: tuple[int, int]) -> Student:
+    """A student of the table with random weights."""
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    return Student(ModelSpec(METHOD, name, "random", size, names, 0.0, 1.0, False, LowLevelSpec(), "none"))
+
+
+def measure(config: StudentBenchConfig) -> dict[str, float]:
+    """Median milliseconds a frame of every network."""
+    patch = backbone_spec(config.backbone).patch
+    teacher_size = (round(config.size[0] / patch) * patch, round(config.size[1] / patch) * patch)
+    teacher = random_segmenter(
+        BenchConfig(backbone=config.backbone, weights=config.weights, size=teacher_size, num_classes=CLASSES)
+    )
+    models: dict[str, Segmenter] = {f"teacher, {config.backbone}": teacher}
+    models |= {f"student, {name}": random_student(name, config.size) for name in STUDENTS}
+    names = ["lraspp_mobilenet_v3_large", *(["deeplabv3_resnet50"] if config.deeplab else [])]
+    models |= {f"torchvision, {name}": TorchvisionSegmenter(name, config.size) for name in names}
+    cases: dict[str, Callable[[], Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, model) in enumerate(models.items()):
+            path = Path(folder) / f"{i}.onnx"
+            export_onnx(model.eval(), path)
+            run = onnx_runner(path, config.threads)
+            frame = torch.randint(0, 256, (1, *model.size, 3), dtype=torch.uint8).numpy()
+            cases[name] = partial(run, frame)
+        return interleaved(cases, config.rounds)
+
+
+def table(times: dict[str, float], config: StudentBenchConfig) -> Table:
+    """The result for people, each against the first."""
+    height, width = config.size
+    out = Table(title=f"{width}x{height}, {config.threads} threads, fp32, median of {config.rounds}")
+    out.add_column("network")
+    for heading in ("ms", "frames/s", "× teacher"):
+        out.add_column(heading, justify="right")
+    first = next(iter(times.values()))
+    for name, ms in times.items():
+        out.add_row(name, f"{ms:.1f}", f"{1e3 / ms:.0f}", f"{first / ms:.1f}")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark and print the table."""
+
+    def command() -> None:
+        config = parse(StudentBenchConfig, PROGRAM, argv)
+        if any(s % 32 for s in config.size):
+            raise UserError(f"--size {config.size[0]} {config.size[1]}: multiples of 32 are needed")
+        Console().print(table(measure(config), config))
+
+    return run_command(command, PROGRAM)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
