@@ -93,7 +93,9 @@ def value(tensor: onnx.TensorProto) -> NDArray[np.float32]:
     return np.asarray(numpy_helper.to_array(tensor), np.float32)
 
 
-def set_constant(model: onnx.ModelProto, node: onnx.NodeProto, index: int, array: NDArray[np.generic]) -> None:
+def set_constant(
+    model: onnx.ModelProto, node: onnx.NodeProto, index: int, array: NDArray[np.generic]
+) -> None:
     """Give a node a constant input of its own: the exporter shares equal constants between nodes."""
     name = f"{node.name}_input{index}"
     model.graph.initializer.append(numpy_helper.from_array(array, name))

@@ -15,6 +15,9 @@ Method = Literal["minmax", "percentile", "entropy"]
 SAMPLE = 20_000
 """Values kept of each tensor and frame."""
 
+ROWS = 8
+"""Whole rows (tokens) kept of each tensor and frame."""
+
 PERCENTILE = 99.99
 BINS, LEVELS = 2048, 128
 
@@ -30,6 +33,7 @@ class Observation:
         self.low = self.high = 0.0
         self.channel_max: NDArray[np.float32] = np.zeros(1, np.float32)
         self._samples: list[NDArray[np.float32]] = []
+        self._rows: list[NDArray[np.float32]] = []
 
     def add(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
         """Take in the tensor's values (..., channels) on one frame."""
@@ -37,11 +41,18 @@ class Observation:
         self.channel_max = np.maximum(self.channel_max, np.abs(values).max(tuple(range(values.ndim - 1))))
         flat = values.ravel()
         self._samples.append(flat[rng.integers(flat.size, size=min(SAMPLE, flat.size))])
+        rows = values.reshape(-1, values.shape[-1])
+        self._rows.append(rows[rng.integers(len(rows), size=min(ROWS, len(rows)))])
 
     @property
     def sample(self) -> NDArray[np.float32]:
         """Random values of all frames, with the extremes."""
         return np.concatenate([*self._samples, np.array([self.low, self.high], np.float32)])
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """Random rows (n, channels) of all frames."""
+        return np.concatenate(self._rows)
 
     def range(self, method: Method) -> tuple[float, float]:
         """The range (low, high) to cover; it contains zero."""

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from il2vseg.calib.graphs import Linear, drop_unused_constants, initializers, linears, replace, value
+from il2vseg.calib.graphs import (
+    Linear,
+    drop_unused_constants,
+    initializers,
+    linears,
+    replace,
+    set_constant,
+    value,
+)
 from il2vseg.calib.observe import Method, Observation
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -28,6 +36,13 @@ class Convention:
             return np.float32(bound / 127 if bound else 1.0), np.array(0, np.int8)
         scale = (high - low) / 255 or 1.0
         return np.float32(scale), np.array(round(np.clip(-low / scale, 0, 255)), np.uint8)
+
+    def round_trip(self, x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+        """Quantise values with the range (low, high) and return what they become."""
+        scale, zero = self.parameters(low, high)
+        limits = np.iinfo(zero.dtype)
+        levels = np.rint(x / scale) + zero.astype(np.float32)
+        return ((levels.clip(limits.min, limits.max) - zero.astype(np.float32)) * scale).astype(np.float32)
 
 
 CPU = Convention(signed=False)
@@ -58,6 +73,7 @@ def insert_qdq(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph, constants = copy.graph, initializers(copy)
+    reader = {node.input[0]: node for node in graph.node if node.op_type == "Add"}
     wanted: dict[str, Linear] = {x.node: x for x in linears(copy) if x.node not in keep_float}
     new: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
@@ -68,7 +84,10 @@ def insert_qdq(
             if x not in done:
                 scale, zero = convention.parameters(*observed[x].range(method))
                 parts = [f"{x}_scale", f"{x}_zero_point"]
-                new += [numpy_helper.from_array(np.asarray(v), n) for v, n in zip((scale, zero), parts, strict=True)]
+                new += [
+                    numpy_helper.from_array(np.asarray(v), n)
+                    for v, n in zip((scale, zero), parts, strict=True)
+                ]
                 nodes.append(helper.make_node("QuantizeLinear", [x, *parts], [f"{x}_q"], f"{x}_q"))
                 nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *parts], [f"{x}_dq"], f"{x}_dq"))
             if w not in done:
@@ -79,6 +98,11 @@ def insert_qdq(
                 nodes.append(helper.make_node("DequantizeLinear", parts, [f"{w}_dq"], f"{w}_dq", axis=1))
             done |= {x, w}
             node.input[0], node.input[1] = f"{x}_dq", f"{w}_dq"
+            bias = reader.get(node.output[0])
+            if bias is not None and bias.input[1] in constants:
+                # ONNX Runtime turns MatMul and a one-dimensional bias into Gemm before it looks for Q/DQ,
+                # and has no INT8 Gemm with a float bias: the layer would run in float, and slower.
+                set_constant(copy, bias, 1, value(constants[bias.input[1]]).reshape(1, 1, -1))
         nodes.append(node)
     replace(graph.node, nodes)
     graph.initializer.extend(new)

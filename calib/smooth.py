@@ -18,7 +18,7 @@ from il2vseg.calib.graphs import (
 )
 from il2vseg.calib.observe import Observation
 
-STRENGTH = 0.5
+STRENGTH = 0.7
 """Share of the difficulty moved to the weights, 0 to 1 (the paper's α)."""
 
 

@@ -1,17 +1,21 @@
 """The whole path from camera frame to class ids as one ONNX graph."""
 
+import ast
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-
 from il2vseg.export.deploy_form import deploy_form
+from torch import Tensor, nn
 
 from il2vseg.errors import UserError
 from il2vseg.files import atomic_path
 from il2vseg.model import Segmenter, frames_to_images, upsample_labels
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 18
 INPUT, OUTPUTS = "frame", ("labels", "scores")
@@ -59,10 +63,22 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
     assert program is not None
     program.optimize()
     model = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces of the machine that exported
+    name_nodes(model)
     onnx.checker.check_model(model, full_check=True)
     buffer = io.BytesIO()
     onnx.save(model, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
+
+
+def name_nodes(model: "onnx.ModelProto") -> None:
+    """Name every node after the module it comes from, and drop the exporter's notes.
+
+    The notes hold stack traces with paths of the machine that exported; the names make reports readable.
+    """
+    for node in model.graph.node:
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = [s for s in ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]")) if "." in s]
+        module = scopes[-1].removeprefix("segmenter.") if scopes else ""
+        node.name = f"{module}/{node.name}" if module else node.name
+        del node.metadata_props[:]

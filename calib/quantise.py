@@ -1,0 +1,108 @@
+"""Static INT8 of an exported graph, with the layers that cannot bear it found by measurement."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from il2vseg.calib.graphs import initializers, linears, value
+from il2vseg.calib.observe import Method, Observation, observe, session
+from il2vseg.calib.qdq import Convention, insert_qdq, quantise_weight
+from il2vseg.calib.smooth import STRENGTH, smooth
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+
+GOAL = 0.985
+"""Label agreement with the float graph on the calibration frames at which no more layers become float."""
+
+CHECK_FRAMES = 8
+FLOAT_SHARE = 0.25
+"""Layers kept in float at most; beyond, INT8 is not worth its name and the parity gate decides."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An INT8 graph and how it came about.
+
+    Attributes:
+        float_nodes: layers kept in float, most sensitive first.
+        agreement: of its labels with the float graph's on calibration frames, [0, 1].
+    """
+
+    model: onnx.ModelProto
+    method: Method
+    frames: int
+    smoothing: float
+    agreement: float
+    float_nodes: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, object]:
+        """Plain values for the manifest."""
+        return {name: v for name, v in vars(self).items() if name != "model"}
+
+
+def sensitivity(
+    model: onnx.ModelProto, observed: dict[str, Observation], convention: Convention, method: Method
+) -> dict[str, float]:
+    """Noise that INT8 adds to each linear layer's output, relative to the output's power.
+
+    Measured on real rows of its input, so it sees what a layer's own activations do to it.
+    """
+    constants = initializers(model)
+    noise = {}
+    for linear in linears(model):
+        seen = observed[linear.activation]
+        x, w = seen.rows, value(constants[linear.weight])
+        integers, scale = quantise_weight(w)
+        exact = x @ w
+        rounded = convention.round_trip(x, *seen.range(method)) @ (integers * scale)
+        noise[linear.node] = float(np.square(rounded - exact).sum() / max(np.square(exact).sum(), 1e-12))
+    return noise
+
+
+def quantise(
+    model: onnx.ModelProto,
+    frames: Sequence[tuple[str, Frame]],
+    convention: Convention,
+    *,
+    method: Method = "minmax",
+    smoothing: float = STRENGTH,
+    goal: float = GOAL,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Quantised:
+    """Quantise the linear layers of a graph.
+
+    All of them first; then, until the labels agree as `goal` asks, the most sensitive 1, 2, 4, … stay in
+    float.
+
+    Args:
+        frames: representative (name, BGR uint8 (H, W, 3)) of the graph's size.
+        smoothing: strength of `smooth`; 0 leaves it out.
+    Raises:
+        UserError: the graph has no linear layer large enough for INT8 to matter.
+    """
+    layers = linears(model)
+    if not layers:
+        raise UserError("the model has no large linear layer, INT8 would change nothing; export it as fp32")
+    activations = [layer.activation for layer in layers]
+    progress(f"observing {len(set(activations))} activations on {len(frames)} frames")
+    observed = observe(model, activations, frames)
+    if smoothing > 0:
+        model = smooth(model, observed, smoothing)
+        observed = observe(model, activations, frames)
+    noise = sensitivity(model, observed, convention, method)
+    ranked = sorted(noise, key=lambda node: -noise[node])
+    checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
+    run = session(model, ["labels"])
+    expected = [run(frame)[0] for frame in checked]
+    kept = 0
+    while True:
+        candidate = insert_qdq(model, observed, convention, method, ranked[:kept])
+        run = session(candidate, ["labels"])
+        agreement = float(np.mean([(run(f)[0] == e).mean() for f, e in zip(checked, expected, strict=True)]))
+        progress(f"{kept} of {len(ranked)} layers in float: labels agree on {agreement:.2%}")
+        following = max(1, 2 * kept)
+        if agreement >= goal or following > FLOAT_SHARE * len(ranked):
+            return Quantised(candidate, method, len(frames), smoothing, agreement, ranked[:kept])
+        kept = following
