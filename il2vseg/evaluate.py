@@ -60,6 +60,7 @@ class EvaluateConfig:
     assignment: Path | None = flag(
         None, "use the cluster-to-class mapping in this JSON, found on another split"
     )
+    by_name: bool = flag(False, "match clusters to classes by the names that il2vseg-name gave them")
     batch_size: int = flag(8, "frames a forward pass")
     limit: int | None = flag(None, "at most this many images, evenly spread")
     seed: int = flag(0, "of the scenes of --dataset synthetic")
@@ -329,6 +330,20 @@ def read_assignment(path: Path, class_names: Sequence[str]) -> NDArray[np.int64]
     return transfer(assignment, names, class_names)
 
 
+def named_assignment(names: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """The mapping of clusters (K,) to classes that their names say; see `metrics.transfer`.
+
+    Raises:
+        UserError: no cluster has the name of a class.
+    """
+    known = tuple(dict.fromkeys(names))
+    if not set(known) & set(class_names):
+        raise UserError(
+            f"--by-name: no cluster is called {', '.join(class_names)}; name them with il2vseg-name"
+        )
+    return transfer([known.index(name) for name in names], known, class_names)
+
+
 def run(config: EvaluateConfig) -> None:
     """Run the command.
 
@@ -337,6 +352,8 @@ def run(config: EvaluateConfig) -> None:
     """
     if config.alpha is not None and not 0 <= config.alpha <= 1:
         raise UserError(f"--alpha {config.alpha}: a weight between 0 and 1 is needed")
+    if config.by_name and config.assignment is not None:
+        raise UserError("--by-name and --assignment exclude each other")
     if config.batch_size < 1:
         raise UserError(f"--batch-size {config.batch_size}: at least 1 is needed")
     dataset = open_dataset(
@@ -363,6 +380,8 @@ def run(config: EvaluateConfig) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     segmenter = load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+    if config.by_name:
+        assignment = named_assignment(segmenter.class_names, dataset.class_names)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"evaluating {config.dataset} {config.split}", total=len(dataset))
         report = evaluate(
