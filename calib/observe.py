@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from il2vseg.calib.graphs import with_outputs
 from numpy.typing import NDArray
 
+from il2vseg.calib.graphs import with_outputs
 from il2vseg.images import Frame
 
 Method = Literal["minmax", "percentile", "entropy"]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
 from il2vseg.calib.graphs import (
     Linear,
     drop_unused_constants,
@@ -19,8 +22,6 @@ from il2vseg.calib.graphs import (
     value,
 )
 from il2vseg.calib.observe import Method, Observation
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+
 from il2vseg.calib.graphs import initializers, linears, value
 from il2vseg.calib.observe import Method, Observation, observe, session
 from il2vseg.calib.qdq import Convention, insert_qdq, quantise_weight
 from il2vseg.calib.smooth import STRENGTH, smooth
-
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
 

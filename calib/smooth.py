@@ -7,6 +7,7 @@ j of the weights by it changes nothing in float; layer normalisation absorbs the
 
 import numpy as np
 import onnx
+
 from il2vseg.calib.graphs import (
     consumers,
     drop_unused_constants,

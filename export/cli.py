@@ -4,24 +4,25 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from il2vseg import __version__
 from il2vseg.command import flag, parse
 from il2vseg.errors import CheckFailed, UserError, run_command
+from il2vseg.export.variants import FP32, MODEL_NAME, Variant
 from il2vseg.files import require_writable_dir, write_json
 from il2vseg.images import Frame, resize_frame
 
 if TYPE_CHECKING:
-    from il2vseg.export.parity import ParityReport
-    from il2vseg.runtime.manifest import Manifest
+    from rich.console import Console
 
+    from il2vseg.export.parity import ParityReport
     from il2vseg.model import Segmenter
+    from il2vseg.runtime.manifest import Manifest, ModelFile
 
 PROGRAM = "il2vseg-export"
-MODEL_NAME = "model.onnx"
 PARITY_NAME = "parity.json"
 PICTURE_NAME = "parity.png"
 VERIFY_FRAMES = 20
@@ -36,13 +37,45 @@ class ExportConfig:
     size: tuple[int, int] | None = flag(
         None, "input height and width; default: that of training", metavar="PIXELS"
     )
-    precision: Literal["fp32"] = flag("fp32", "number format of the graph")
+    precision: Literal["fp32", "fp16", "int8"] = flag(
+        "fp32", "number format; fp16 and int8 files stand beside the fp32 one"
+    )
     alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1; default: the checkpoint's")
     verify: Path | None = flag(
         None, "frames to check parity on; default: synthetic scenes", metavar="DIR|CLIP"
     )
+    calib: Path | None = flag(
+        None, "frames to calibrate int8 on; default: those of --verify", metavar="DIR|CLIP"
+    )
+    calib_frames: int = flag(32, "frames chosen from them", metavar="N")
+    calib_method: Literal["minmax", "percentile", "entropy"] = flag("minmax", "how int8 ranges are found")
+    trt: bool = flag(False, "build a TensorRT engine for the GPU of this machine")
+    model: Path | None = flag(
+        None, "with --trt: build from this exported model; needs no checkpoint and no PyTorch", metavar="DIR"
+    )
+    workspace: int = flag(2048, "memory that TensorRT may use while building", metavar="MB")
+    timing_cache: Path = flag(
+        Path("~/.cache/il2vseg/tensorrt.timing"), "makes building again fast", metavar="FILE"
+    )
+    triton: bool = flag(False, "write a model repository for Triton Inference Server: OUT/triton")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     name: str | None = flag(None, "name of the model in the manifest; default: the checkpoint folder's")
+
+
+def check(config: ExportConfig) -> None:
+    """Refuse settings that cannot work, before anything slow starts.
+
+    Raises:
+        UserError: a value out of range, or flags that contradict each other.
+    """
+    if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
+        raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
+    if config.calib_frames < 1:
+        raise UserError(f"--calib-frames {config.calib_frames}: it is at least 1")
+    if config.workspace < 1:
+        raise UserError(f"--workspace {config.workspace}: it is at least 1 MB")
+    if config.model is not None and not config.trt:
+        raise UserError("--model DIR is for --trt; to export a checkpoint, pass --checkpoint DIR")
 
 
 def verification_frames(source: Path | None, size: tuple[int, int]) -> Iterator[tuple[str, Frame]]:
@@ -62,24 +95,26 @@ def verify(
     segmenter: "Segmenter", model: Path, precision: str, frames: Iterator[tuple[str, Frame]]
 ) -> "ParityReport":
     """Compare an exported file with its eager model; see `parity.compare`."""
+    import torch
+
     from il2vseg.export.parity import LIMITS, compare
     from il2vseg.export.runners import eager_runner, onnx_runner
 
-    return compare(eager_runner(segmenter), onnx_runner(model), frames, LIMITS[precision])
+    candidate = onnx_runner(model, torch.get_num_threads())
+    return compare(eager_runner(segmenter), candidate, frames, LIMITS[precision])
 
 
-def build_manifest(segmenter: "Segmenter", name: str, model: Path, report: "ParityReport") -> "Manifest":
+def build_manifest(segmenter: "Segmenter", name: str, files: "tuple[ModelFile, ...]") -> "Manifest":
     """Describe an exported model."""
     import dataclasses
 
     import onnx
     import torch
+
     from il2vseg.export.graph import INPUT, OPSET
     from il2vseg.export.naming import merge
-    from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, ModelFile, OutputSpec
-
-    from il2vseg.files import sha256_file
     from il2vseg.palette import default_palette
+    from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
 
     spec, (height, width) = segmenter.spec, segmenter.size
     names, clusters = merge(segmenter.class_names)
@@ -93,23 +128,78 @@ def build_manifest(segmenter: "Segmenter", name: str, model: Path, report: "Pari
         outputs=OutputSpec((height, width), (segmenter.num_classes, *segmenter.grid)),
         classes=tuple(ClassInfo(n, c) for n, c in zip(names, colours, strict=True)),
         clusters=clusters,
-        files=(
-            ModelFile(
-                path=model.name,
-                format="onnx",
-                precision="fp32",
-                target="any",
-                sha256=sha256_file(model),
-                bytes=model.stat().st_size,
-                parity=report.to_dict(),
-            ),
-        ),
+        files=files,
         alpha=segmenter.alpha,
         fcm=dataclasses.asdict(spec.low_level),
         training_data=spec.training_data,
         tools={"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
         opset=OPSET,
     )
+
+
+def write_variants(
+    config: ExportConfig, segmenter: "Segmenter", folder: Path, console: "Console"
+) -> list[Variant]:
+    """Write model.onnx and what the precision adds into `folder`.
+
+    Raises:
+        UserError: no usable frame to calibrate on, or a model that the precision does nothing for.
+    """
+    from il2vseg.export.graph import export_onnx
+    from il2vseg.export.variants import write_half, write_int8
+
+    with console.status("writing the graph") as status:
+        export_onnx(segmenter, folder / MODEL_NAME)
+        if config.precision == "fp16":
+            return [FP32, *write_half(folder)]
+        if config.precision == "fp32":
+            return [FP32]
+        from il2vseg.calib.frames import representative_frames
+
+        source = config.calib or config.verify
+        if source is None:
+            console.print("int8 is calibrated on synthetic scenes; pass --calib with frames of your camera")
+        status.update("choosing frames to calibrate on")
+        frames = representative_frames(source, segmenter.size, config.calib_frames)
+        return [FP32, *write_int8(folder, frames, config.calib_method, status.update)]
+
+
+def prove(
+    config: ExportConfig, segmenter: "Segmenter", folder: Path, variants: list[Variant], console: "Console"
+) -> "dict[str, ParityReport]":
+    """Compare every file with the model; write parity.json and a picture of the worst frames of each.
+
+    parity.json is the report of the file that agrees least, with those of all files under "files" and,
+    for a file that failed, the first layer where it diverges under "divergence".
+    """
+    reports: dict[str, ParityReport] = {}
+    divergence: dict[str, Any] = {}
+    for variant in variants:
+        path = folder / variant.path
+        with console.status(f"comparing {variant.path} with the model"):
+            frames = verification_frames(config.verify, segmenter.size)
+            report = verify(segmenter, path, variant.precision, frames)
+        console.print(report.table(f"{variant.path} on {config.verify or 'synthetic scenes'}"))
+        report.write_picture(folder / _picture(variant))
+        reports[variant.path] = report
+        if not report.passed:
+            from il2vseg.export.bisect import TOLERANCES, first_divergence
+
+            with console.status("looking for the first layer that differs"):
+                frame = report.worst[0].frame
+                found = first_divergence(segmenter, path, frame, TOLERANCES[variant.precision])
+            divergence[variant.path] = found.to_dict()
+            if found.layer:
+                report.failures.append(f"first layer that differs: {found.layer}")
+    least = min(reports.values(), key=lambda r: (r.passed, r.label_agreement))
+    files = {path: report.to_dict() for path, report in reports.items()}
+    extra = {"divergence": divergence} if divergence else {}
+    write_json(folder / PARITY_NAME, least.to_dict() | {"files": files} | extra)
+    return reports
+
+
+def _picture(variant: Variant) -> str:
+    return PICTURE_NAME if variant is FP32 else f"parity.{variant.path.removeprefix('model.')[:-5]}.png"
 
 
 def export(config: ExportConfig) -> Path:
@@ -119,17 +209,18 @@ def export(config: ExportConfig) -> Path:
 
     Raises:
         UserError: no whole checkpoint, a size of broken patches, no frame to verify on, a folder that
-            cannot be written.
-        CheckFailed: parity is outside the limits; graph, report and picture are kept in OUT/rejected.
+            cannot be written, or no GPU for --trt (what is exported by then stays).
+        CheckFailed: parity is outside the limits; graphs, report and pictures are kept in OUT/rejected.
     """
+    check(config)
+    if config.model is not None:
+        return add_engine(config, config.model)
     out = require_writable_dir(config.out or config.checkpoint / "export")
-    if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
-        raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
 
-    from il2vseg.export.graph import export_onnx
     from rich.console import Console
 
     from il2vseg.checkpoint import load_checkpoint
+    from il2vseg.runtime.manifest import describe_file
 
     console = Console(stderr=True)
     segmenter = load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
@@ -137,26 +228,65 @@ def export(config: ExportConfig) -> Path:
         segmenter.alpha = config.alpha
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         work = Path(folder)
-        with console.status("writing the graph"):
-            export_onnx(segmenter, work / MODEL_NAME)
-        with console.status("comparing it with the model"):
-            frames = verification_frames(config.verify, segmenter.size)
-            report = verify(segmenter, work / MODEL_NAME, config.precision, frames)
-        console.print(report.table(f"parity on {config.verify or 'synthetic scenes'}"))
-        write_json(work / PARITY_NAME, report.to_dict())
-        report.write_picture(work / PICTURE_NAME)
-        if not report.passed:
+        variants = write_variants(config, segmenter, work, console)
+        reports = prove(config, segmenter, work, variants, console)
+        if failed := {path: r for path, r in reports.items() if not r.passed}:
             rejected = out / "rejected"
             shutil.rmtree(rejected, ignore_errors=True)
             work.rename(rejected)
             work.mkdir()  # the context manager removes it
-            raise CheckFailed(f"parity failed: {'; '.join(report.failures)}; see {rejected / PICTURE_NAME}")
+            reasons = "; ".join(f"{path}: {', '.join(r.failures)}" for path, r in failed.items())
+            raise CheckFailed(f"parity failed: {reasons}; see {rejected}")
+        files = tuple(
+            describe_file(
+                work,
+                v.path,
+                format="onnx",
+                precision=v.precision,
+                target=v.target,
+                parity=reports[v.path].to_dict(),
+                quantization=v.quantization,
+            )
+            for v in variants
+        )
         name = config.name or config.checkpoint.resolve().name
-        build_manifest(segmenter, name, work / MODEL_NAME, report).save(work)
-        for file in sorted(work.iterdir()):
-            file.replace(out / file.name)
-    print(f"{out}: {MODEL_NAME}, manifest.json, {PARITY_NAME}, {PICTURE_NAME}", file=sys.stderr)
+        build_manifest(segmenter, name, files).save(work)
+        written = sorted(file.name for file in work.iterdir())
+        for file in written:
+            (work / file).replace(out / file)
+    print(f"{out}: {', '.join(written)}", file=sys.stderr)
+    if config.triton:
+        from il2vseg.export.triton import write_repository
+
+        print(f"{write_repository(out)}: Triton model repository", file=sys.stderr)
+    if config.trt:
+        add_engine(replace(config, model=out), out)
     return out
+
+
+def add_engine(config: ExportConfig, folder: Path) -> Path:
+    """Build a TensorRT engine from an exported model and add it to its manifest, proven.
+
+    Raises:
+        UserError: no TensorRT or no GPU here; the message has the command to run on the device.
+        CheckFailed: parity is outside the limits; the engine is not added.
+    """
+    from rich.console import Console
+
+    from il2vseg.export.engine import build_into
+
+    console = Console(stderr=True)
+    with console.status("TensorRT") as status:
+        report = build_into(
+            folder,
+            config.precision,
+            workspace_mb=config.workspace,
+            timing_cache=config.timing_cache.expanduser(),
+            frames=lambda size: verification_frames(config.verify, size),
+            progress=status.update,
+        )
+    console.print(report.table("model.engine against model.onnx"))
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from il2vseg.export.deploy_form import deploy_form
 from torch import Tensor, nn
 
 from il2vseg.errors import UserError
+from il2vseg.export.deploy_form import deploy_form
 from il2vseg.files import atomic_path
 from il2vseg.model import Segmenter, frames_to_images, upsample_labels
 

@@ -7,9 +7,9 @@ affinity, fusion. Types live in the graph, so TensorRT, which is strongly typed,
 
 import numpy as np
 import onnx
-from il2vseg.calib.graphs import drop_unused_constants, initializers, replace, transformer_nodes, value
 from onnx import TensorProto, helper, numpy_helper
 
+from il2vseg.calib.graphs import drop_unused_constants, initializers, replace, transformer_nodes, value
 from il2vseg.errors import UserError
 
 FLOAT_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "Pow", "Sqrt"})

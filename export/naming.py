@@ -84,9 +84,8 @@ def open_model(folder: Path, weights: Path | None = None) -> NamedModel:
     Raises:
         UserError: the folder holds neither.
     """
-    from il2vseg.runtime.manifest import FILE_NAME as MANIFEST
-
     from il2vseg.checkpoint import FILE_NAME as CHECKPOINT
+    from il2vseg.runtime.manifest import FILE_NAME as MANIFEST
 
     if (folder / MANIFEST).is_file():
         return _open_export(folder)

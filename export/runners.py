@@ -1,15 +1,18 @@
 """Runners for `parity.compare`: the eager model and an exported file behind one signature."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from il2vseg.export.parity import Output, Runner
 from numpy.typing import NDArray
 
-from il2vseg.model import Segmenter
+from il2vseg.export.parity import Output, Runner
+
+if TYPE_CHECKING:
+    from il2vseg.model import Segmenter
 
 
-def eager_runner(segmenter: Segmenter) -> Runner:
+def eager_runner(segmenter: "Segmenter") -> Runner:
     """Run the trained model in PyTorch."""
     import torch
 
@@ -21,12 +24,12 @@ def eager_runner(segmenter: Segmenter) -> Runner:
 
 
 def onnx_runner(model: Path, threads: int | None = None) -> Runner:
-    """Run an ONNX file in ONNX Runtime on the CPU; `threads` as in PyTorch when None."""
+    """Run an ONNX file in ONNX Runtime on the CPU; `threads` is one a core when None."""
     import onnxruntime
-    import torch
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
     # A spinning pool would take the cores from the model that it is compared with.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

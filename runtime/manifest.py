@@ -68,6 +68,7 @@ class ModelFile:
         sha256: of the whole file, lower-case hex. bytes: its size, None where the writer did not say.
         parity: the report of the check against the trained model, None when it was not made.
         engine: set for TensorRT engines only.
+        quantization: how an INT8 file was calibrated, and which layers stayed in float.
     """
 
     path: str
@@ -78,6 +79,7 @@ class ModelFile:
     bytes: int | None = None
     parity: dict[str, Any] | None = None
     engine: EngineInfo | None = None
+    quantization: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,20 @@ def describe_file(
     target: Target = "any",
     parity: dict[str, Any] | None = None,
     engine: EngineInfo | None = None,
+    quantization: dict[str, Any] | None = None,
 ) -> ModelFile:
     """Make the manifest's entry for FOLDER/path, with its hash and size."""
     file = folder / path
     return ModelFile(
-        path, format, precision, target, sha256_file(file), file.stat().st_size, parity=parity, engine=engine
+        path=path,
+        format=format,
+        precision=precision,
+        target=target,
+        sha256=sha256_file(file),
+        bytes=file.stat().st_size,
+        parity=parity,
+        engine=engine,
+        quantization=quantization,
     )
 
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from il2vseg.errors import UserError
 from il2vseg.runtime.engine import Backend, Engine, Stabiliser
 from il2vseg.runtime.manifest import Format, Manifest, ModelFile, Precision, Target, verify_file
 from il2vseg.runtime.onnx_backend import OnnxBackend
-
-from il2vseg.errors import UserError
 
 
 class UnavailableError(Exception):
@@ -30,7 +30,7 @@ class Provider:
     """A row of the table.
 
     Attributes:
-        formats: file formats that it loads. target: family of the files made for it.
+        formats: file formats that it loads, best first. target: family of the files made for it.
         precisions: what it runs well, best first.
         open: folder, manifest, file and number of threads -> backend; raises UnavailableError or UserError.
     """
@@ -63,6 +63,34 @@ def _open_onnx(
     return backend
 
 
+def _open_tensorrt(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Backend:
+    """Run an engine natively, and an ONNX file through ONNX Runtime's provider, which builds its own."""
+    if entry.format == "onnx":
+        return _open_onnx("tensorrt", "TensorrtExecutionProvider", folder, manifest, entry, threads)
+    try:
+        import tensorrt
+    except ImportError:
+        raise UnavailableError("tensorrt is not installed (pip install 'il2vseg[trt]')") from None
+    from il2vseg.runtime.cuda import Cuda, CudaError
+    from il2vseg.runtime.tensorrt_backend import TensorrtBackend
+
+    try:
+        cuda = Cuda()
+    except CudaError as error:
+        raise UnavailableError(str(error)) from None
+    return TensorrtBackend(folder / entry.path, manifest, entry, tensorrt, cuda)
+
+
+def _open_openvino(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Backend:
+    from importlib.util import find_spec
+
+    if find_spec("openvino") is None:
+        raise UnavailableError("openvino is not installed (pip install 'il2vseg[openvino]')")
+    from il2vseg.runtime.openvino_backend import OpenvinoBackend
+
+    return OpenvinoBackend(folder / entry.path, manifest, entry, threads)
+
+
 def _onnx(
     name: str, execution_provider: str, target: Target, precisions: tuple[Precision, ...]
 ) -> tuple[str, Provider]:
@@ -71,9 +99,12 @@ def _onnx(
 
 PROVIDERS: dict[str, Provider] = dict(
     (
-        _onnx("tensorrt", "TensorrtExecutionProvider", "tensorrt", ("fp16", "int8", "fp32")),
+        (
+            "tensorrt",
+            Provider(("tensorrt", "onnx"), "tensorrt", ("fp16", "int8", "fp32"), _open_tensorrt),
+        ),
         _onnx("cuda", "CUDAExecutionProvider", "any", ("fp16", "fp32")),
-        _onnx("openvino", "OpenVINOExecutionProvider", "cpu", ("int8", "fp32")),
+        ("openvino", Provider(("onnx",), "cpu", ("int8", "fp32"), _open_openvino)),
         _onnx("cpu", "CPUExecutionProvider", "cpu", ("int8", "fp32")),
     )
 )
@@ -101,8 +132,9 @@ def choose_file(manifest: Manifest, name: str, precision: str = "auto") -> Model
         has = ", ".join(sorted({f"{f.format} {f.precision} for {f.target}" for f in manifest.files}))
         asked = "" if precision == "auto" else f" of precision {precision}"
         raise UnavailableError(f"the model has no file{asked} for it (it has {has})")
-    # Best precision first; then a file made for this family before one that runs anywhere.
-    return min(usable, key=lambda e: (wanted.index(e.precision), e.target == "any"))
+    # An engine before ONNX, the best precision, and a file made for this family before one for any.
+    order = provider.formats.index
+    return min(usable, key=lambda e: (order(e.format), wanted.index(e.precision), e.target == "any"))
 
 
 def open_engine(

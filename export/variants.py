@@ -1,0 +1,87 @@
+"""The files that one export consists of: fp32 always, and what `--precision` adds to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from il2vseg.files import write_bytes
+from il2vseg.runtime.manifest import Precision, Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from il2vseg.calib.observe import Method
+    from il2vseg.images import Frame
+
+MODEL_NAME = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A file of an export.
+
+    Attributes:
+        path: its name in the folder. target: which family of providers it is for.
+        quantization: how INT8 was calibrated, None for other precisions.
+    """
+
+    path: str
+    precision: Precision
+    target: Target = "any"
+    quantization: dict[str, Any] | None = None
+
+
+FP32 = Variant(MODEL_NAME, "fp32")
+
+
+def write_half(folder: Path) -> list[Variant]:
+    """Write FOLDER/model.fp16.onnx beside model.onnx; see `half.to_half` for what stays in float.
+
+    Raises:
+        UserError: the model has no transformer.
+    """
+    import onnx
+
+    from il2vseg.export.half import to_half
+
+    variant = Variant("model.fp16.onnx", "fp16")
+    _write(to_half(onnx.load(folder / MODEL_NAME)), folder / variant.path)
+    return [variant]
+
+
+def write_int8(
+    folder: Path, frames: "list[tuple[str, Frame]]", method: "Method", progress: Callable[[str], None]
+) -> list[Variant]:
+    """Write FOLDER/model.int8.onnx for TensorRT and model.int8-cpu.onnx for CPUs beside model.onnx.
+
+    One graph cannot serve both: TensorRT takes signed symmetric activations only, on which ONNX Runtime's
+    CPU kernels are slower and less exact than on unsigned ones.
+
+    Args:
+        frames: representative (name, BGR uint8 (H, W, 3)) of the model's size.
+    Raises:
+        UserError: the model has no linear layer worth quantising.
+    """
+    import onnx
+
+    from il2vseg.calib.qdq import CPU, TENSORRT
+    from il2vseg.calib.quantise import quantise
+
+    model = onnx.load(folder / MODEL_NAME)
+    families: list[tuple[str, Target]] = [("model.int8.onnx", "tensorrt"), ("model.int8-cpu.onnx", "cpu")]
+    variants = []
+    for path, target in families:
+        progress(f"int8 for {target}")
+        convention = TENSORRT if target == "tensorrt" else CPU
+        quantised = quantise(model, frames, convention, method=method, progress=progress)
+        _write(quantised.model, folder / path)
+        variants.append(Variant(path, "int8", target, quantised.describe()))
+    return variants
+
+
+def _write(model: "onnx.ModelProto", path: Path) -> None:
+    import onnx
+
+    onnx.checker.check_model(model, full_check=True)
+    write_bytes(path, model.SerializeToString())
