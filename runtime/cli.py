@@ -1,5 +1,6 @@
 """il2vseg-run: from a camera, clip or stream to labels, video, numbers."""
 
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir
 
 if TYPE_CHECKING:
+    from il2vseg.images import Labels
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sources import Source, SourceOptions
     from il2vseg.runtime.sources.base import Report
-
-    from il2vseg.images import Labels
 
 PROGRAM = "il2vseg-run"
 _STALL_S = 10.0
@@ -261,6 +261,9 @@ def run(config: RunConfig) -> None:
         CheckFailed: the engine does not work.
     """
     check(config)
+    # A damaged stream makes FFmpeg and OpenCV print several lines a frame, for days; we report events.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from il2vseg.runtime.engine_guard import EngineGuard
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies

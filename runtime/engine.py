@@ -13,10 +13,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from il2vseg.runtime.manifest import Manifest, ModelFile
 from numpy.typing import NDArray
 
 from il2vseg.images import Frame, Labels, resize_frame, resize_labels
+from il2vseg.runtime.manifest import Manifest, ModelFile
 
 Scores = NDArray[np.float32]
 """Cluster scores of a frame (C, h, w); each position's scores are a distribution over C."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from il2vseg.runtime.engine import Engine, Result
-from il2vseg.runtime.sources.base import Report
-
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.engine import Engine, Result
+from il2vseg.runtime.sources.base import Report
 
 
 class FrameLostError(Exception):

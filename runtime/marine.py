@@ -9,11 +9,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from il2vseg.runtime.sources.base import Report
-from il2vseg.runtime.water_plane import Camera, Line, WaterPlane
 from numpy.typing import NDArray
 
 from il2vseg.images import Labels, resize_labels
+from il2vseg.runtime.sources.base import Report
+from il2vseg.runtime.water_plane import Camera, Line, WaterPlane
 
 WIDEST = 480
 """Columns; larger label images are shrunk first, which bounds the time."""

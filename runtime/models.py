@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from il2vseg.runtime.manifest import FILE_NAME, Manifest
-
 from il2vseg.errors import UserError
+from il2vseg.runtime.manifest import FILE_NAME, Manifest
 
 BUNDLED = Path(__file__).parent / "models"
 """Models that ship with the package, a folder each."""

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from il2vseg.runtime.manifest import Manifest, ModelFile
 from numpy.typing import NDArray
 
 from il2vseg.errors import UserError
+from il2vseg.runtime.manifest import Manifest, ModelFile
 
 
 class OnnxBackend:

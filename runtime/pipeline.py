@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from il2vseg.errors import CheckFailed, UserError
+from il2vseg.images import Frame, Labels
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.engine_guard import FrameLostError
@@ -19,9 +21,6 @@ from il2vseg.runtime.marine import Scene
 from il2vseg.runtime.output import Output, class_fractions
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
-
-from il2vseg.errors import CheckFailed, UserError
-from il2vseg.images import Frame, Labels
 
 QUEUED = 4
 """Items in a channel of a recorded source."""

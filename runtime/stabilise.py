@@ -7,10 +7,10 @@ appeared, or was hidden before.
 
 import cv2
 import numpy as np
-from il2vseg.runtime.engine import Scores
 from numpy.typing import NDArray
 
 from il2vseg.images import Frame
+from il2vseg.runtime.engine import Scores
 
 _CELL = 6
 """Pixels of the flow's picture for a cell of the scores: enough to follow a boat, and cheap."""

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from il2vseg.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
-
-from il2vseg.errors import UserError
 
 
 class JsonlSink(Sink):

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.sinks.base import Sink
-
 from il2vseg.files import require_writable_dir
 from il2vseg.images import write_image
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
 
 
 class LabelSink(Sink):

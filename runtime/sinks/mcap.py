@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.sinks.base import Sink
-from il2vseg.runtime.sinks.encoder import check_space
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
 from il2vseg.errors import UserError
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+from il2vseg.runtime.sinks.encoder import check_space
 
 _QUALITY = 85
 _CHUNK = 1 << 20

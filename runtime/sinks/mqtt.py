@@ -6,13 +6,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from il2vseg.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Report
-from paho.mqtt.enums import CallbackAPIVersion
-
-from il2vseg.errors import UserError
 
 MOST_QUEUED = 200
 """Messages kept while the broker is away; frames are sent only while it is there."""

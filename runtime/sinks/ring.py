@@ -6,14 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from il2vseg.files import require_writable_dir
+from il2vseg.images import Frame
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import have_h264
 from il2vseg.runtime.sinks.video import VideoWriter
-
-from il2vseg.files import require_writable_dir
-from il2vseg.images import Frame
 
 MOST_FRAMES = 1800
 """Kept in memory, as JPEG, whatever the pre-roll: 60 seconds of 30 frames, some 100 MB."""

@@ -3,12 +3,11 @@
 import time
 from pathlib import Path
 
+from il2vseg.errors import UserError
+from il2vseg.images import Frame, resize_frame
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import Encoder, open_encoder
-
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, resize_frame
 
 DEFAULT_FPS = 10.0
 LONGEST_GAP_S = 1.0

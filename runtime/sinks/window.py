@@ -4,11 +4,11 @@ import os
 import sys
 
 import cv2
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.sinks.base import Sink
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
 
 _TITLE = "IL2Vseg"
 _ESCAPE = 27

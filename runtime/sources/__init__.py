@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from il2vseg.errors import UserError
+from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import CaptureOptions, open_camera, open_stream
 from il2vseg.runtime.sources.geometry import Geometry, Transformed
 from il2vseg.runtime.sources.live import CONNECT_S, LiveSource
 from il2vseg.runtime.sources.recorded import ClipSource, ImageSource
-
-from il2vseg.errors import UserError
-from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 
 __all__ = ["Captured", "Source", "SourceOptions", "open_source", "shown_name"]
 

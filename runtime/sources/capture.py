@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,11 @@ import numpy as np
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+
+_MOST_CORRUPT = 10
+"""Pictures in a row that do not decode before a stream counts as ended; OpenCV reports both alike."""
+
+_SLOW_S = 0.5
 
 
 class ConnectionFailed(Exception):
@@ -65,11 +71,15 @@ class OpenCvConnection:
 
     def grab(self) -> tuple[Frame, float | None] | None:
         """Return the next frame and its timestamp; None when the stream ended."""
-        ok, frame = self._capture.read()
-        if not ok or frame is None:
-            return None
-        timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
-        return np.asarray(frame, dtype=np.uint8), timestamp if timestamp > 0 else None
+        for _ in range(1 + _MOST_CORRUPT):
+            begun = time.monotonic()
+            ok, frame = self._capture.read()
+            if ok and frame is not None:
+                timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                return np.asarray(frame, dtype=np.uint8), timestamp if timestamp > 0 else None
+            if time.monotonic() - begun > _SLOW_S:
+                break  # not a picture that does not decode, but one that does not come
+        return None
 
     def close(self) -> None:
         """Release the device or socket."""

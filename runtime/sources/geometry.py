@@ -6,11 +6,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from il2vseg.runtime.sources.base import Captured, Source
 from numpy.typing import NDArray
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.sources.base import Captured, Source
 
 _ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 

@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from il2vseg.runtime.sources.base import Captured, Report, Source
-from il2vseg.runtime.sources.capture import Connection, ConnectionFailed
-
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.sources.base import Captured, Report, Source
+from il2vseg.runtime.sources.capture import Connection, ConnectionFailed
 
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 4.0

@@ -8,10 +8,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from il2vseg.runtime.sources.base import Captured, Report, Source
 
 from il2vseg.errors import UserError
 from il2vseg.images import read_frame
+from il2vseg.runtime.sources.base import Captured, Report, Source
 
 
 class ImageSource(Source):

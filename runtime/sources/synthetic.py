@@ -3,10 +3,9 @@
 import time
 from collections.abc import Callable
 
-from il2vseg.runtime.sources.base import Captured, Source
-
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.sources.base import Captured, Source
 
 _HELP = "synthetic:[seed=N][,frames=N][,loop=N][,size=HxW]"
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from il2vseg.runtime.output import Output
 from numpy.typing import NDArray
 
 from il2vseg.images import Frame, resize_frame, resize_labels
+from il2vseg.runtime.output import Output
 
 WIDEST = 960
 """Pixels; wider frames are shrunk for the page."""

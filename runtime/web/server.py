@@ -8,12 +8,6 @@ from collections.abc import AsyncIterator, Iterable
 from importlib.resources import files
 
 import uvicorn
-from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.sinks.base import Sink
-from il2vseg.runtime.web.broadcast import Broadcaster, Closed, Encode, encode_bundle, encode_overlay
-from il2vseg.runtime.web.guard import LONGEST_HEADERS, Access, Guard, is_loopback
-from il2vseg.runtime.web.state import State
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,6 +15,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from il2vseg.errors import UserError
+from il2vseg.runtime.events import Event
+from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.base import Sink
+from il2vseg.runtime.web.broadcast import Broadcaster, Closed, Encode, encode_bundle, encode_overlay
+from il2vseg.runtime.web.guard import LONGEST_HEADERS, Access, Guard, is_loopback
+from il2vseg.runtime.web.state import State
 
 MOST_VIEWERS = 16
 MOST_CONNECTIONS = 64

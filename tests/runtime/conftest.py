@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from il2vseg.images import Frame
+from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
 
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
 

@@ -81,6 +81,13 @@ class MjpegServer:
             self._images.append(cv2.imencode(".jpg", grabbed[1])[1].tobytes())
         self._server: ThreadingHTTPServer | None = None
 
+    def corrupt(self) -> None:
+        """Cut every third picture short and fill every fifth with noise."""
+        for i in range(3, len(self._images), 3):
+            self._images[i] = self._images[i][: len(self._images[i]) // 3]
+        for i in range(5, len(self._images), 5):
+            self._images[i] = bytes(range(256)) * 8
+
     def start(self) -> None:
         images, stopped = self._images, threading.Event()
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from il2vseg.runtime.engine import Engine
-from il2vseg.runtime.manifest import Manifest, ModelFile
-from il2vseg.runtime.providers import UnavailableError, choose_file, open_engine
 from onnx import helper
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame, resize_frame, resize_labels
+from il2vseg.runtime.engine import Engine
+from il2vseg.runtime.manifest import Manifest, ModelFile
+from il2vseg.runtime.providers import UnavailableError, choose_file, open_engine
 
 from .conftest import SIZE, build_graph, reference, write_model
 

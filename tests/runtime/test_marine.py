@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from il2vseg.data import synthetic
+from il2vseg.images import Labels
 from il2vseg.runtime.marine import (
     Alarm,
     Classes,
@@ -18,9 +21,6 @@ from il2vseg.runtime.marine import (
     water_edge,
 )
 from il2vseg.runtime.water_plane import Camera, Line, WaterPlane
-
-from il2vseg.data import synthetic
-from il2vseg.images import Labels
 
 OBSTACLE, WATER, SKY = 0, 1, 2
 CLASSES = Classes(WATER, OBSTACLE, SKY)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from il2vseg.images import Frame
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.histogram import RATIO, Histogram, Latencies
 from il2vseg.runtime.overlay import Overlay
-
-from il2vseg.images import Frame
 
 from .conftest import CLASSES
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+
+from il2vseg.errors import CheckFailed, UserError
+from il2vseg.images import Frame
 from il2vseg.runtime import pipeline as module
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.engine_guard import EngineGuard
@@ -15,9 +18,6 @@ from il2vseg.runtime.output import Output
 from il2vseg.runtime.pipeline import Pipeline
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
-
-from il2vseg.errors import CheckFailed, UserError
-from il2vseg.images import Frame
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
 

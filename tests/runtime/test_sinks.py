@@ -16,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from il2vseg.errors import UserError
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.notify import Notifier
@@ -24,8 +26,6 @@ from il2vseg.runtime.sinks.quota import QuotaSink
 from il2vseg.runtime.sinks.ring import RingSink
 from il2vseg.runtime.sinks.video import VideoSink
 from il2vseg.runtime.sources.base import Captured
-
-from il2vseg.errors import UserError
 
 from . import servers
 from .conftest import needs
@@ -156,8 +156,9 @@ def test_the_oldest_recordings_are_deleted_and_nothing_else(tmp_path: Path) -> N
 
 def test_an_mcap_file_holds_pictures_labels_and_numbers(tmp_path: Path) -> None:
     needs("mcap", "mcap")
-    from il2vseg.runtime.sinks.mcap import McapSink
     from mcap.reader import make_reader
+
+    from il2vseg.runtime.sinks.mcap import McapSink
 
     sink = McapSink(tmp_path / "o.mcap")
     for i in range(3):
@@ -202,8 +203,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Process) -> None:
     import paho.mqtt.client as mqtt
-    from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
     from paho.mqtt.enums import CallbackAPIVersion
+
+    from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
 
     events: list[str] = []
 
@@ -281,6 +283,22 @@ def test_no_service_manager_is_fine(tmp_path: Path) -> None:
         notifier.send("READY=1")
         notifier.alive()
     assert Notifier({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog_s is None
+
+
+DEPLOY = Path(__file__).parents[2] / "deploy/systemd"
+
+
+def test_the_service_starts_with_settings_that_exist() -> None:
+    from il2vseg.command import parse
+    from il2vseg.runtime.cli import RunConfig, check
+
+    unit = (DEPLOY / "il2vseg-run.service").read_text()
+    (command,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert "Type=notify" in unit
+    assert command.split()[1:] == ["--config", "/etc/il2vseg/il2vseg.yaml"]
+    config = parse(RunConfig, "il2vseg-run", ["--config", str(DEPLOY / "il2vseg.yaml")])
+    check(config)
+    assert config.wait_for_source
 
 
 def test_a_run_tells_systemd_that_it_is_ready_and_alive(model: Path, clip: Path, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from il2vseg.runtime.sources import SourceOptions, live, open_source
-from il2vseg.runtime.sources.capture import CaptureOptions, ConnectionFailed
-from il2vseg.runtime.sources.live import LiveSource
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
+from il2vseg.runtime.sources import SourceOptions, live, open_source
+from il2vseg.runtime.sources.capture import CaptureOptions, ConnectionFailed
+from il2vseg.runtime.sources.live import LiveSource
 
 
 class Fake:

@@ -4,11 +4,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from il2vseg.runtime.sources import SourceOptions, open_source
-from il2vseg.runtime.sources.geometry import Geometry
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame, write_image
+from il2vseg.runtime.sources import SourceOptions, open_source
+from il2vseg.runtime.sources.geometry import Geometry
 
 
 class Events:
@@ -159,3 +159,14 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, frames: list[F
     for name, message in (("lens.yaml", "alibration|camera_matrix"), ("none.yaml", "no such calibration")):
         with pytest.raises(UserError, match=message):
             open_source(folder, SourceOptions(geometry=Geometry(calibration=tmp_path / name)))
+
+
+def test_a_damaged_clip_plays_what_can_be_decoded(tmp_path: Path, clip: Path) -> None:
+    data = bytearray(clip.read_bytes())
+    damaged = tmp_path / "damaged.mp4"
+    middle = len(data) // 3
+    data[middle : middle + 400] = bytes(400)
+    damaged.write_bytes(data)
+    captured = list(open_source(damaged))
+    assert 3 <= len(captured) <= 12
+    assert all(c.frame.shape == (120, 160, 3) for c in captured)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from il2vseg.runtime.engine import Scores, upsampled_argmax
-from il2vseg.runtime.stabilise import Smoother
 
 from il2vseg.data.synthetic import render
 from il2vseg.images import Frame, Labels
+from il2vseg.runtime.engine import Scores, upsampled_argmax
+from il2vseg.runtime.stabilise import Smoother
 
 SIZE = (180, 320)
 GRID = (30, 53)

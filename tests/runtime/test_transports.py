@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from il2vseg.runtime.sources import SourceOptions, open_source
 
 from . import servers
@@ -62,6 +63,16 @@ def test_streaming_goes_on_when_the_server_comes_back(
     while any(t.name == "reader" for t in threading.enumerate()):
         assert time.monotonic() < deadline, "a reader thread is left"
         time.sleep(0.05)
+
+
+def test_corrupt_pictures_do_not_stop_a_stream(clip: Path) -> None:
+    server = servers.MjpegServer(clip)
+    server.corrupt()
+    with servers.running(server), open_source(server.url, SourceOptions(freeze_s=1.0, wait=True)) as source:
+        for _ in range(30):
+            captured = source.read()
+            assert captured is not None
+            assert captured.frame.shape == (120, 160, 3)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:

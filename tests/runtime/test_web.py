@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sources.base import Captured
-
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
 
 from .conftest import needs
 
