@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -102,7 +103,7 @@ class Targets:
                 if str(file["key"]) != key:
                     return None
                 return cls(file["scores"], file["tokens"], tuple(map(str, file["names"])))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
 

@@ -1,0 +1,95 @@
+"""The student network: shapes, checkpoints, and that everything takes it for a Segmenter."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from il2vseg.checkpoint import load_checkpoint, rename_clusters, save_student
+from il2vseg.errors import UserError
+from il2vseg.spec import LowLevelSpec, ModelSpec
+from il2vseg.student import METHOD, STUDENTS, Student
+
+SPEC = ModelSpec(
+    method=METHOD,
+    backbone="mobilenetv4_small_050",
+    weights_sha256="random",
+    size=(64, 96),
+    class_names=("obstacle", "water", "sky"),
+    alpha=0.0,
+    temperature=1.0,
+    centre=False,
+    low_level=LowLevelSpec(),
+    training_data="none",
+)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    network: Student = Student(SPEC).eval()
+    return network
+
+
+def test_scores_are_distributions_at_a_quarter_of_the_frame(student: Student) -> None:
+    scores = student(torch.rand(2, 3, 64, 96)).detach()
+    assert scores.shape == (2, 3, *student.grid) == (2, 3, 16, 24)
+    torch.testing.assert_close(scores.sum(1), torch.ones(2, 16, 24))
+
+
+def test_predict_labels_every_pixel(student: Student) -> None:
+    labels, scores = student.predict(torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8))
+    assert labels.shape == (1, 64, 96)
+    assert labels.dtype == torch.uint8
+    assert scores.shape == (1, 3, 16, 24)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_of_the_table_can_be_built(name: str) -> None:
+    network = Student(dataclasses.replace(SPEC, backbone=name)).eval()
+    assert network(torch.rand(1, 3, 64, 96)).shape == (1, 3, 16, 24)
+
+
+def test_default_student_fits_a_wheel() -> None:
+    assert sum(p.numel() for p in Student(SPEC).parameters()) * 4 < 4_000_000
+
+
+def test_a_saved_student_computes_the_same(student: Student, tmp_path: Path) -> None:
+    save_student(tmp_path, student)
+    loaded = load_checkpoint(tmp_path)
+    images = torch.rand(1, 3, 64, 96)
+    assert isinstance(loaded, Student)
+    assert torch.equal(loaded(images), student(images))
+    assert loaded.class_names == ["obstacle", "water", "sky"]
+    assert loaded.alpha == 0.0
+
+
+def test_a_student_can_be_loaded_for_another_size(student: Student, tmp_path: Path) -> None:
+    save_student(tmp_path, student)
+    assert load_checkpoint(tmp_path, size=(96, 128)).grid == (24, 32)
+    with pytest.raises(UserError, match="multiple"):
+        load_checkpoint(tmp_path, size=(90, 128))
+
+
+def test_loading_leaves_the_random_generator_alone(student: Student, tmp_path: Path) -> None:
+    save_student(tmp_path, student)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load_checkpoint(tmp_path)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_renaming_clusters_changes_nothing_else(student: Student, tmp_path: Path) -> None:
+    save_student(tmp_path, student)
+    rename_clusters(tmp_path, ["land", "water", "land"])
+    loaded = load_checkpoint(tmp_path)
+    images = torch.rand(1, 3, 64, 96)
+    assert loaded.class_names == ["land", "water", "land"]
+    assert torch.equal(loaded(images), student(images))
+
+
+def test_an_unknown_student_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="mobilenetv4_small_050"):
+        Student(dataclasses.replace(SPEC, backbone="resnet9000"))
