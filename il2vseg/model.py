@@ -149,7 +149,8 @@ class Segmenter(nn.Module):
 
 def frames_to_images(frames: Tensor) -> Tensor:
     """uint8 BGR (B, H, W, 3) -> float32 RGB (B, 3, H, W) in [0, 1]."""
-    return frames.flip(-1).permute(0, 3, 1, 2).float() / 255.0
+    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast.
+    return frames.float().flip(-1).permute(0, 3, 1, 2) / 255.0
 
 
 def upsample_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
