@@ -1,0 +1,134 @@
+"""il2vseg-name: names for clusters of checkpoints and exports, by hand and from masks."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from il2vseg.checkpoint import load_checkpoint, save_student
+from il2vseg.data import open_dataset
+from il2vseg.errors import UserError
+from il2vseg.export.naming import (
+    NamedModel,
+    Survey,
+    main,
+    merge,
+    names_from_masks,
+    open_model,
+    parse_names,
+    survey,
+    write_exemplars,
+)
+from il2vseg.images import Frame, Labels
+from il2vseg.spec import LowLevelSpec, ModelSpec
+from il2vseg.student import METHOD, Student
+
+SIZE = (64, 96)
+
+
+def bands(frame: Frame) -> Labels:
+    """Cluster 0 above, 1 in the left and 2 in the right half below; 3 nowhere."""
+    labels = np.zeros(frame.shape[:2], np.uint8)
+    middle = frame.shape[1] // 2
+    labels[frame.shape[0] // 2 :, :middle], labels[frame.shape[0] // 2 :, middle:] = 1, 2
+    return labels
+
+
+BANDS = NamedModel(SIZE, ("a", "b", "c", "d"), bands, lambda names: None)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    names = ("class 0", "class 1", "class 2", "class 3")
+    student = "mobilenetv4_small_050"
+    spec = ModelSpec(METHOD, student, "random", SIZE, names, 0.0, 1.0, False, LowLevelSpec(), "none")
+    save_student(tmp_path, Student(spec).eval())
+    return tmp_path
+
+
+@given(st.lists(st.sampled_from(["water", "sky", "land", "boat"]), min_size=1, max_size=20))
+def test_merging_keeps_every_clusters_name(names: list[str]) -> None:
+    classes, clusters = merge(names)
+    assert [classes[c] for c in clusters] == names
+    assert len(set(classes)) == len(classes)
+
+
+def test_settings_change_the_clusters_they_name() -> None:
+    assert parse_names(["0=water", "2= open sea "], ["a", "b", "c"]) == ["water", "b", "open sea"]
+
+
+@pytest.mark.parametrize("setting", ["water", "0=", "x=water", "-1=water", "3=water"])
+def test_a_wrong_setting_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        parse_names([setting], ["a", "b", "c"])
+
+
+def test_masks_name_the_clusters_that_occur() -> None:
+    dataset = open_dataset("synthetic", None, "val", labelled=True, limit=4)
+    names, unseen = names_from_masks(BANDS, dataset, BANDS.names)
+    assert names[1:] == ["water", "water", "d"]
+    assert unseen == [3]
+
+
+def test_exemplars_come_from_different_parts_of_the_footage() -> None:
+    shares = np.zeros((10, 2))
+    shares[[1, 3, 4], 0] = (0.2, 0.5, 0.3)
+    found = Survey(shares, (), ())
+    assert found.exemplars(0) == [1, 3, 4]
+    assert found.exemplars(1) == []
+    assert found.unseen() == [1]
+
+
+def test_the_picture_has_a_row_for_every_cluster(tmp_path: Path) -> None:
+    found = survey(BANDS, open_dataset("synthetic", None, "val", limit=3))
+    write_exemplars(tmp_path / "clusters.png", found, BANDS.names)
+    picture = cv2.imread(str(tmp_path / "clusters.png"))
+    assert picture.shape[0] == 4 * (160 + 4)
+    assert (picture[-164:, 130:] == 255).all()
+    assert found.unseen() == [3]
+
+
+def test_a_checkpoint_is_named_and_shown(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", str(checkpoint), "--dataset", "synthetic", "--limit", "3"]
+    assert main([*arguments, "--set", "0=water", "1=sky", "3=water"]) == 0
+    assert load_checkpoint(checkpoint).class_names == ["water", "sky", "class 2", "water"]
+    assert capsys.readouterr().out.splitlines() == ["0=water", "1=sky", "2=class 2", "3=water"]
+    assert (checkpoint / "clusters.png").is_file()
+
+
+def test_an_export_is_named_with_merges(checkpoint: Path, tmp_path: Path) -> None:
+    from il2vseg.export.cli import ExportConfig, export
+    from il2vseg.runtime.manifest import Manifest
+
+    folder = export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export"))
+    assert len(Manifest.load(folder).classes) == 4
+    assert main(["--model", str(folder), "--set", "0=water", "1=land", "2=land", "3=water"]) == 0
+    manifest = Manifest.load(folder)
+    assert manifest.class_names == ("water", "land")
+    assert manifest.clusters == (0, 1, 1, 0)
+    assert open_model(folder).names == ("water", "land", "land", "water")
+
+
+def test_names_of_a_checkpoint_reach_its_export(checkpoint: Path, tmp_path: Path) -> None:
+    from il2vseg.export.cli import ExportConfig, export
+    from il2vseg.runtime.manifest import Manifest
+
+    assert main(["--model", str(checkpoint), "--set", "0=water", "1=land", "2=land", "3=water"]) == 0
+    manifest = Manifest.load(export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export")))
+    assert manifest.class_names == ("water", "land")
+    assert manifest.clusters == (0, 1, 1, 0)
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tmp_path)]) == 2
+    assert "neither a checkpoint" in capsys.readouterr().err
+
+
+def test_masks_need_to_be_somewhere(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(checkpoint), "--from-masks"]) == 2
+    assert "--root" in capsys.readouterr().err
