@@ -9,6 +9,7 @@ from onnx import helper
 
 from il2vseg.errors import UserError
 from il2vseg.images import Frame, resize_frame, resize_labels
+from il2vseg.runtime import providers
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import Manifest, ModelFile
 from il2vseg.runtime.providers import UnavailableError, choose_file, open_engine
@@ -18,7 +19,7 @@ from .conftest import SIZE, build_graph, reference, write_model
 
 @pytest.fixture(scope="module")
 def engine(model: Path) -> Engine:
-    return open_engine(model, say=lambda line: None)
+    return open_engine(model, "cpu", say=lambda line: None)
 
 
 def test_labels_are_classes_at_the_frames_own_size(engine: Engine, frames: list[Frame]) -> None:
@@ -44,7 +45,8 @@ def test_a_stabiliser_decides_the_labels(model: Path, frames: list[Frame]) -> No
     assert (steady(frames[0]).labels == 2).all()
 
 
-def test_auto_says_which_provider_runs_and_why(model: Path) -> None:
+def test_auto_says_which_provider_runs_and_why(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "PROVIDERS", {n: providers.PROVIDERS[n] for n in ("cuda", "cpu")})
     lines: list[str] = []
     assert open_engine(model, say=lines.append).provider == "cpu"
     assert len(lines) == 1
@@ -81,7 +83,7 @@ def test_a_graph_that_is_no_onnx_is_refused(make_model: Callable[[str], Path]) -
     graph.graph.node[4].op_type = "NoSuchOperator"
     write_model(folder, graph)
     with pytest.raises(UserError, match="ONNX Runtime cannot load it"):
-        open_engine(folder)
+        open_engine(folder, "cpu")
 
 
 def test_a_graph_of_another_shape_than_the_manifests_is_refused(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_a_graph_of_another_shape_than_the_manifests_is_refused(tmp_path: Path) 
     graph.graph.node.append(helper.make_node("Identity", ["scores"], ["other"]))
     onnx.checker.check_model(graph)
     with pytest.raises(UserError, match="promises scores"):
-        open_engine(write_model(tmp_path / "m", graph))
+        open_engine(write_model(tmp_path / "m", graph), "cpu")
 
 
 def _manifest(model: Path, *files: tuple[str, str, str]) -> Manifest:
