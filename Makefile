@@ -34,6 +34,7 @@ lint: venv ## ruff and mypy
 
 bench: venv ## measure the hot paths
 	$(BIN)/python -m il2vseg.bench
+	$(BIN)/python bench/runtime.py
 	$(BIN)/python bench/student.py
 
 venv: $(VENV)/.installed ## create the environment in .venv

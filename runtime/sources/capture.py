@@ -86,10 +86,10 @@ class OpenCvConnection:
         self._capture.release()
 
 
-def _connection(capture: Any, name: str) -> OpenCvConnection:
+def _connection(capture: Any) -> OpenCvConnection:
     if not capture.isOpened():
         capture.release()
-        raise ConnectionFailed(f"{name} cannot be opened")
+        raise ConnectionFailed("cannot be opened")
     fps = float(capture.get(cv2.CAP_PROP_FPS))
     # Some streams announce their clock rate (90000) as frame rate.
     return OpenCvConnection(capture, fps if 0 < fps <= 240 else None)
@@ -106,12 +106,12 @@ def open_camera(camera: str, options: CaptureOptions) -> Connection:
     wanted = options.properties()
     name: str | int = int(camera) if camera.isdigit() else camera
     if isinstance(name, str) and not os.path.exists(name):
-        raise ConnectionFailed(f"{name}: no such device")
+        raise ConnectionFailed("no such device")
     capture = cv2.VideoCapture(name, cv2.CAP_V4L2 if os.name == "posix" else cv2.CAP_ANY)
     if capture.isOpened():
         for key, value in wanted:
             capture.set(key, value)
-    return _connection(capture, f"camera {camera}")
+    return _connection(capture)
 
 
 _FFMPEG_OPTIONS = {"rtsp": "rtsp_transport;tcp", "rtsps": "rtsp_transport;tcp", "udp": "overrun_nonfatal;1"}
@@ -134,7 +134,7 @@ def open_stream(url: str, connect_s: float, timeout_s: float) -> Connection:
                 "this OpenCV was built without GStreamer; install the distribution's python3-opencv, "
                 "or use an rtsp://, http://, udp:// or tcp:// address"
             )
-        return _connection(cv2.VideoCapture(url[4:], cv2.CAP_GSTREAMER), "the GStreamer pipeline")
+        return _connection(cv2.VideoCapture(url[4:], cv2.CAP_GSTREAMER))
     scheme = url.partition(":")[0].lower()
     parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * connect_s)]
     parameters += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * timeout_s)]
@@ -148,4 +148,4 @@ def open_stream(url: str, connect_s: float, timeout_s: float) -> Connection:
         finally:
             if given is None:
                 os.environ.pop(_ENVIRONMENT, None)
-    return _connection(capture, "the stream")
+    return _connection(capture)

@@ -24,6 +24,9 @@ from il2vseg.runtime.web.state import State
 
 MOST_VIEWERS = 16
 MOST_CONNECTIONS = 64
+GONE_AFTER_MS = 20_000
+"""A viewer that takes nothing for so long is gone: phones leave a network without a word."""
+
 _SNAPSHOT_WAIT_S = 5.0
 _STATIC = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -132,6 +135,8 @@ class WebSink(Sink):
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
             raise UserError(f"--serve {address}: cannot listen there ({error.strerror})") from None
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER_MS)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}/" + (f"?token={token}" if token else "")
         self._state = state

@@ -29,6 +29,7 @@ from .conftest import needs
 
 needs("uvicorn", "web")
 
+from il2vseg.runtime.web import server  # noqa: E402
 from il2vseg.runtime.web.guard import Access, is_loopback  # noqa: E402
 from il2vseg.runtime.web.server import MOST_VIEWERS, WebSink, parse_address  # noqa: E402
 from il2vseg.runtime.web.state import State  # noqa: E402
@@ -323,6 +324,27 @@ def test_a_viewer_that_stalls_slows_nobody(web: WebSink) -> None:
     assert slowest < 0.2
     connection.close()
     stalled.close()
+
+
+def test_a_viewer_that_takes_nothing_for_long_is_dropped(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GONE_AFTER_MS", 500)
+    sink = WebSink("0", state)
+    try:
+        noise = np.random.default_rng(0).integers(0, 255, (540, 960, 3), dtype=np.uint8)
+        stalled = socket.create_connection(("127.0.0.1", int(str(urlsplit(sink.url).port))))
+        stalled.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        def viewers() -> int:
+            sink.write(output(0, noise))
+            return int(json.loads(body(get(sink, "/api/status")))["viewers"])
+
+        wait_for(lambda: viewers() == 1)
+        wait_for(lambda: viewers() == 0, 15)
+        stalled.close()
+    finally:
+        sink.close()
 
 
 def test_closing_sends_viewers_home(state: State) -> None:
