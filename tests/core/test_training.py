@@ -1,8 +1,6 @@
 """The loop, its presets, and exact resumption, on tokens whose classes are known."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,17 +11,37 @@ from il2vseg.errors import UserError
 from il2vseg.selection import adjusted_rand_index, choose_whitening, components_for, token_statistics
 from il2vseg.training import Method, Recipe, Trainer, derangement, step_generator
 
-_spec = importlib.util.spec_from_file_location("bank", Path(__file__).parent / "bank.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-BandBank = _module.BandBank
-
 SHORT = Recipe(
     correspondence_steps=6, smoothness_steps=8, batch=4, correspondence_samples=12, smoothness_samples=12,
     eigen_samples=8,
 )  # fmt: skip
+
+
+class BandBank:
+    """Tokens of n images on a grid of 6x8, D = 12: class j fills rows 2j and 2j+1, its mean is axis j."""
+
+    grid = (6, 8)
+
+    def __init__(self, images: int = 12, noise: float = 0.3, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.truth = (torch.arange(48) // 16).expand(images, -1)
+        means = 3.0 * torch.eye(3, 12)
+        self._tokens = means[self.truth] + noise * torch.randn(images, 48, 12, generator=generator)
+        self._views = self._tokens + 0.1 * torch.randn(images, 48, 12, generator=generator)
+        colours = torch.tensor([[0.2, 0.3, 0.9], [0.2, 0.7, 0.2], [0.9, 0.2, 0.2]])[self.truth]
+        self._colours = colours.transpose(1, 2).reshape(images, 3, 6, 8)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return self._tokens[images]
+
+    def view_tokens(self, images: Tensor) -> Tensor:
+        return self._views[images]
+
+    def colours(self, images: Tensor, scale: int) -> Tensor:
+        return self._colours[images].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
 def trainer(recipe: Recipe, seed: int = 0) -> Trainer:
@@ -106,7 +124,7 @@ def test_whitening_of_selected_positions_is_that_of_all() -> None:
     torch.testing.assert_close(whitening(tokens, index), whitening(tokens)[:, index])
 
 
-class SceneBank(BandBank):  # type: ignore[misc, valid-type]
+class SceneBank(BandBank):
     """Band images from four scenes, each with an offset of its own that is larger than the classes."""
 
     def __init__(self) -> None:
