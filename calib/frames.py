@@ -55,7 +55,8 @@ def representative_frames(
         UserError: the source is missing, or has no frame that is readable and not blank.
     """
     name = "synthetic" if source is None else "folder"
-    data = open_dataset(name, source, "train", limit=POOL)
+    # Rendering a scene costs more than reading an image, and the scenes differ by construction.
+    data = open_dataset(name, source, "train", limit=POOL if source else 2 * count)
     usable, descriptors = [], []
     for index, sample in enumerate(data):
         if sample.frame.std() >= FLAT:

@@ -13,7 +13,7 @@ from il2vseg.calib.smooth import STRENGTH, smooth
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
 
-GOAL = 0.985
+GOAL = 0.99
 """Label agreement with the float graph on the calibration frames at which no more layers become float."""
 
 CHECK_FRAMES = 8

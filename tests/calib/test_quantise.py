@@ -1,0 +1,229 @@
+"""INT8: ranges, rounding, rescaling and the choice of layers that stay in float, on small graphs."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from il2vseg.calib.graphs import linears
+from il2vseg.calib.observe import Observation, entropy_threshold, observe, session
+from il2vseg.calib.qdq import CPU, TENSORRT, Convention, insert_qdq, quantise_weight
+from il2vseg.calib.quantise import quantise, sensitivity
+from il2vseg.calib.smooth import smooth
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+
+SIZE, WIDTH, LAYERS = (8, 8), 256, 4
+
+
+def network(outlier: float = 1.0, spoiled: float = 1.0) -> onnx.ModelProto:
+    """A frame's pixels through LayerNorm, linear and ReLU layers to two classes.
+
+    Args:
+        outlier: factor of one channel of every layer norm. spoiled: spreads the channels of the third
+            layer's activation, which nothing can rescale.
+    """
+    rng = np.random.default_rng(0)
+    constants: dict[str, NDArray[np.generic]] = {
+        "embed": rng.normal(0, 0.01, (3, WIDTH)).astype(np.float32),
+        "classes": rng.normal(0, 1, (WIDTH, 2)).astype(np.float32),
+        "shape": np.array([1, *SIZE, 2], np.int64),
+        "flat": np.array([1, SIZE[0] * SIZE[1], 3], np.int64),
+        "spread": np.exp(np.log(spoiled) * rng.random(WIDTH)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["pixels"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "flat"], ["rows"], "flatten"),
+        helper.make_node("MatMul", ["rows", "embed"], ["x0"], "embedding"),
+    ]
+    for i in range(LAYERS):
+        gain = np.ones(WIDTH, np.float32)
+        gain[7] = outlier
+        constants |= {f"gain{i}": gain, f"shift{i}": np.zeros(WIDTH, np.float32)}
+        constants[f"w{i}"] = rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32)
+        constants[f"b{i}"] = rng.normal(0, 0.1, WIDTH).astype(np.float32)
+        norm = f"n{i}"
+        nodes.append(
+            helper.make_node("LayerNormalization", [f"x{i}", f"gain{i}", f"shift{i}"], [norm], f"norm{i}")
+        )
+        if i == 2:
+            nodes.append(helper.make_node("Mul", [norm, "spread"], ["spoiled"], "spoil"))
+            norm = "spoiled"
+        nodes += [
+            helper.make_node("MatMul", [norm, f"w{i}"], [f"y{i}"], f"linear{i}"),
+            helper.make_node("Add", [f"y{i}", f"b{i}"], [f"z{i}"], f"bias{i}"),
+            helper.make_node("Relu", [f"z{i}"], [f"r{i}"], f"relu{i}"),
+            helper.make_node("Add", [f"x{i}", f"r{i}"], [f"x{i + 1}"], f"residual{i}"),
+        ]
+    nodes += [
+        helper.make_node("MatMul", [f"x{LAYERS}", "classes"], ["logits"], "classifier"),
+        helper.make_node("Reshape", ["logits", "shape"], ["scores"], "unflatten"),
+        helper.make_node("ArgMax", ["scores"], ["ids"], "argmax", axis=3, keepdims=0),
+        helper.make_node("Cast", ["ids"], ["labels"], "cast_labels", to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *SIZE, 3])],
+        [
+            helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, *SIZE]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, *SIZE, 2]),
+        ],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[tuple[str, Frame]]:
+    rng = np.random.default_rng(1)
+    return [(str(i), rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)) for i in range(4)]
+
+
+def scores(model: onnx.ModelProto, frames: list[tuple[str, Frame]]) -> NDArray[np.float32]:
+    run = session(model, ["scores"])
+    return np.concatenate([run(f[None])[0] for _, f in frames])
+
+
+def activations(model: onnx.ModelProto) -> list[str]:
+    return [layer.activation for layer in linears(model)]
+
+
+def error(model: onnx.ModelProto, exact: NDArray[np.float32], frames: list[tuple[str, Frame]]) -> float:
+    return float(np.abs(scores(model, frames) - exact).mean())
+
+
+def test_only_large_matrices_are_linear_layers() -> None:
+    assert [layer.node for layer in linears(network())] == [f"linear{i}" for i in range(LAYERS)]
+
+
+@given(
+    low=st.floats(-50, 0, width=32), high=st.floats(0, 50, width=32), share=st.floats(0, 1, width=32),
+    convention=st.sampled_from([CPU, TENSORRT]),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero(
+    low: float, high: float, share: float, convention: Convention
+) -> None:
+    scale, _ = convention.parameters(low, high)
+    x = np.array([low + share * (high - low), 0.0], np.float32)
+    rounded = convention.round_trip(x, low, high)
+    step = float(scale)
+    assert abs(rounded[0] - x[0]) <= step * 1.01 + 1e-6  # the zero point is rounded, too
+    assert rounded[1] == 0.0
+
+
+@given(seed=st.integers(0, 100), columns=st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_weights_are_rounded_by_output_channel(seed: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    w = (rng.normal(size=(12, columns)) * 10.0 ** rng.integers(-4, 4, columns)).astype(np.float32)
+    integers, scale = quantise_weight(w)
+    assert (np.abs(integers * scale - w) <= 0.5001 * scale).all()
+    assert (np.abs(integers).max(0) == 127).all()
+
+
+def test_a_column_of_zeros_stays_zero() -> None:
+    integers, scale = quantise_weight(np.zeros((4, 2), np.float32))
+    assert not integers.any()
+    assert (scale > 0).all()
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_ranges_hold_what_matters(method: str) -> None:
+    rng = np.random.default_rng(0)
+    seen = Observation()
+    for _ in range(4):
+        values = rng.normal(0, 1, (1, 500, 16)).astype(np.float32)
+        values[0, 0, 0] = 100.0  # one outlier
+        seen.add(values, rng)
+    low, high = seen.range(method)  # type: ignore[arg-type]
+    assert low <= -2.5
+    assert high >= 2.5
+    assert (high == 100.0) == (method == "minmax")
+    assert seen.channel_max[0] == 100.0
+
+
+def test_entropy_of_nothing_is_nothing() -> None:
+    assert entropy_threshold(np.zeros(10, np.float32)) == 0.0
+
+
+@pytest.mark.parametrize("convention", [CPU, TENSORRT])
+def test_quantised_graph_stays_near_and_names_its_types(
+    convention: Convention, frames: list[tuple[str, Frame]]
+) -> None:
+    model = network()
+    exact = scores(model, frames)
+    quantised = insert_qdq(model, observe(model, activations(model), frames), convention, "minmax")
+    onnx.checker.check_model(quantised, full_check=True)
+    assert 0 < error(quantised, exact, frames) < 0.02 * np.abs(exact).mean()
+    zeros = [numpy_helper.to_array(t) for t in quantised.graph.initializer if t.name.endswith("_zero_point")]
+    assert {z.dtype.name for z in zeros} == ({"int8"} if convention.signed else {"int8", "uint8"})
+    if convention.signed:  # what TensorRT's parser requires
+        assert not any(z.any() for z in zeros)
+    assert len(quantised.SerializeToString()) < 0.4 * len(model.SerializeToString())
+
+
+def test_onnx_runtime_really_multiplies_integers(frames: list[tuple[str, Frame]], tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    model = network()
+    quantised = insert_qdq(model, observe(model, activations(model), frames), CPU, "minmax")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(quantised.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ops = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert ops.count("MatMulIntegerToFloat") == LAYERS
+
+
+def test_layers_can_stay_in_float(frames: list[tuple[str, Frame]]) -> None:
+    model = network()
+    observed = observe(model, activations(model), frames)
+    kept = insert_qdq(model, observed, CPU, "minmax", [f"linear{i}" for i in range(LAYERS)])
+    np.testing.assert_array_equal(scores(kept, frames), scores(model, frames))
+
+
+def test_smoothing_changes_nothing_in_float_and_helps_int8(frames: list[tuple[str, Frame]]) -> None:
+    model = network(outlier=80.0)
+    before = model.SerializeToString()
+    exact = scores(model, frames)
+    observed = observe(model, activations(model), frames)
+    smoothed = smooth(model, observed)
+    assert model.SerializeToString() == before
+    np.testing.assert_allclose(scores(smoothed, frames), exact, rtol=1e-3, atol=1e-3)
+    plain = error(insert_qdq(model, observed, TENSORRT, "minmax"), exact, frames)
+    rescaled = observe(smoothed, activations(smoothed), frames)
+    better = error(insert_qdq(smoothed, rescaled, TENSORRT, "minmax"), exact, frames)
+    assert better < 0.7 * plain
+
+
+def test_the_layer_that_cannot_bear_int8_is_found_and_kept(frames: list[tuple[str, Frame]]) -> None:
+    model = network(spoiled=1e4)
+    noise = sensitivity(model, observe(model, activations(model), frames), TENSORRT, "minmax")
+    assert max(noise, key=lambda node: noise[node]) == "linear2"
+    lines: list[str] = []
+    result = quantise(model, frames, TENSORRT, goal=1.1, progress=lines.append)
+    assert result.float_nodes == ["linear2"]  # a quarter of four layers: an unreachable goal ends there
+    assert result.describe()["float_nodes"] == ["linear2"]
+    assert "1 of 4 layers in float" in lines[-1]
+
+
+def test_a_reached_goal_keeps_every_layer_in_int8(frames: list[tuple[str, Frame]]) -> None:
+    result = quantise(network(), frames, CPU, goal=0.5)
+    assert result.float_nodes == []
+    assert result.agreement >= 0.5
+
+
+def test_a_model_without_large_layers_is_refused(frames: list[tuple[str, Frame]]) -> None:
+    from tests.runtime.conftest import build_graph
+
+    with pytest.raises(UserError, match="fp32"):
+        quantise(build_graph(), frames, CPU)

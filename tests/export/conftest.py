@@ -1,0 +1,68 @@
+"""A small model with random weights: whether an export equals its model does not depend on training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from il2vseg.backbones import build_backbone
+from il2vseg.checkpoint import assemble, save_checkpoint
+from il2vseg.export.graph import export_onnx
+from il2vseg.images import Frame
+from il2vseg.model import Classifier, Segmenter
+from il2vseg.spec import LowLevelSpec, ModelSpec
+from il2vseg.whitening import Whitening
+
+SIZE = (96, 128)
+
+
+def make_segmenter(size: tuple[int, int] = SIZE, alpha: float = 0.4) -> Segmenter:
+    spec = ModelSpec(
+        method="il2vseg",
+        backbone="tiny",
+        weights_sha256="random",
+        size=size,
+        class_names=("water", "obstacle", "sky"),
+        alpha=alpha,
+        temperature=0.1,
+        centre=True,
+        low_level=LowLevelSpec(),
+        training_data="nothing",
+    )
+    backbone = build_backbone("tiny", size, None)
+    generator = torch.Generator().manual_seed(0)
+    classifier = Classifier(Whitening(backbone.dim, 8, spec.centre), 3)
+    classifier.whitening.basis.normal_(generator=generator)
+    classifier.set_prototypes(torch.randn(3, 64, generator=generator))
+    return assemble(backbone, classifier, spec)
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> Segmenter:
+    """Not to be changed."""
+    return make_segmenter()
+
+
+@pytest.fixture(scope="session")
+def model(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its exported graph. Not to be changed."""
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(segmenter, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(segmenter: Segmenter, tmp_path: Path) -> Path:
+    """Its checkpoint's folder."""
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, segmenter.classifier, segmenter.spec)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frames() -> list[tuple[str, Frame]]:
+    """Six frames of a scene, of the model's size."""
+    from il2vseg.data.synthetic import render
+
+    return [(f"frame {i}", np.ascontiguousarray(render(3, 5 * i, SIZE)[0])) for i in range(6)]
