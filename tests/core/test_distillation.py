@@ -86,7 +86,7 @@ def test_targets_are_merged_and_follow_the_frames_edges() -> None:
 
 
 def test_guided_filter_moves_a_blurred_edge_onto_the_images() -> None:
-    guide = two_halves(96).astype(np.float32) / 255
+    guide = two_halves(96).astype(np.float32) / np.float32(255)
     shifted = np.zeros((2, *SIZE), np.float32)
     shifted[0, :, :93], shifted[1, :, 93:] = 1, 1
     out = guided_filter(guide, shifted, radius=12)
