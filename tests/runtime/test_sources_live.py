@@ -51,6 +51,15 @@ def release() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+    wait_for_readers()
+
+
+def wait_for_readers() -> None:
+    """Readers that were given up close their connections by themselves, a moment later."""
+    deadline = time.monotonic() + 5
+    while any(t.name == "reader" for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -175,11 +184,8 @@ def test_every_connection_is_closed_in_the_end(release: threading.Event) -> None
     take(source, 9)
     release.set()
     source.close()
-    # A reader that was given up closes its connection by itself, a moment later.
-    deadline = time.monotonic() + 5
-    while Fake.open or any(t.name == "reader" for t in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_readers()
+    assert Fake.open == 0
 
 
 def test_a_mistake_of_the_user_is_not_tried_again(release: threading.Event) -> None:
