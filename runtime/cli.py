@@ -4,237 +4,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from il2vseg.command import flag, parse
+from il2vseg.command import parse
 from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir
+from il2vseg.runtime.config import RunConfig, check
 
 if TYPE_CHECKING:
-    from il2vseg.images import Labels
-    from il2vseg.runtime.events import EventLog
-    from il2vseg.runtime.histogram import Latencies
-    from il2vseg.runtime.manifest import Manifest
-    from il2vseg.runtime.marine import Scene
     from il2vseg.runtime.pipeline import Pipeline
-    from il2vseg.runtime.sinks.base import Sink
-    from il2vseg.runtime.sources import Source, SourceOptions
-    from il2vseg.runtime.sources.base import Report
+    from il2vseg.runtime.sources import Source
 
 PROGRAM = "il2vseg-run"
 _STALL_S = 10.0
 """A stage that does not move for so long is not fed to the watchdog of systemd any more."""
-
-
-@dataclass
-class RunConfig:
-    """Segment a camera, a clip, a folder of images or a stream, frame by frame."""
-
-    source: str | None = flag(
-        None,
-        "image, clip, folder, pattern, address (rtsp, http, udp, tcp), gst:PIPELINE or synthetic:",
-        metavar="FILE|DIR|URL",
-    )
-    camera: str | None = flag(None, "camera by index or /dev path", metavar="N")
-    model: Path | None = flag(
-        None, "exported model; default: the newest under runs/, else the bundled one", metavar="DIR"
-    )
-    list_models: bool = flag(False, "list the models at hand and end")
-    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
-    precision: Literal["auto", "fp32", "fp16", "int8"] = flag("auto", "which file of the model")
-    threads: int | None = flag(None, "threads of the engine; default: one a core", metavar="N")
-    save_video: Path | None = flag(None, "write the overlay as a video", metavar="FILE")
-    save_labels: Path | None = flag(None, "write a PNG of class ids for every frame", metavar="DIR")
-    jsonl: Path | None = flag(None, "write a JSON object a frame, - for standard output", metavar="FILE|-")
-    segment: float | None = flag(
-        None, "begin a new video so often; its name then holds codes such as %Y%m%d-%H%M%S", metavar="SECONDS"
-    )
-    alarm_clips: Path | None = flag(None, "save the seconds around every alarm there", metavar="DIR")
-    pre_roll: float = flag(10.0, "seconds before an alarm in its clip", metavar="SECONDS")
-    post_roll: float = flag(5.0, "seconds after an alarm in its clip", metavar="SECONDS")
-    mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
-    mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
-    disk_quota: float | None = flag(
-        None, "delete the oldest recordings in the output folders beyond so much", metavar="GIGABYTES"
-    )
-    serve: str | None = flag(
-        None, "serve a web page there; bound to this machine only by default", metavar="[HOST:]PORT"
-    )
-    token: str | None = flag(
-        None, "what viewers of the page must know; default: made up unless only this machine is served"
-    )
-    allow_host: tuple[str, ...] | None = flag(None, "further host names of the page", metavar="NAME")
-    window: bool = flag(False, "show the overlay in a window")
-    max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
-    benchmark: bool = flag(False, "print latencies by stage at the end")
-    opacity: float = flag(0.45, "of the colours in the overlay, 0 to 1")
-    stabilise: Literal["off", "ema", "flow"] = flag(
-        "off", "average scores over time: where they are, or carried along the optical flow"
-    )
-    smoothing: float = flag(0.7, "weight of the past in that average, 0 to below 1")
-    marine: bool = flag(True, "find water edge, horizon and obstacles if the model knows water and obstacles")
-    camera_height: float | None = flag(
-        None, "metres of the camera above the water, for ranges", metavar="METRES"
-    )
-    fov: float | None = flag(None, "horizontal field of view in degrees, for bearings", metavar="DEGREES")
-    pitch: float | None = flag(
-        None, "degrees of the camera above the horizontal, for ranges without a horizon", metavar="DEGREES"
-    )
-    danger_zone: float | None = flag(None, "report obstacles nearer than this", metavar="METRES")
-    capture_size: tuple[int, int] | None = flag(
-        None, "height and width to ask of the camera", metavar="PIXELS"
-    )
-    capture_fps: float | None = flag(None, "frame rate to ask of the camera", metavar="FPS")
-    capture_codec: str | None = flag(None, "codec to ask of the camera, such as MJPG", metavar="CODE")
-    undistort: Path | None = flag(None, "straighten frames with this calibration of OpenCV", metavar="FILE")
-    rotate: Literal[0, 90, 180, 270] = flag(0, "turn frames clockwise by so many degrees")
-    crop: tuple[int, int, int, int] | None = flag(
-        None, "x, y, width and height to cut from the turned frame", metavar="PIXELS"
-    )
-    freeze_after: float = flag(5.0, "seconds without a new frame after which a live source is reopened")
-    wait_for_source: bool = flag(False, "keep trying when the camera or stream is not there at the start")
-    config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
-    print_config: bool = flag(False, "print the settings as YAML and end")
-
-
-def check(config: RunConfig) -> None:
-    """Refuse settings that cannot work, before anything slow starts.
-
-    Raises:
-        UserError: no source or two, or a value out of range.
-    """
-    if (config.source is None) == (config.camera is None):
-        raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
-    for name, low in (
-        ("max_frames", 1),
-        ("threads", 1),
-        ("freeze_after", 0.1),
-        ("camera_height", 0.05),
-        ("segment", 1),
-        ("pre_roll", 0),
-        ("post_roll", 0),
-        ("disk_quota", 0),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it is at least {low}")
-    if (config.camera_height is None) != (config.fov is None):
-        raise UserError("--camera-height and --fov are needed together")
-    if config.alarm_clips is not None and config.danger_zone is None:
-        raise UserError("--alarm-clips needs --danger-zone: nothing else raises an alarm")
-    if config.danger_zone is not None and config.fov is None:
-        raise UserError("--danger-zone needs --camera-height and --fov")
-    if config.fov is not None and not 1 <= config.fov <= 170:
-        raise UserError(f"--fov {config.fov}: it is from 1 to 170")
-    if not 0 <= config.smoothing < 1:
-        raise UserError(f"--smoothing {config.smoothing}: it is from 0 to below 1")
-    if not 0 <= config.opacity <= 1:
-        raise UserError(f"--opacity {config.opacity}: it is from 0 to 1")
-
-
-def _source_options(config: RunConfig) -> "SourceOptions":
-    from il2vseg.runtime.sources import SourceOptions
-    from il2vseg.runtime.sources.capture import CaptureOptions
-    from il2vseg.runtime.sources.geometry import Geometry
-
-    return SourceOptions(
-        capture=CaptureOptions(config.capture_size, config.capture_fps, config.capture_codec),
-        geometry=Geometry(config.undistort, config.rotate, config.crop),
-        freeze_s=config.freeze_after,
-        wait=config.wait_for_source,
-    )
-
-
-def _sinks(
-    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies", report: "Report"
-) -> "Iterator[Sink]":
-    """Open what the configuration asks for; the log is always there."""
-    from il2vseg.runtime.sinks.jsonl import JsonlSink
-    from il2vseg.runtime.sinks.labels import LabelSink
-    from il2vseg.runtime.sinks.log import LogSink
-    from il2vseg.runtime.sinks.quota import QuotaSink
-    from il2vseg.runtime.sinks.ring import RingSink
-    from il2vseg.runtime.sinks.video import VideoSink
-    from il2vseg.runtime.sinks.window import WindowSink
-
-    yield LogSink()
-    if config.window:
-        yield WindowSink()
-    if config.save_labels is not None:
-        yield LabelSink(config.save_labels)
-    if config.save_video is not None:
-        require_writable_dir(config.save_video.parent)
-        yield VideoSink(config.save_video, source.fps, live=source.live, segment_s=config.segment)
-    if config.alarm_clips is not None:
-        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, source.fps)
-    if config.mcap is not None:
-        with _extra("--mcap", "mcap"):
-            from il2vseg.runtime.sinks.mcap import McapSink
-        yield McapSink(config.mcap)
-    if config.jsonl is not None:
-        yield JsonlSink(config.jsonl)
-    if config.mqtt is not None:
-        with _extra("--mqtt", "mqtt"):
-            from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
-        yield MqttSink(Broker.parse(config.mqtt), report)
-    if config.serve is not None:
-        yield _web_sink(config, config.serve, manifest, latencies)
-    if config.disk_quota is not None:
-        segments = config.save_video.parent if config.save_video and config.segment else None
-        folders = [f for f in (segments, config.alarm_clips, config.save_labels) if f is not None]
-        yield QuotaSink(folders, int(1e9 * config.disk_quota), report)
-
-
-@contextmanager
-def _extra(flag: str, name: str) -> Iterator[None]:
-    """Say which extra of the package an import needs."""
-    try:
-        yield
-    except ImportError:
-        raise UserError(f"{flag} needs more packages: pip install 'il2vseg[{name}]'") from None
-
-
-def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: "Latencies") -> "Sink":
-    with _extra("--serve", "web"):
-        from il2vseg.runtime.web.server import WebSink
-    from il2vseg.runtime.sources import shown_name
-    from il2vseg.runtime.web.state import State
-
-    target = config.source if config.camera is None else f"camera {config.camera}"
-    state = State(manifest, shown_name(str(target)), latencies)
-    sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
-    print(f"page: {sink.url}", file=sys.stderr)
-    return sink
-
-
-def _marine(
-    config: RunConfig, manifest: "Manifest", events: "EventLog"
-) -> "Callable[[Labels], Scene] | None":
-    """Return the marine layer, if it is wanted and the model has the classes for it."""
-    from il2vseg.runtime.marine import Alarm, Classes, MarineAnalyser
-    from il2vseg.runtime.water_plane import Camera
-
-    classes = Classes.of(manifest.class_names) if config.marine else None
-    if classes is None:
-        if config.danger_zone is not None:
-            raise UserError("--danger-zone needs a model with the classes water and obstacle")
-        return None
-    camera = None
-    if config.camera_height is not None and config.fov is not None:
-        camera = Camera(config.camera_height, config.fov, config.pitch)
-    analyser, alarm = MarineAnalyser(classes, camera, config.danger_zone), Alarm(events.emit)
-
-    def analyse(labels: "Labels") -> "Scene":
-        scene = analyser(labels)
-        return replace(scene, alarm=alarm.update(scene))
-
-    return analyse
 
 
 @contextmanager
@@ -264,6 +50,7 @@ def run(config: RunConfig) -> None:
     # A damaged stream makes FFmpeg and OpenCV print several lines a frame, for days; we report events.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    from il2vseg.runtime.assembly import marine_layer, open_sinks, source_options
     from il2vseg.runtime.engine_guard import EngineGuard
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
@@ -294,10 +81,11 @@ def run(config: RunConfig) -> None:
     overlay = Overlay(manifest.classes, config.opacity)
     target = config.source if config.camera is None else config.camera
     assert target is not None
-    options = _source_options(config)
+    options = source_options(config)
     with open_source(target, options, events.emit, camera=config.camera is not None) as source:
         latencies = Latencies()
-        sinks = list(_sinks(config, source, manifest, latencies, events.emit))
+        analyse = marine_layer(config, manifest, events)
+        sinks = open_sinks(config, source, manifest, latencies, events.emit)
         pipeline = Pipeline(
             source,
             guard,
@@ -307,7 +95,7 @@ def run(config: RunConfig) -> None:
             events,
             max_frames=config.max_frames,
             latencies=latencies,
-            analyse=_marine(config, manifest, events),
+            analyse=analyse,
         )
         windows = [s for s in sinks if isinstance(s, WindowSink)]
         progress = Progress(pipeline, config.max_frames or source.total)

@@ -34,7 +34,9 @@ class JsonlSink(Sink):
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666
+            )
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -46,16 +48,14 @@ class JsonlSink(Sink):
 
     def _line(self, value: dict[str, Any]) -> None:
         data = (json.dumps(value, allow_nan=False) + "\n").encode()
-        regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        start = os.lseek(self._fd, 0, os.SEEK_CUR) if regular else 0
+        status = os.fstat(self._fd)
         try:
             written = os.write(self._fd, data)
             while written < len(data):
                 written += os.write(self._fd, data[written:])
         except OSError:
-            if regular:
-                os.ftruncate(self._fd, start)
-                os.lseek(self._fd, start, os.SEEK_SET)
+            if stat.S_ISREG(status.st_mode):
+                os.ftruncate(self._fd, status.st_size)
             raise
 
     def close(self) -> None:

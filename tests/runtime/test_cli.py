@@ -125,6 +125,12 @@ def test_unreadable_images_are_skipped_and_counted(
         (["--source", "CLIP", "--model", "/nowhere"], "no such model"),
         (["--source", "CLIP", "--model", "DIR"], "not an exported model"),
         (["--source", "gst:videotestsrc ! appsink"], "GStreamer"),
+        (["--source", "CLIP", "--danger-zone", "10"], "needs --camera-height and --fov"),
+        (["--source", "CLIP", "--fov", "60"], "needed together"),
+        (["--source", "CLIP", "--alarm-clips", "DIR/a"], "--danger-zone"),
+        (["--source", "CLIP", "--disk-quota", "1"], "--disk-quota needs"),
+        (["--source", "CLIP", "--serve", "no-port"], "PORT is needed"),
+        (["--source", "CLIP", "--smoothing", "1"], "below 1"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(
@@ -276,6 +282,19 @@ def test_help_answers_without_loading_anything_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.stderr.strip() == "set()"
     assert "--max-frames" in done.stdout
+
+
+def test_an_alarm_is_in_the_records_and_its_clip_is_saved(model: Path, tmp_path: Path) -> None:
+    arguments = ["--source", "synthetic:seed=10,frames=40", "--camera-height", 2, "--fov", 61, "--pitch", 0]
+    arguments += ["--danger-zone", 1000, "--alarm-clips", tmp_path / "alarms", "--stabilise", "flow"]
+    assert run(model, *arguments, "--jsonl", tmp_path / "o.jsonl") == 0
+    records = lines(tmp_path / "o.jsonl")
+    marine = [r["marine"] for r in records if r["type"] == "frame"]
+    assert len(marine) == 40
+    alarmed = [m["alarm"] for m in marine]  # type: ignore[index]
+    events = [r["event"] for r in records if r["type"] == "event"]
+    assert any(alarmed) == ("alarm" in events) == bool(list((tmp_path / "alarms").iterdir()))
+    assert any(alarmed)
 
 
 def test_the_runtime_needs_no_torch(model: Path, clip: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.notify import Notifier
 from il2vseg.runtime.output import Output
+from il2vseg.runtime.sinks.jsonl import JsonlSink
 from il2vseg.runtime.sinks.quota import QuotaSink
 from il2vseg.runtime.sinks.ring import RingSink
 from il2vseg.runtime.sinks.video import VideoSink
@@ -290,20 +292,18 @@ DEPLOY = Path(__file__).parents[2] / "deploy/systemd"
 
 def test_the_service_starts_with_settings_that_exist() -> None:
     from il2vseg.command import parse
-    from il2vseg.runtime.cli import RunConfig, check
+    from il2vseg.runtime.config import RunConfig, check
 
-    unit = (DEPLOY / "il2vseg-run.service").read_text()
+    unit = (DEPLOY / "il2vseg-run@.service").read_text()
     (command,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     assert "Type=notify" in unit
-    assert command.split()[1:] == ["--config", "/etc/il2vseg/il2vseg.yaml"]
-    config = parse(RunConfig, "il2vseg-run", ["--config", str(DEPLOY / "il2vseg.yaml")])
+    assert command.split()[1:] == ["--config", "/etc/il2vseg/%i.yaml"]
+    config = parse(RunConfig, "il2vseg-run", ["--config", str(DEPLOY / "bow.yaml")])
     check(config)
     assert config.wait_for_source
 
 
 def test_a_run_tells_systemd_that_it_is_ready_and_alive(model: Path, clip: Path, tmp_path: Path) -> None:
-    import sys
-
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
@@ -318,3 +318,40 @@ def test_a_run_tells_systemd_that_it_is_ready_and_alive(model: Path, clip: Path,
     assert states[0] == b"READY=1"
     assert b"WATCHDOG=1" in states
     assert states[-1] == b"STOPPING=1"
+
+
+# --- JSONL ----------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_back(tmp_path: Path) -> None:
+    """A limit on the file's size cuts a line in the middle, as a full disk does."""
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from il2vseg.runtime.events import Event\n"
+        "from il2vseg.runtime.sinks.jsonl import JsonlSink\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "sink = JsonlSink(Path(sys.argv[1]))\n"
+        "for i in range(20):\n"
+        "    try: sink.event(Event('event', 'x' * 40))\n"
+        "    except OSError: print('full')\n"
+    )
+    path = tmp_path / "o.jsonl"
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "full" in done.stdout
+    lines = path.read_text().splitlines()
+    assert 3 <= len(lines) < 20
+    assert path.read_text().endswith("\n")
+    assert all(json.loads(line)["event"] == "event" for line in lines)
+
+
+def test_a_log_may_be_cut_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    sink = JsonlSink(path)
+    sink.event(Event("one", "x"))
+    os.truncate(path, 0)  # logrotate's copytruncate
+    sink.event(Event("two", "x"))
+    sink.close()
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["two"]
