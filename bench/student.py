@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from il2vseg.export.graph import export_onnx
-from il2vseg.export.runners import onnx_runner
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -22,6 +20,8 @@ from il2vseg.backbones import backbone_spec
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.command import flag, parse
 from il2vseg.errors import UserError, run_command
+from il2vseg.export.graph import export_onnx
+from il2vseg.export.runners import onnx_runner
 from il2vseg.model import Segmenter
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.student import METHOD, STUDENTS, Student

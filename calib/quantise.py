@@ -13,7 +13,7 @@ from il2vseg.calib.smooth import STRENGTH, smooth
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
 
-GOAL = 0.99
+GOAL = 0.985
 """Label agreement with the float graph on the calibration frames at which no more layers become float."""
 
 CHECK_FRAMES = 8
@@ -90,6 +90,7 @@ def quantise(
     observed = observe(model, activations, frames)
     if smoothing > 0:
         model = smooth(model, observed, smoothing)
+        activations = [layer.activation for layer in linears(model)]
         observed = observe(model, activations, frames)
     noise = sensitivity(model, observed, convention, method)
     ranked = sorted(noise, key=lambda node: -noise[node])

@@ -7,6 +7,8 @@ j of the weights by it changes nothing in float; layer normalisation absorbs the
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper
 
 from il2vseg.calib.graphs import (
     consumers,
@@ -14,41 +16,69 @@ from il2vseg.calib.graphs import (
     initializers,
     layer_norms,
     linears,
+    replace,
     set_constant,
     value,
 )
 from il2vseg.calib.observe import Observation
 
+Largest = NDArray[np.float32]
+
 STRENGTH = 0.7
 """Share of the difficulty moved to the weights, 0 to 1 (the paper's α)."""
+
+
+def _factors(activation: Largest, rows: list[Largest], strength: float) -> Largest:
+    """s_j of every channel from the largest magnitudes of the activation and of the weights' rows."""
+    weights = np.maximum.reduce([np.abs(matrix).max(1) for matrix in rows])
+    s = np.maximum(activation, 1e-5) ** strength / np.maximum(weights, 1e-5) ** (1 - strength)
+    return np.maximum(s, 1e-5).astype(np.float32)
 
 
 def smooth(
     model: onnx.ModelProto, observed: dict[str, Observation], strength: float = STRENGTH
 ) -> onnx.ModelProto:
-    """Copy a graph with every layer normalisation that feeds linear layers only rescaled by channel.
+    """Copy a graph with the input of every linear layer rescaled by channel.
+
+    Layer normalisation absorbs the factors where it feeds linear layers only. Elsewhere (after GELU and
+    attention) a multiplication is inserted, which costs little beside the layer.
 
     Args:
         observed: of the linear layers' activations.
     Returns:
-        a graph of the same outputs; the activations of its rescaled layers are not the observed ones.
+        a graph of the same outputs; its linear layers' activations are not the observed ones.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     constants = initializers(copy)
     weights = {linear.node: linear.weight for linear in linears(copy)}
-    for norm in layer_norms(copy):
-        readers = consumers(copy, norm.output[0])
-        if not readers or any(reader.name not in weights for reader in readers):
-            continue
-        rows = [value(constants[weights[reader.name]]) for reader in readers]
-        largest = np.maximum.reduce([np.abs(matrix).max(1) for matrix in rows])
-        activation = observed[norm.output[0]].channel_max
-        s = np.maximum(activation, 1e-5) ** strength / np.maximum(largest, 1e-5) ** (1 - strength)
-        s = np.maximum(s, 1e-5).astype(np.float32)
-        for index in range(1, len(norm.input)):  # scale and shift
-            set_constant(copy, norm, index, value(constants[norm.input[index]]) / s)
-        for reader, matrix in zip(readers, rows, strict=True):
-            set_constant(copy, reader, 1, matrix * s[:, None])
+    norms = {norm.output[0]: norm for norm in layer_norms(copy)}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in copy.graph.node:
+        if node.name in weights:
+            readers.setdefault(node.input[0], []).append(node)
+    nodes: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        nodes.append(node)
+        for tensor in node.output:
+            if tensor not in readers:
+                continue
+            layers = readers[tensor]
+            rows = [value(constants[weights[layer.name]]) for layer in layers]
+            s = _factors(observed[tensor].channel_max, rows, strength)
+            if tensor in norms and len(consumers(copy, tensor)) == len(layers):
+                for index in range(1, len(node.input)):  # scale and shift
+                    set_constant(copy, node, index, value(constants[node.input[index]]) / s)
+            else:
+                scaled = helper.make_node(
+                    "Mul", [tensor, ""], [f"{tensor}_smooth"], f"{layers[0].name}_smooth"
+                )
+                set_constant(copy, scaled, 1, 1 / s)
+                nodes.append(scaled)
+                for layer in layers:
+                    layer.input[0] = scaled.output[0]
+            for layer, matrix in zip(layers, rows, strict=True):
+                set_constant(copy, layer, 1, matrix * s[:, None])
+    replace(copy.graph.node, nodes)
     drop_unused_constants(copy)
     return copy

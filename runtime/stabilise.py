@@ -86,7 +86,7 @@ class Smoother:
 def _remap(
     values: NDArray[np.float32], columns: NDArray[np.float32], rows: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Sample (h, w, C) bilinearly; OpenCV's remap takes four channels at a time."""
+    """Sample distributions (h, w, C) bilinearly; OpenCV's remap takes four channels at a time."""
     parts = [
         cv2.remap(
             np.ascontiguousarray(values[..., i : i + 4]),
@@ -97,4 +97,6 @@ def _remap(
         )
         for i in range(0, values.shape[2], 4)
     ]
-    return np.concatenate([p.reshape(*columns.shape, -1) for p in parts], axis=2).astype(np.float32)
+    sampled = np.concatenate([p.reshape(*columns.shape, -1) for p in parts], axis=2).astype(np.float32)
+    # OpenCV interpolates with other roundings for other numbers of channels; over time that would add up.
+    return sampled / sampled.sum(2, keepdims=True)

@@ -23,7 +23,9 @@ def test_a_grid_makes_one_table_and_is_not_computed_twice(
     assert experiment.main([*FAST, "--grid", "methods", "--out", str(out)]) == 0
     table = (out / "results.md").read_text()
     assert table in capsys.readouterr().out
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [v.name for v in experiment.GRIDS["methods"]]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        v.name for v in experiment.GRIDS["methods"]
+    ]
     rows = list(csv.DictReader((out / "results.csv").open()))
     scores = json.loads((out / "method-stego_seed0" / "scores.json").read_text())
     row = next(r for r in rows if r["variant"] == "stego")

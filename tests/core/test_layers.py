@@ -18,8 +18,13 @@ FLOOR = {f"il2vseg{m}" for m in ("", ".command", ".errors", ".files", ".images",
 APPLICATIONS = {"il2vseg.demo", "il2vseg.bench"}
 """Commands that put the layers together; nothing imports them."""
 
-EXCEPTIONS = {("il2vseg.runtime.sources.synthetic", "il2vseg.data.synthetic")}
-"""The scene renderer is NumPy and OpenCV; the runtime streams it as `synthetic:`."""
+EXCEPTIONS = {
+    # The scene renderer is NumPy and OpenCV; the runtime streams it as `synthetic:`.
+    ("il2vseg.runtime.sources.synthetic", "il2vseg.data.synthetic"),
+    # An engine is built for the GPU that is there, and checked by running it as the runtime does.
+    ("il2vseg.export.engine", "il2vseg.runtime.cuda"),
+    ("il2vseg.export.engine", "il2vseg.runtime.tensorrt_backend"),
+}
 
 HEAVY = ("torch", "timm", "scipy", "matplotlib", "onnx", "onnxruntime", "tensorboard", "rich", "safetensors")
 

@@ -1,4 +1,4 @@
-"""Stand-ins for TensorRT and the CUDA runtime that refuse what the real ones refuse: order and removed names."""
+"""Stand-ins for TensorRT and CUDA that refuse what the real ones refuse: order, and names that are gone."""
 
 import ctypes
 from enum import IntEnum

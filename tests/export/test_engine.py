@@ -169,7 +169,7 @@ def test_an_engine_of_another_tensorrt_or_gpu_is_refused_with_the_command(
     Machine(monkeypatch, model)
     add_engine(export_folder, frames)
     Machine(monkeypatch, model, version, capability=capability)
-    with pytest.raises(UserError, match="built for TensorRT 11.4.0 on sm_87; here is") as caught:
+    with pytest.raises(UserError, match=r"built for TensorRT 11\.4\.0 on sm_87; here is") as caught:
         open_engine(export_folder, "tensorrt")
     assert f"`il2vseg-export --trt --model {export_folder}`" in str(caught.value)
     assert "\n" not in str(caught.value)

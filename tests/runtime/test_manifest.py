@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from il2vseg.runtime.manifest import Manifest, ModelFile, describe_file, verify_file
 
 from il2vseg.errors import UserError
+from il2vseg.runtime.manifest import Manifest, ModelFile, describe_file, verify_file
 
 VALUES: dict[str, Any] = {
     "format_version": 1,
