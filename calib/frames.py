@@ -20,7 +20,7 @@ FLAT = 2.0
 def descriptor(frame: Frame) -> NDArray[np.float32]:
     """Describe a frame by where its brightness and colours are: an 8x8 Lab thumbnail, (192,)."""
     small = cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_BGR2LAB).astype(np.float32).ravel() / 255
+    return np.divide(cv2.cvtColor(small, cv2.COLOR_BGR2LAB).ravel(), 255, dtype=np.float32)
 
 
 def farthest_points(points: NDArray[np.float32], count: int) -> list[int]:

@@ -6,6 +6,7 @@ hardware differs: TensorRT takes signed symmetric activations only; CPUs multipl
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ class Convention:
 
     signed: bool
 
-    def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.generic]]:
+    def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.integer]]:
         """Scale and zero point of the range (low ≤ 0 ≤ high)."""
         if self.signed:
             bound = max(-low, high)
@@ -43,7 +44,8 @@ class Convention:
         scale, zero = self.parameters(low, high)
         limits = np.iinfo(zero.dtype)
         levels = np.rint(x / scale) + zero.astype(np.float32)
-        return ((levels.clip(limits.min, limits.max) - zero.astype(np.float32)) * scale).astype(np.float32)
+        clipped = levels.clip(limits.min, limits.max)
+        return np.asarray((clipped - zero.astype(np.float32)) * scale, dtype=np.float32)
 
 
 CPU = Convention(signed=False)
@@ -94,7 +96,7 @@ def insert_qdq(
             if w not in done:
                 integers, scales = quantise_weight(value(constants[w]))
                 parts = [f"{w}_q", f"{w}_scale", f"{w}_zero_point"]
-                values = (integers, scales, np.zeros(len(scales), np.int8))
+                values: tuple[NDArray[Any], ...] = (integers, scales, np.zeros(len(scales), np.int8))
                 new += [numpy_helper.from_array(v, n) for v, n in zip(values, parts, strict=True)]
                 nodes.append(helper.make_node("DequantizeLinear", parts, [f"{w}_dq"], f"{w}_dq", axis=1))
             done |= {x, w}

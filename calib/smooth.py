@@ -32,7 +32,7 @@ def _factors(activation: Largest, rows: list[Largest], strength: float) -> Large
     """s_j of every channel from the largest magnitudes of the activation and of the weights' rows."""
     weights = np.maximum.reduce([np.abs(matrix).max(1) for matrix in rows])
     s = np.maximum(activation, 1e-5) ** strength / np.maximum(weights, 1e-5) ** (1 - strength)
-    return np.maximum(s, 1e-5).astype(np.float32)
+    return np.asarray(np.maximum(s, 1e-5), dtype=np.float32)
 
 
 def smooth(

@@ -71,7 +71,7 @@ def first_divergence(segmenter: Segmenter, model: Path, frame: Frame, tolerance:
     errors = {}
     for name, values in zip(names, found, strict=True):
         reference = expected[name].astype(np.float64)
-        error = float(np.linalg.norm(values - reference) / max(np.linalg.norm(reference), 1e-12))
+        error = float(np.linalg.norm(values - reference)) / max(float(np.linalg.norm(reference)), 1e-12)
         errors[name] = error if np.isfinite(error) else float("inf")
     layer = next((name for name, error in errors.items() if error > tolerance), None)
     return Divergence(layer, errors)

@@ -82,7 +82,7 @@ class Cuda:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._call("cudaHostAlloc", size, 0))
         buffer = (ctypes.c_uint8 * size).from_address(address)
-        return np.frombuffer(buffer, dtype).reshape(shape)
+        return np.ndarray(shape, dtype, memoryview(buffer))
 
     def free_pinned(self, array: NDArray[Any]) -> None:
         """Give back memory of `pinned`."""

@@ -99,4 +99,4 @@ def _remap(
     ]
     sampled = np.concatenate([p.reshape(*columns.shape, -1) for p in parts], axis=2).astype(np.float32)
     # OpenCV interpolates with other roundings for other numbers of channels; over time that would add up.
-    return sampled / sampled.sum(2, keepdims=True)
+    return np.asarray(sampled / sampled.sum(2, keepdims=True), dtype=np.float32)
