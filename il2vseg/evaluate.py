@@ -1,15 +1,14 @@
-"""`python -m il2vseg.evaluate`: score a checkpoint on a data set with masks.
+"""`python -m il2vseg.evaluate`: score a checkpoint, or an export of it, on a data set with masks.
 
 One confusion matrix for the whole split. Clusters are matched to classes one to one (Hungarian, the
 literature's) and many to one; `--assignment` scores with a mapping that was found on another split.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -37,8 +36,10 @@ from il2vseg.metrics import (
 from il2vseg.plots import SheetRow, confusion_matrix, iou_bars, sheet
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
+    from il2vseg.exported import ExportedModel
     from il2vseg.model import Segmenter
 
 BOUNDARY_TOLERANCES = (2, 5)
@@ -47,9 +48,13 @@ SHEET_ROWS = 8
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a checkpoint on a data set with masks: accuracy and IoU, one to one and many to one."""
+    """Score a model on a data set with masks: accuracy and IoU, one to one and many to one."""
 
-    checkpoint: Path = flag(dataclasses.MISSING, "folder that il2vseg.train wrote")
+    checkpoint: Path | None = flag(None, "folder that il2vseg.train wrote", metavar="DIR")
+    model: Path | None = flag(
+        None, "instead: an export, or one of its files, run as on a device", metavar="DIR|FILE"
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs --model")
     dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
@@ -67,6 +72,23 @@ class EvaluateConfig:
     weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
     json: Path | None = flag(None, "write the numbers to this file")
     plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
+
+
+class Predictor(Protocol):
+    """What can be scored: a Segmenter, or an export with the face of one (`il2vseg.exported`).
+
+    Attributes:
+        size: (H, W) of its frames. num_classes: clusters.
+        alpha: weight of the low-level branch.
+    """
+
+    size: tuple[int, int]
+    num_classes: int
+    alpha: float
+
+    def predict(self, frames: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """uint8 BGR (B, H, W, 3), on the model's device -> labels (B, H, W) uint8, scores (B, C, gh, gw)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -167,15 +189,16 @@ def _batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
 
 
 def _predict(
-    segmenter: "Segmenter", frames: Sequence[Frame], flip: bool
+    segmenter: Predictor, frames: Sequence[Frame], flip: bool
 ) -> tuple[list[Labels], NDArray[np.float32]]:
     """Segment frames of the model's size: cluster ids (H, W) each, and scores (B, C, gh, gw)."""
     import torch
 
     from il2vseg.model import upsample_labels
 
-    device = next(segmenter.buffers()).device
-    stacked = torch.from_numpy(np.stack(frames)).to(device)
+    stacked = torch.from_numpy(np.stack(frames))
+    if isinstance(segmenter, torch.nn.Module):
+        stacked = stacked.to(next(segmenter.buffers()).device)
     labels, scores = segmenter.predict(stacked)
     if flip:
         mirrored = segmenter.predict(stacked.flip(2))[1].flip(3)
@@ -207,7 +230,7 @@ class _Judged:
 
 
 def evaluate(
-    segmenter: "Segmenter",
+    segmenter: Predictor,
     dataset: Dataset,
     *,
     alpha: float | None = None,
@@ -286,7 +309,7 @@ def _sheet_size(frame: Frame) -> tuple[int, int]:
 
 
 def _predictions(
-    segmenter: "Segmenter", dataset: Dataset, alpha: float | None, flip: bool, crf: bool, batch_size: int
+    segmenter: Predictor, dataset: Dataset, alpha: float | None, flip: bool, crf: bool, batch_size: int
 ) -> Iterator[tuple[list[Sample], list[Labels]]]:
     """Yield batches with their predicted cluster ids at the model's size."""
     from contextlib import ExitStack
@@ -344,12 +367,35 @@ def named_assignment(names: Sequence[str], class_names: Sequence[str]) -> NDArra
     return transfer([known.index(name) for name in names], known, class_names)
 
 
+def open_model(config: EvaluateConfig) -> "Segmenter | ExportedModel":
+    """Load what the configuration names.
+
+    Raises:
+        UserError: it is missing, damaged, or cannot run here.
+    """
+    if config.model is not None:
+        from il2vseg.exported import ExportedModel, open_export
+
+        return ExportedModel(open_export(config.model, config.provider))
+    assert config.checkpoint is not None
+    import torch
+
+    from il2vseg.checkpoint import load_checkpoint
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+
+
 def run(config: EvaluateConfig) -> None:
     """Run the command.
 
     Raises:
         UserError: anything wrong with the flags, the checkpoint or the data.
     """
+    if (config.checkpoint is None) == (config.model is None):
+        raise UserError("one of --checkpoint DIR and --model DIR|FILE is needed")
+    if config.model is not None and config.alpha is not None:
+        raise UserError("--alpha is fixed in an export; pass it to il2vseg-export, or score the checkpoint")
     if config.alpha is not None and not 0 <= config.alpha <= 1:
         raise UserError(f"--alpha {config.alpha}: a weight between 0 and 1 is needed")
     if config.by_name and config.assignment is not None:
@@ -372,14 +418,10 @@ def run(config: EvaluateConfig) -> None:
         if folder is not None:
             require_writable_dir(folder)
 
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
-    from il2vseg.checkpoint import load_checkpoint
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    segmenter = load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+    segmenter = open_model(config)
     if config.by_name:
         assignment = named_assignment(segmenter.class_names, dataset.class_names)
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -402,7 +444,8 @@ def run(config: EvaluateConfig) -> None:
         setting = {
             "dataset": config.dataset,
             "split": config.split,
-            "checkpoint": str(config.checkpoint),
+            "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
+            "model": None if config.model is None else str(config.model),
             "alpha": segmenter.alpha if config.alpha is None else config.alpha,
             "flip": config.flip,
             "crf": config.crf,

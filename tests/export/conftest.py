@@ -11,6 +11,7 @@ from il2vseg.checkpoint import assemble, save_checkpoint
 from il2vseg.export.graph import export_onnx
 from il2vseg.images import Frame
 from il2vseg.model import Classifier, Segmenter
+from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.whitening import Whitening
 
@@ -50,6 +51,28 @@ def model(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_onnx(segmenter, path)
     return path
+
+
+@pytest.fixture
+def export_folder(model: Path, tmp_path: Path) -> Path:
+    """An exported model, fp32."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.read_bytes())
+    names = ("water", "obstacle", "sky")
+    Manifest(
+        name="tiny",
+        method="il2vseg",
+        backbone="tiny",
+        patch_size=16,
+        input=InputSpec("frame", *SIZE),
+        outputs=OutputSpec(SIZE, (3, SIZE[0] // 16, SIZE[1] // 16)),
+        classes=tuple(ClassInfo(name, (0, 0, 0)) for name in names),
+        clusters=(0, 1, 2),
+        files=(describe_file(folder, "model.onnx", format="onnx", precision="fp32"),),
+        alpha=0.4,
+    ).save(folder)
+    return folder
 
 
 @pytest.fixture

@@ -20,34 +20,13 @@ from il2vseg.export.parity import Output
 from il2vseg.export.runners import onnx_runner
 from il2vseg.images import Frame
 from il2vseg.runtime import cuda as cuda_module
-from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
+from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.providers import open_engine
 
 from .conftest import SIZE
 from .fakes import FakeCuda, fake_tensorrt
 
 Frames = list[tuple[str, Frame]]
-
-
-@pytest.fixture
-def export_folder(model: Path, tmp_path: Path) -> Path:
-    """An exported model, fp32."""
-    folder = tmp_path / "export"
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(model.read_bytes())
-    names = ("water", "obstacle", "sky")
-    Manifest(
-        name="tiny",
-        method="il2vseg",
-        backbone="tiny",
-        patch_size=16,
-        input=InputSpec("frame", *SIZE),
-        outputs=OutputSpec(SIZE, (3, SIZE[0] // 16, SIZE[1] // 16)),
-        classes=tuple(ClassInfo(name, (0, 0, 0)) for name in names),
-        clusters=(0, 1, 2),
-        files=(describe_file(folder, "model.onnx", format="onnx", precision="fp32"),),
-    ).save(folder)
-    return folder
 
 
 class Machine:
