@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,cpu,dev
 # Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
-OPTIONAL_EXTRAS := crf video web mcap mqtt rtx
+OPTIONAL_EXTRAS := crf video web mcap mqtt rtx openvino bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint bench venv clean
@@ -32,8 +32,9 @@ lint: venv ## ruff and mypy
 	ln -s $(CURDIR)/il2vseg/* $(addprefix $(CURDIR)/,$(wildcard export calib runtime)) $(VENV)/typing/il2vseg/
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy
 
-bench: venv ## measure the hot paths
+bench: $(VENV)/.optional ## measure the hot paths
 	$(BIN)/python -m il2vseg.bench
+	$(BIN)/python bench/export.py
 	$(BIN)/python bench/runtime.py
 	$(BIN)/python bench/student.py
 

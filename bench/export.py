@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "bench/export.py"
 EAGER = "eager"
+CPU = "CPUExecutionProvider"
 FORMS: dict[str, str | None] = {
     EAGER: None,
     "ONNX Runtime, fp32": "model.onnx",
@@ -39,15 +40,24 @@ FORMS: dict[str, str | None] = {
 }
 """What is measured, and its file."""
 
-FCM = "fcm"
+FCM, TILED, WHOLE = "fcm", "low-level-tiled", "low-level-whole"
+"""What else is measured in a process of its own."""
+
 FCM_GRID, FCM_CLASSES, FCM_ITERATIONS = (40, 40), 27, 10
+SIZES = ((336, 448), (224, 320))
+LARGE = (51, 91)
+"""Token grid of a 1280x720 frame in patches of 14."""
+
+Size = tuple[int, int]
 
 
 @dataclass
 class ExportBenchConfig:
     """Compare latency, peak memory, file size and agreement of a model's exported forms."""
 
-    size: tuple[int, int] = flag((336, 448), "input height and width", metavar="PIXELS")
+    size: Size | None = flag(
+        None, "input height and width; default: both 336x448 and 224x320", metavar="PIXELS"
+    )
     backbone: str = flag("dinov2_vits14", "feature extractor", metavar="NAME")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     checkpoint: Path | None = flag(None, "a trained model instead of a random one", metavar="DIR")
@@ -60,7 +70,7 @@ class ExportBenchConfig:
     folder: Path | None = flag(None, "with --only: where the files are", metavar="DIR")
 
 
-def segmenter_of(config: ExportBenchConfig) -> "Segmenter":
+def segmenter_of(config: ExportBenchConfig, size: Size) -> "Segmenter":
     """The model that is measured; the same one in every process."""
     import torch
 
@@ -68,9 +78,9 @@ def segmenter_of(config: ExportBenchConfig) -> "Segmenter":
     if config.checkpoint is not None:
         from il2vseg.checkpoint import load_checkpoint
 
-        return load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
+        return load_checkpoint(config.checkpoint, size=size, weights=config.weights)
     torch.manual_seed(0)
-    return random_segmenter(BenchConfig(backbone=config.backbone, weights=config.weights, size=config.size))
+    return random_segmenter(BenchConfig(backbone=config.backbone, weights=config.weights, size=size))
 
 
 def write_files(
@@ -86,11 +96,31 @@ def write_files(
     from il2vseg.export.variants import write_half
 
     say("exporting")
+    folder.mkdir()
     export_onnx(segmenter, folder / "model.onnx")
     write_half(folder)
     frames = representative_frames(source, segmenter.size, 16)
     quantised = quantise(onnx.load(folder / "model.onnx"), frames, CPU, progress=say)
     onnx.save(quantised.model, folder / "model.int8-cpu.onnx")
+
+
+def write_low_level(path: Path, tile: int) -> None:
+    """Write the low-level branch alone, of a 1280x720 frame, with a tile of so many affinity rows."""
+    import warnings
+
+    import torch
+
+    from il2vseg.model import low_level_scores
+    from il2vseg.spec import LowLevelSpec
+
+    class Branch(torch.nn.Module):
+        def forward(self, colours: torch.Tensor, p_seg: torch.Tensor) -> torch.Tensor:
+            return low_level_scores(colours, p_seg, LowLevelSpec(), tile)
+
+    inputs = (torch.zeros(1, 3, *LARGE), torch.full((1, FCM_CLASSES, *LARGE), 1 / FCM_CLASSES))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Branch(), inputs, path, dynamo=True, verbose=False)
 
 
 def openvino_runner(model: Path, threads: int) -> "Runner":
@@ -113,7 +143,7 @@ def openvino_runner(model: Path, threads: int) -> "Runner":
     return run
 
 
-def open_form(form: str, folder: Path, config: ExportBenchConfig) -> "Runner":
+def open_form(form: str, folder: Path, config: ExportBenchConfig, size: Size) -> "Runner":
     """Load one of FORMS.
 
     Raises:
@@ -121,32 +151,47 @@ def open_form(form: str, folder: Path, config: ExportBenchConfig) -> "Runner":
     """
     file = FORMS[form]
     if file is None:
-        return eager_runner(segmenter_of(config))
+        return eager_runner(segmenter_of(config, size))
     if form.startswith("OpenVINO"):
         return openvino_runner(folder / file, config.threads)
     return onnx_runner(folder / file, config.threads)
 
 
+def memory(field: str) -> float:
+    """MiB that this process holds now ("VmRSS") or held at most ("VmHWM").
+
+    Not getrusage: its peak survives exec, and would be that of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
 def report_alone(config: ExportBenchConfig) -> None:
-    """Print what a process of its own is for: FCM's latencies, or the peak memory of a form, as JSON."""
-    if config.only == FCM:
-        print(json.dumps(interleaved(fcm_cases(), 5 * config.rounds)))
-        return
+    """Print what a process of its own is for, as JSON: FCM's latencies, or the peak memory of a form."""
     assert config.only is not None
     assert config.folder is not None
-    run = open_form(config.only, config.folder, config)
-    for _ in range(2):
-        run(np.zeros((1, *config.size, 3), np.uint8))
-    # Not getrusage: its peak survives exec, and would be that of the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10)
+    if config.only == FCM:
+        print(json.dumps(interleaved(fcm_cases(), 5 * config.rounds)))
+    elif config.only in (TILED, WHOLE):
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(config.folder / f"{config.only}.onnx", providers=[CPU])
+        before = memory("VmRSS")
+        session.run(None, {v.name: np.ones(v.shape, np.float32) for v in session.get_inputs()})
+        print(round(memory("VmHWM") - before))
+    else:
+        assert config.size is not None
+        run = open_form(config.only, config.folder, config, config.size)
+        for _ in range(2):
+            run(np.zeros((1, *config.size, 3), np.uint8))
+        print(round(memory("VmHWM")))
 
 
-def alone(only: str, folder: Path, config: ExportBenchConfig) -> Any:
+def alone(only: str, folder: Path, config: ExportBenchConfig, size: Size | None = None) -> Any:
     """Run `report_alone` in a process of its own and return what it says."""
     command = [sys.executable, __file__, "--only", only, "--folder", str(folder)]
-    command += ["--size", *map(str, config.size), "--threads", str(config.threads)]
-    command += ["--backbone", config.backbone, "--rounds", str(config.rounds)]
+    command += ["--threads", str(config.threads), "--backbone", config.backbone]
+    command += ["--rounds", str(config.rounds), *(["--size", *map(str, size)] if size else [])]
     for name in ("weights", "checkpoint"):
         if (value := getattr(config, name)) is not None:
             command += [f"--{name}", str(value)]
@@ -166,7 +211,7 @@ def low_level_share(model: Path, frame: NDArray[np.uint8], threads: int) -> floa
     options.profile_file_prefix = str(model.parent / "profile")
     # Fusion renames nodes after what they do; without it every node still has the name of its module.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(model), options, providers=[CPU])
     for _ in range(5):
         session.run(None, {"frame": frame})
     events = json.loads(Path(session.end_profiling()).read_text())
@@ -203,6 +248,52 @@ def fcm_cases() -> dict[str, Callable[[], Any]]:
     return cases
 
 
+@dataclass(frozen=True)
+class Row:
+    """A form at a size: median milliseconds, peak MiB, file MiB (None: no file), agreement in [0, 1]."""
+
+    milliseconds: float
+    peak: int
+    file: float | None
+    agreement: float
+
+
+def measure(
+    config: ExportBenchConfig, folder: Path, say: Callable[[str], None]
+) -> tuple[dict[tuple[Size, str], Row], dict[Size, float]]:
+    """Measure every form at every size, all of them in turn; also the low-level branch's share by size."""
+    from il2vseg.export.cli import verification_frames
+
+    runners: dict[tuple[Size, str], Runner] = {}
+    frames: dict[Size, list[NDArray[np.uint8]]] = {}
+    folders: dict[Size, Path] = {}
+    for size in [config.size] if config.size else SIZES:
+        where = folders[size] = folder / "x".join(map(str, size))
+        write_files(segmenter_of(config, size), where, config.frames, say)
+        frames[size] = [frame[None] for _, frame in verification_frames(config.frames, size)]
+        for form in FORMS:
+            try:
+                runners[size, form] = open_form(form, where, config, size)
+            except UserError as error:
+                print(f"left out {form}: {error}", file=sys.stderr)
+    say("measuring latencies")
+    cases = {key: partial(run, frames[key[0]][0]) for key, run in runners.items()}
+    medians = interleaved(cases, config.rounds)
+    rows = {}
+    for (size, form), run in runners.items():
+        say(f"{form}: agreement and memory")
+        eager = runners[size, EAGER]
+        agreement = np.mean([(run(f)[0] == eager(f)[0]).mean() for f in frames[size]])
+        peak, file = alone(form, folders[size], config, size), FORMS[form]
+        mib = (folders[size] / file).stat().st_size / 2**20 if file else None
+        rows[size, form] = Row(medians[size, form], peak, mib, float(agreement))
+    shares = {
+        size: low_level_share(where / "model.onnx", frames[size][0], config.threads)
+        for size, where in folders.items()
+    }
+    return rows, shares
+
+
 def bench(config: ExportBenchConfig) -> None:
     """Measure and print one table."""
     if config.only is not None:
@@ -212,52 +303,41 @@ def bench(config: ExportBenchConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from il2vseg.export.cli import verification_frames
+    from il2vseg.lowlevel import AFFINITY_TILE
 
-    console = Console(width=110)
+    console = Console(width=100)
     torch.set_num_threads(config.threads)
     with tempfile.TemporaryDirectory() as name, console.status("") as status:
         folder = Path(name)
-        write_files(segmenter_of(config), folder, config.frames, status.update)
-        runners: dict[str, Runner] = {}
-        for form in FORMS:
-            try:
-                runners[form] = open_form(form, folder, config)
-            except UserError as error:
-                console.print(f"left out {form}: {error}")
-        status.update("measuring")
-        frames = [frame[None] for _, frame in verification_frames(config.frames, config.size)]
-        medians = interleaved({f: partial(run, frames[0]) for f, run in runners.items()}, config.rounds)
-        expected = [runners[EAGER](frame)[0] for frame in frames]
-        agreement = {
-            form: float(np.mean([(run(f)[0] == e).mean() for f, e in zip(frames, expected, strict=True)]))
-            for form, run in runners.items()
-        }
-        share = low_level_share(folder / "model.onnx", frames[0], config.threads)
-        status.update("measuring memory")
-        peaks = {form: alone(form, folder, config) for form in runners}
-        sizes = {form: (folder / file).stat().st_size for form, file in FORMS.items() if file}
+        rows, shares = measure(config, folder, status.update)
+        status.update("fuzzy c-means, and the low-level branch of a large frame")
         fcm = alone(FCM, folder, config)
-    height, width = config.size
-    model = config.checkpoint or f"{config.backbone}, random head"
-    table = Table(title=f"{model}, {height}x{width}, {config.threads} threads, {len(frames)} frames")
+        tiles = {TILED: AFFINITY_TILE, WHOLE: LARGE[0] * LARGE[1]}
+        for only, tile in tiles.items():
+            write_low_level(folder / f"{only}.onnx", tile)
+        large = {only: alone(only, folder, config) for only in tiles}
+    table = Table(title=f"{config.checkpoint or config.backbone}, {config.threads} threads")
     table.add_column("form")
     for heading in ("median ms", "speed-up", "peak MiB", "file MiB", "agreement"):
         table.add_column(heading, justify="right")
-    for form, milliseconds in medians.items():
-        file_size = f"{sizes[form] / 2**20:.1f}" if form in sizes else ""
-        speed_up = f"{medians[EAGER] / milliseconds:.2f}x"
-        table.add_row(
-            form, f"{milliseconds:.1f}", speed_up, str(peaks[form]), file_size, f"{agreement[form]:.2%}"
-        )
+    for (size, form), row in rows.items():
+        if form == EAGER:
+            table.add_section()
+        speed_up = f"{rows[size, EAGER].milliseconds / row.milliseconds:.2f}x"
+        file_size = "" if row.file is None else f"{row.file:.1f}"
+        values = (f"{row.milliseconds:.1f}", speed_up, str(row.peak), file_size, f"{row.agreement:.2%}")
+        table.add_row(f"{size[0]}x{size[1]} {form}", *values)
     table.add_section()
-    rows, columns = FCM_GRID
     for name, milliseconds in fcm.items():
-        speed_up = f"{fcm['scikit-fuzzy'] / milliseconds:.2f}x" if "scikit-fuzzy" in fcm else ""
-        case = f"FCM {rows}x{columns}x{FCM_CLASSES}, {FCM_ITERATIONS} iterations: {name}"
+        speed_up = f"{fcm['scikit-fuzzy'] / milliseconds:.1f}x" if "scikit-fuzzy" in fcm else ""
+        case = f"FCM {FCM_GRID[0]}x{FCM_GRID[1]}x{FCM_CLASSES}, {FCM_ITERATIONS} iterations: {name}"
         table.add_row(case, f"{milliseconds:.2f}", speed_up)
+    table.add_section()
+    for only, tile in tiles.items():
+        table.add_row(f"low-level branch, 1280x720, {tile} affinity rows", "", "", f"+{large[only]}")
     console.print(table)
-    console.print(f"low-level branch, fusion and upsampling: {share:.1%} of the fp32 graph's time")
+    for (height, width), share in shares.items():
+        console.print(f"low-level branch, fusion and upsampling at {height}x{width}: {share:.1%} of fp32")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,10 +3,10 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from il2vseg.command import flag, parse
 from il2vseg.errors import run_command
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = "il2vseg.bench"
 
 Cases = dict[str, Callable[[], object]]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass
@@ -34,12 +35,12 @@ class BenchConfig:
     threads: int = flag(2, "threads of PyTorch and ONNX Runtime", metavar="N")
 
 
-def interleaved(cases: Cases, rounds: int) -> dict[str, float]:
+def interleaved(cases: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
     """Median milliseconds of each case.
 
     The cases take turns, so that whatever else the machine does falls on all of them alike.
     """
-    times: dict[str, list[float]] = {name: [] for name in cases}
+    times: dict[Key, list[float]] = {name: [] for name in cases}
     for case in cases.values():
         case()
     for _ in range(rounds):
