@@ -12,11 +12,19 @@ from il2vseg import clustering, lowlevel
 from il2vseg.errors import UserError
 from il2vseg.losses import correspondence, eigenfunction, fusion, smoothness
 from il2vseg.model import Classifier, low_level_memberships
+from il2vseg.processes import Processes
 from il2vseg.spec import LowLevelSpec
 from il2vseg.whitening import Whitening
 
 Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
 Stage = Literal["correspondence", "smoothness"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+AUTOCAST: dict[MixedPrecision, torch.dtype] = {
+    "no": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 PREDICTION_ALPHA = 0.3
 """α at prediction and of the labels that the head learns: milder than the 0.5 of the paper, since the
@@ -38,6 +46,13 @@ class Recipe:
     correspondence_steps: int = 300
     smoothness_steps: int = 200
     batch: int = 16
+    """Images of a step, over all processes together."""
+    shares: int = 1
+    """Parts of a batch whose losses are taken apart and whose gradients are added: pairs of images, and the
+    statistics of a loss, lie within a share. The processes divide the shares, so the result depends on
+    their number and not on that of the processes."""
+    mixed_precision: MixedPrecision = "no"
+    """Of the head; losses, low-level branch and parameters are float32 throughout."""
     correspondence_samples: int = 121
     smoothness_samples: int = 144
     eigen_samples: int = 64
@@ -103,10 +118,36 @@ class TokenBank(Protocol):
         ...
 
 
-def step_generator(seed: int, stage: str, step: int) -> Generator:
-    """Randomness of one step as a pure function of (seed, stage, step), so that resuming is exact."""
+def step_generator(seed: int, stage: str, step: int, share: int = 0) -> Generator:
+    """Randomness of one share of a step as a pure function of its position, so that resuming is exact."""
     salt = sum(ord(c) << (5 * i) for i, c in enumerate(stage[:4]))
-    return torch.Generator().manual_seed((seed * 1_000_003 + salt) * 1_000_003 + step)
+    # The generator looks at the low 32 bits only: the share must spread over those.
+    position = (seed * 1_000_003 + salt) * 1_000_003 + step + share * 0x9E3779B1
+    return torch.Generator().manual_seed(position)
+
+
+class BankOnDevice:
+    """A token bank whose answers lie on a device."""
+
+    def __init__(self, bank: TokenBank, device: torch.device) -> None:
+        self.grid = bank.grid
+        self._bank = bank
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._bank)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """See `TokenBank.tokens`."""
+        return self._bank.tokens(images).to(self._device)
+
+    def view_tokens(self, images: Tensor) -> Tensor:
+        """See `TokenBank.view_tokens`."""
+        return self._bank.view_tokens(images).to(self._device)
+
+    def colours(self, images: Tensor, scale: int) -> Tensor:
+        """See `TokenBank.colours`."""
+        return self._bank.colours(images, scale).to(self._device)
 
 
 def draw_batch(images: int, batch: int, generator: Generator) -> Tensor:
@@ -125,19 +166,21 @@ def derangement(n: int, generator: Generator) -> Tensor:
 def channel_dropout(z: Tensor, rate: float, generator: Generator) -> Tensor:
     """Zero whole channels of (B, N, k), one mask an image, and rescale."""
     keep = (torch.rand(z.shape[0], 1, z.shape[2], generator=generator) >= rate).float()
-    return z * keep / (1.0 - rate)
+    return z * keep.to(z.device) / (1.0 - rate)
 
 
 @torch.no_grad()
 def sample_codes(classifier: Classifier, bank: TokenBank, seed: int, limit: int = 200_000) -> Tensor:
-    """Codes (M, d) of tokens spread evenly over all images, at most about `limit`."""
+    """Codes (M, d), on the CPU, of tokens spread evenly over all images, at most about `limit`."""
     generator = step_generator(seed, "codes", 0)
     h, w = bank.grid
     per_image = max(1, min(h * w, limit // len(bank)))
     codes = []
     for images in torch.arange(len(bank)).split(32):
         positions = torch.rand(len(images), h * w, generator=generator).argsort(1)[:, :per_image]
-        codes.append(classifier.head(classifier.whitening(bank.tokens(images), positions)).flatten(0, 1))
+        tokens = bank.tokens(images)
+        z = classifier.whitening(tokens, positions.to(tokens.device))
+        codes.append(classifier.head(z).flatten(0, 1).cpu())
     return torch.cat(codes)
 
 
@@ -155,16 +198,41 @@ class Trainer:
     """Runs the stages of a recipe over a token bank.
 
     All state is the classifier, the optimiser and the position (stage, step): randomness is a function of
-    the position, so a run that is resumed takes exactly the steps that it would have taken.
+    the position, so a run that is resumed takes exactly the steps that it would have taken. Where there
+    are several processes, each has all of that state and they add their gradients.
     """
 
-    def __init__(self, bank: TokenBank, whitening: Whitening, recipe: Recipe) -> None:
+    def __init__(
+        self, bank: TokenBank, whitening: Whitening, recipe: Recipe, processes: Processes | None = None
+    ) -> None:
+        """Args:
+            processes: that train together, None for this one alone on the CPU.
+        Raises:
+            UserError: the batch is too small for its shares, or there are fewer shares than processes.
+        """
         torch.manual_seed(recipe.seed)
-        self.bank = bank
+        self.processes = processes or Processes()
+        self.device = self.processes.device
+        self.bank = bank if self.device.type == "cpu" else BankOnDevice(bank, self.device)
         self.recipe = recipe
-        self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature)
+        self._check_shares()
+        self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
+        # Half-precision gradients of the head would underflow; for the other precisions it does nothing.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
         self.position = (0, 0)
+
+    def _check_shares(self) -> None:
+        shares, batch = self.recipe.shares, min(self.recipe.batch, len(self.bank))
+        if shares < self.processes.count:
+            raise UserError(
+                f"--accumulate {shares}: fewer shares of the batch than the {self.processes.count} processes"
+            )
+        if shares > 1 and batch < 2 * shares:
+            raise UserError(
+                f"a batch of {batch} images cannot be divided into {shares} shares of two or more, which "
+                "the losses compare; use a larger --batch, a smaller --accumulate or fewer processes"
+            )
 
     def run(
         self, report: Callable[[StepReport], None] = lambda _: None, save: Callable[[], None] = lambda: None
@@ -198,7 +266,11 @@ class Trainer:
         if self.optimizer is not None:
             for i, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
-        return tensors, {"position": list(self.position), "recipe": dataclasses.asdict(self.recipe)}
+        return {k: v.cpu() for k, v in tensors.items()}, {
+            "position": list(self.position),
+            "recipe": dataclasses.asdict(self.recipe),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def restore(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
         """Go on from a state.
@@ -215,6 +287,7 @@ class Trainer:
         self.classifier.load_state_dict(
             {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
         )
+        self.scaler.load_state_dict(description["scaler"])
         if step == 0:
             return
         self.optimizer = self._optimizer(self.recipe.stages()[index][0])
@@ -236,10 +309,14 @@ class Trainer:
 
     def initialise_prototypes(self) -> None:
         """Set the prototypes from the current codes: over-cluster and merge."""
-        codes = sample_codes(self.classifier, self.bank, self.recipe.seed)
-        generator = step_generator(self.recipe.seed, "clusters", 0)
-        k = len(self.classifier.global_prototypes)
-        self.classifier.set_prototypes(clustering.over_clustered_prototypes(codes, k, generator))
+
+        def find() -> Tensor:
+            codes = sample_codes(self.classifier, self.bank, self.recipe.seed)
+            generator = step_generator(self.recipe.seed, "clusters", 0)
+            k = len(self.classifier.global_prototypes)
+            return clustering.over_clustered_prototypes(codes, k, generator)
+
+        self.classifier.set_prototypes(self.processes.from_main(find))
 
     def begin(self, stage: Stage) -> None:
         """Set up a stage: its optimiser and, for smoothness, the prototypes."""
@@ -248,43 +325,76 @@ class Trainer:
         self.optimizer = self._optimizer(stage)
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:
-        """One optimisation step; returns the values of the losses."""
-        generator = step_generator(self.recipe.seed, stage, step)
-        images = draw_batch(len(self.bank), self.recipe.batch, generator)
-        losses = (
-            self._correspondence(images, generator)
-            if stage == "correspondence"
-            else self._smoothness(images, generator)
-        )
-        total = torch.stack(list(losses.values())).sum()
+        """One optimisation step; returns the values of the losses, over all shares and processes."""
+        r = self.recipe
+        generator = step_generator(r.seed, stage, step)
+        images = draw_batch(len(self.bank), r.batch, generator)
+        shares = images.tensor_split(r.shares)
+        values: dict[str, Tensor] = {}
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
+        for i in range(self.processes.rank, r.shares, self.processes.count):
+            if i > 0:
+                generator = step_generator(r.seed, stage, step, share=i)
+            losses = self._losses(stage, shares[i], generator)
+            weight = len(shares[i]) / len(images)
+            self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()
+            for name, value in losses.items():
+                values[name] = values.get(name, 0.0) + weight * value.detach()
+        self._add_up(values)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if stage == "smoothness":
             with torch.no_grad():
                 c = self.classifier
-                c.global_prototypes.lerp_(c.local_prototypes, 1.0 - self.recipe.ema)
-        return {name: float(value.detach()) for name, value in losses.items()}
+                c.global_prototypes.lerp_(c.local_prototypes, 1.0 - r.ema)
+        return {name: float(value) for name, value in values.items()}
+
+    def _add_up(self, values: dict[str, Tensor]) -> None:
+        """Add the gradients and the values of the losses up over the processes, in place."""
+        if self.processes.count == 1:
+            return
+        assert self.optimizer is not None
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sums = self.processes.sum([*(p.grad for p in parameters), *values.values()])
+        for parameter, gradient in zip(parameters, sums, strict=False):
+            parameter.grad = gradient
+        values.update(zip(values, sums[len(parameters) :], strict=True))
+
+    def _losses(self, stage: Stage, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The weighted losses of a share of the batch, images (B,)."""
+        if stage == "correspondence":
+            return self._correspondence(images, generator)
+        return self._smoothness(images, generator)
+
+    def _codes(self, z: Tensor, generator: Generator) -> Tensor:
+        """Codes (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout."""
+        z = channel_dropout(z, self.recipe.channel_dropout, generator)
+        mixed = self.recipe.mixed_precision
+        with torch.autocast(self.device.type, AUTOCAST[mixed], enabled=mixed != "no"):
+            codes = self.classifier.head(z)
+        assert isinstance(codes, Tensor)
+        return codes.float()
 
     def _correspondence(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         r, c = self.recipe, self.classifier
         n = self.bank.grid[0] * self.bank.grid[1]
         positions = torch.rand(len(images), n, generator=generator).argsort(1)[:, : r.correspondence_samples]
+        positions = positions.to(self.device)
         z = c.whitening(self.bank.tokens(images), positions)
         z_view = c.whitening(self.bank.view_tokens(images), positions)
         negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
-        codes = c.head(channel_dropout(z, r.channel_dropout, generator))
-        codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
+        codes = self._codes(z, generator)
+        codes_view = self._codes(z_view, generator)
         return {"corr": correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)}
 
     def _smoothness(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         r, c = self.recipe, self.classifier
         n = self.bank.grid[0] * self.bank.grid[1]
         tokens = self.bank.tokens(images)
-        index = torch.randperm(n, generator=generator)[: r.smoothness_samples]
+        index = torch.randperm(n, generator=generator)[: r.smoothness_samples].to(self.device)
         z = c.whitening(tokens, index)
-        codes = c.head(channel_dropout(z, r.channel_dropout, generator))
+        codes = self._codes(z, generator)
         logits = c.logits(codes, c.global_prototypes.detach())
         p = logits.softmax(-1)
         other = derangement(len(images), generator)
@@ -294,7 +404,7 @@ class Trainer:
             return losses
         if r.correspondence_weight:
             z_view = c.whitening(self.bank.view_tokens(images), index)
-            codes_view = c.head(channel_dropout(z_view, r.channel_dropout, generator))
+            codes_view = self._codes(z_view, generator)
             negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
             corr = correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)
             losses["corr"] = r.correspondence_weight * corr
