@@ -1,8 +1,8 @@
 """Backbone tokens of a data set, computed once and cached on disk.
 
 One file an image, named by the hash of its resized pixels, in a folder named by everything else that
-decides the tokens (weights, backbone, size). Files appear atomically, so an interrupted run goes on where
-it stopped and several processes may fill one cache.
+decides the tokens (weights, backbone, size, precision). Files appear atomically, so an interrupted run
+goes on where it stopped and several processes may fill one cache.
 """
 
 import hashlib
@@ -18,16 +18,20 @@ from torch import Tensor
 from il2vseg import lowlevel
 from il2vseg.backbones import Backbone
 from il2vseg.data import Dataset
+from il2vseg.errors import UserError
 from il2vseg.files import atomic_path
 from il2vseg.images import Frame, resize_frame
 from il2vseg.model import frames_to_images
+from il2vseg.processes import Processes
+from il2vseg.training import AUTOCAST, MixedPrecision
 from il2vseg.weights import cache_home
 
 COLOUR_SCALE = 2
 """Colours are kept at this many cells along a token's side: the finest grid a loss may ask for."""
 
 MEMORY_BUDGET = 2 << 30
-"""Bytes of tokens held in memory; a larger bank reads its files at every step."""
+"""Bytes of tokens held in memory; a larger bank reads its files at every step (and does not map them: Linux
+allows a process 65,530 mappings)."""
 
 
 def jitter_colours(frame: Frame) -> Frame:
@@ -49,13 +53,22 @@ def jitter_colours(frame: Frame) -> Frame:
 class FeatureCache:
     """Tokens of single frames by one backbone at one size, on disk."""
 
-    def __init__(self, backbone: Backbone, weights_digest: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights_digest: str,
+        folder: Path | None = None,
+        precision: MixedPrecision = "no",
+    ) -> None:
         """Args:
         weights_digest: SHA-256 of the weights file. folder: where caches live (default `cache_home()`).
+        precision: of the backbone's matrix products.
         """
         key = f"{backbone.name}-{backbone.size[0]}x{backbone.size[1]}-{weights_digest[:12]}"
+        key += "" if precision == "no" else f"-{precision}"
         self.folder = (folder or cache_home()) / "features" / key
         self.backbone = backbone
+        self.precision = precision
 
     def path(self, frame: Frame) -> Path:
         """Where the tokens of a frame (of the backbone's size) are kept."""
@@ -63,14 +76,22 @@ class FeatureCache:
         return self.folder / digest[:2] / f"{digest[2:]}.npy"
 
     def compute(self, frames: list[Frame]) -> list[Path]:
-        """Make sure that the tokens (N, D) float16 of the frames are on disk; return their files."""
+        """Make sure that the tokens (N, D) float16 of the frames are on disk; return their files.
+
+        Raises:
+            UserError: the backbone overflows in this precision.
+        """
         paths = [self.path(f) for f in frames]
         missing = [i for i, p in enumerate(paths) if not p.exists()]
         if missing:
-            batch = torch.from_numpy(np.stack([frames[i] for i in missing]))
-            with torch.inference_mode():
-                tokens = self.backbone(frames_to_images(batch)).flatten(2).transpose(1, 2)
-            for i, t in zip(missing, tokens.half().numpy(), strict=True):
+            device = self.backbone.mean.device
+            batch = torch.from_numpy(np.stack([frames[i] for i in missing])).to(device)
+            mixed = torch.autocast(device.type, AUTOCAST[self.precision], enabled=self.precision != "no")
+            with torch.inference_mode(), mixed:
+                tokens = self.backbone(frames_to_images(batch)).flatten(2).transpose(1, 2).half()
+            if not bool(tokens.isfinite().all()):
+                raise UserError(f"{self.backbone.name} overflows in {self.precision}: use another precision")
+            for i, t in zip(missing, tokens.cpu().numpy(), strict=True):
                 with atomic_path(paths[i]) as temporary, temporary.open("wb") as file:
                     np.save(file, t)
         return paths
@@ -89,24 +110,25 @@ class FeatureBank:
         self.grid = grid
         self._colours = colours
         size = sum(p.stat().st_size for p in [*paths, *views])
-        self._tokens = self._open(paths, size)
-        self._views = self._open(views, size)
+        keep = size <= MEMORY_BUDGET
+        self._tokens: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in paths] if keep else paths
+        self._views: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in views] if keep else views
 
     @staticmethod
-    def _open(paths: list[Path], total_bytes: int) -> list[NDArray[np.float16]]:
-        mode = "r" if total_bytes > MEMORY_BUDGET else None
-        return [np.load(p, mmap_mode=mode) for p in paths]  # type: ignore[arg-type]
+    def _stack(held: list[Path] | list[NDArray[np.float16]], images: Tensor) -> Tensor:
+        chosen = [held[i] for i in images.tolist()]
+        return torch.from_numpy(np.stack([np.load(x) if isinstance(x, Path) else x for x in chosen])).float()
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Tokens (B, N, D) float32 of the images (B,)."""
-        return torch.from_numpy(np.stack([self._tokens[i] for i in images.tolist()])).float()
+        return self._stack(self._tokens, images)
 
     def view_tokens(self, images: Tensor) -> Tensor:
         """Tokens (B, N, D) float32 of the jittered copies of the images (B,)."""
-        return torch.from_numpy(np.stack([self._views[i] for i in images.tolist()])).float()
+        return self._stack(self._views, images)
 
     def colours(self, images: Tensor, scale: int) -> Tensor:
         """Mean RGB (B, 3, h·scale, w·scale) in [0, 1]; `scale` divides COLOUR_SCALE."""
@@ -120,13 +142,19 @@ def build_bank(
     views: bool = True,
     batch: int = 4,
     progress: Callable[[Iterable[Frame]], Iterable[Frame]] = lambda frames: frames,
+    processes: Processes | None = None,
 ) -> FeatureBank:
     """Read every frame of a data set, compute what the cache lacks and open the result.
 
     Args:
         views: also the tokens of the colour-jittered copies, which L_corr needs.
         progress: wraps the iteration over frames.
+        processes: each reads and computes its part of the frames; all of them get the whole bank.
+    Raises:
+        UserError: nothing is readable, the backbone overflows, or the processes do not share the cache.
     """
+    processes = processes or Processes()
+    share = dataset if processes.count == 1 else dataset.share(processes.rank, processes.count)
     h, w = cache.backbone.grid
     paths: list[Path] = []
     view_paths: list[Path] = []
@@ -140,7 +168,7 @@ def build_bank(
                 view_paths.extend(cache.compute([jitter_colours(f) for f in pending]))
             pending.clear()
 
-    for frame in progress(sample.frame for sample in dataset):
+    for frame in progress(sample.frame for sample in share):
         resized = resize_frame(frame, cache.backbone.size)
         small = cv2.resize(resized, (w * COLOUR_SCALE, h * COLOUR_SCALE), interpolation=cv2.INTER_AREA)
         colours.append(np.asarray(small[..., ::-1], dtype=np.uint8))
@@ -148,4 +176,13 @@ def build_bank(
         if len(pending) == batch:
             flush()
     flush()
+    if processes.count > 1:
+        parts = processes.gather((paths, view_paths, colours, share.skipped))
+        paths, view_paths, colours, dataset.skipped = (
+            [item for part in column for item in part] for column in zip(*parts, strict=True)
+        )
+        if not paths:
+            raise UserError(f"none of {len(dataset)} images could be read (first: {dataset.skipped[0]})")
+        if absent := [p for p in (*paths, *view_paths) if not p.exists()]:
+            raise UserError(f"{absent[0]}: not on this machine; --cache must be a folder that all share")
     return FeatureBank((h, w), paths, view_paths, np.stack(colours))

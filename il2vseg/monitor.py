@@ -75,3 +75,29 @@ class Monitor:
         self._total += 1
         for name, value in report.losses.items():
             self._writer.add_scalar(f"loss/{name}", value, self._total)
+
+
+class Silence(Monitor):
+    """What a process beside the main one shows and records: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, records: int) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def track(self, title: str, total: int | None = None) -> Callable[[Iterable[T]], Iterable[T]]:
+        """Return the identity."""
+        return lambda items: items
+
+    def step(self, report: "StepReport") -> None:
+        """Do nothing."""

@@ -53,9 +53,6 @@ class Processes:
         """Add tensors up over the processes: the k-th result is the sum of all k-th values."""
         return values
 
-    def leave(self) -> None:
-        """Say goodbye to the others; nothing is exchanged afterwards."""
-
 
 class LaunchedProcesses(Processes):
     """Several processes, on one machine or many: gloo between CPUs, NCCL between GPUs."""
@@ -92,12 +89,15 @@ class LaunchedProcesses(Processes):
         parts = flat.split([v.numel() for v in values])
         return [part.view_as(v) for part, v in zip(parts, values, strict=True)]
 
-    def leave(self) -> None:
-        self._state.destroy_process_group()
-
 
 def join_processes() -> Processes:
     """The processes that this one was launched with; on a GPU where there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return LaunchedProcesses()
     return Processes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def leave_processes() -> None:
+    """Say goodbye to the other processes, if there are any: at the end of a command that went well."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

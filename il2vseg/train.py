@@ -1,6 +1,8 @@
 """python -m il2vseg.train: from unlabelled frames to a checkpoint."""
 
 import dataclasses
+import math
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -12,9 +14,14 @@ from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir, sha256_file, write_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from il2vseg.data import Dataset
     from il2vseg.model import Segmenter
+    from il2vseg.processes import Processes
+    from il2vseg.selection import Selection
     from il2vseg.training import Recipe, Trainer
+    from il2vseg.whitening import Whitening
 
 PROGRAM = "il2vseg.train"
 STATE_NAME = "state.safetensors"
@@ -49,6 +56,18 @@ class TrainConfig:
     steps: int | None = flag(
         None, "optimisation steps of all stages together; default: the method's own", metavar="N"
     )
+    batch: int | None = flag(
+        None, "images in a step, over all processes; default: the method's own", metavar="N"
+    )
+    accumulate: int | None = flag(
+        None,
+        "shares of a batch whose gradients are added before a step; the processes divide them, "
+        "default: one a process",
+        metavar="N",
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(
+        None, "precision of backbone and head; default: that of `accelerate launch`, else no"
+    )
     whitening: int | None = flag(None, "whitened dimensions; default: chosen without labels", metavar="DIMS")
     centre: bool | None = flag(None, "subtract every image's mean token; default: chosen without labels")
     alpha: float | None = flag(
@@ -74,6 +93,8 @@ def check(config: TrainConfig) -> None:
         ("clusters", 2, 255),
         ("steps", 0, None),
         ("limit", 2, None),
+        ("batch", 1, None),
+        ("accumulate", 1, None),
     ):
         value = getattr(config, name)
         if value is not None and (value < low or (high is not None and value > high)):
@@ -96,12 +117,17 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
     """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
     from il2vseg.training import PRESETS, Recipe
 
+    scale: dict[str, Any] = {
+        "batch": config.batch,
+        "shares": config.accumulate,
+        "mixed_precision": config.mixed_precision,
+    }
     recipe = Recipe(
         method=config.method,
         num_classes=config.num_classes,
         clusters=config.clusters,
         seed=config.seed,
-        **{**PRESETS[config.method], **(changes or {})},
+        **{**PRESETS[config.method], **{k: v for k, v in scale.items() if v is not None}, **(changes or {})},
     )
     if config.steps is None:
         return recipe
@@ -111,6 +137,22 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
         recipe,
         correspondence_steps=scaled.get("correspondence", 0),
         smoothness_steps=scaled.get("smoothness", 0),
+    )
+
+
+def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
+    """Settle what depends on how the command was launched, so that config.yaml gives the same result alone.
+
+    Raises:
+        UserError: a precision that `accelerate launch` knows and this command does not.
+    """
+    from il2vseg.training import AUTOCAST
+
+    precision: Any = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in AUTOCAST:
+        raise UserError(f"--mixed-precision {precision}: one of {', '.join(AUTOCAST)}")
+    return dataclasses.replace(
+        config, accumulate=config.accumulate or processes.count, mixed_precision=precision
     )
 
 
@@ -131,7 +173,8 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     from il2vseg.checkpoint import assemble, save_checkpoint
     from il2vseg.data import open_dataset
     from il2vseg.features import FeatureCache, build_bank
-    from il2vseg.monitor import Monitor
+    from il2vseg.monitor import Monitor, Silence
+    from il2vseg.processes import join_processes
     from il2vseg.selection import choose_whitening, token_statistics
     from il2vseg.spec import ModelSpec
     from il2vseg.training import Trainer
@@ -139,7 +182,11 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
 
     started = time.monotonic()
     check(config)
-    out = require_writable_dir(config.out or Path("runs") / config.dataset)
+    processes = join_processes()
+    config = resolve_scale(config, processes)
+    out = config.out or Path("runs") / config.dataset
+    if processes.main:
+        require_writable_dir(out)
     spec = backbone_spec(config.backbone)
     recipe = recipe_of(config, changes)
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
@@ -151,30 +198,38 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             f"{recipe.prototypes} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "
             "ask for fewer classes or a larger --size"
         )
-    weights = resolve_weights(config.backbone, config.weights)
+    with processes.main_first():
+        weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
-    backbone = build_backbone(config.backbone, size, weights)
-    with Monitor(out) as monitor:
-        cache = FeatureCache(backbone, digest, config.cache)
-        bank = build_bank(dataset, cache, progress=monitor.track("features", len(dataset)))
+    backbone = build_backbone(config.backbone, size, weights).to(processes.device)
+    with Monitor(out) if processes.main else Silence() as monitor:
+        cache = FeatureCache(backbone, digest, config.cache, recipe.mixed_precision)
+        mine = math.ceil(len(dataset) / processes.count)
+        bank = build_bank(dataset, cache, progress=monitor.track("features", mine), processes=processes)
         if dataset.skipped:
             monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
-        statistics = token_statistics(bank)
-        selection = choose_whitening(
-            bank,
-            statistics,
-            config.num_classes,
-            config.whitening,
-            config.centre,
-            monitor.track("whitening"),
-        )
+
+        def fit() -> "tuple[Selection, Whitening]":
+            statistics = token_statistics(bank)
+            selection = choose_whitening(
+                bank,
+                statistics,
+                config.num_classes,
+                config.whitening,
+                config.centre,
+                monitor.track("whitening"),
+            )
+            return selection, statistics.whitening(selection.components, selection.centre)
+
+        selection, whitening = processes.from_main(fit)
         monitor.say(selection.summary())
-        trainer = Trainer(bank, statistics.whitening(selection.components, selection.centre), recipe)
+        trainer = Trainer(bank, whitening, recipe, processes)
         monitor.begin(_restore(trainer, out) if config.resume else 0)
-        write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
-        classifier = trainer.run(monitor.step, lambda: _save_state(trainer, out))
+        if processes.main:
+            write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
+        classifier = trainer.run(monitor.step, lambda: _save_state(trainer, out)).cpu()
         model_spec = ModelSpec(
             method=config.method,
             backbone=config.backbone,
@@ -188,18 +243,21 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             training_data=f"{len(bank)} frames of {config.dataset} ({config.split}), no labels",
             selection=selection.to_dict(),
         )
-        save_checkpoint(out, classifier, model_spec)
-        (out / STATE_NAME).unlink(missing_ok=True)
-        segmenter = assemble(backbone, classifier, model_spec)
-        write_preview(out / "preview.png", segmenter, dataset)
-    print(f"{out}: trained on {len(bank)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        segmenter = assemble(backbone.cpu(), classifier, model_spec)
+        if processes.main:
+            save_checkpoint(out, classifier, model_spec)
+            (out / STATE_NAME).unlink(missing_ok=True)
+            write_preview(out / "preview.png", segmenter, dataset)
+    if processes.main:
+        print(f"{out}: trained on {len(bank)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
 
 
 def _save_state(trainer: "Trainer", out: Path) -> None:
     from il2vseg.checkpoint import save_tensors
 
-    save_tensors(out / STATE_NAME, *trainer.state())
+    if trainer.processes.main:
+        save_tensors(out / STATE_NAME, *trainer.state())
 
 
 def _restore(trainer: "Trainer", out: Path) -> int:
@@ -207,9 +265,13 @@ def _restore(trainer: "Trainer", out: Path) -> int:
     from il2vseg.checkpoint import load_tensors
 
     path = out / STATE_NAME
-    if not path.exists():
-        raise UserError(f"{path}: nothing to resume; start without --resume")
-    trainer.restore(*load_tensors(path))
+
+    def read() -> "tuple[dict[str, Tensor], dict[str, Any]]":
+        if not path.exists():
+            raise UserError(f"{path}: nothing to resume; start without --resume")
+        return load_tensors(path)
+
+    trainer.restore(*trainer.processes.from_main(read))
     stage, step = trainer.position
     return sum(steps for _, steps in trainer.recipe.stages()[:stage]) + step
 
@@ -237,6 +299,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         train(parse(TrainConfig, f"python -m {PROGRAM}", argv))
+        from il2vseg.processes import leave_processes
+
+        leave_processes()
 
     return run_command(command, PROGRAM)
 

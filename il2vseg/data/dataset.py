@@ -1,6 +1,7 @@
 """Samples, the parts that a data set is made of, and the data set that iterates over them."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -203,6 +204,7 @@ class Dataset:
         total = sum(part.count for part in parts)
         chosen = spread(total, total if limit is None else limit)
         self._length = len(chosen)
+        self._whole = True
         self._plan: list[tuple[Part, list[int]]] = []
         start = position = 0
         for part in parts:
@@ -214,6 +216,21 @@ class Dataset:
             if wanted:
                 self._plan.append((part, wanted))
             start = end
+
+    def share(self, index: int, count: int) -> "Dataset":
+        """Return the `index`-th of `count` consecutive parts; it may be empty, or hold nothing readable.
+
+        For processes that read a data set together: the parts in their order are the whole.
+        """
+        first, end = (len(self) * i // count for i in (index, index + 1))
+        share = copy(self)
+        share.skipped, share._plan, share._whole, share._length = [], [], False, end - first
+        position = 0
+        for part, wanted in self._plan:
+            if kept := wanted[max(0, first - position) : max(0, end - position)]:
+                share._plan.append((part, kept))
+            position += len(wanted)
+        return share
 
     def __len__(self) -> int:
         """Number of samples, counting those that will turn out to be unreadable."""
@@ -234,7 +251,7 @@ class Dataset:
                     yield sample
             except UnreadableError as error:
                 self.skipped.append(str(error))
-        if not yielded:
+        if not yielded and self._whole:
             raise UserError(f"none of {len(self)} images could be read (first: {self.skipped[0]})")
 
     def skipped_note(self) -> str | None:
