@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,14 @@ from il2vseg.errors import UserError, run_command
 from il2vseg.export.runners import eager_runner, onnx_runner
 
 if TYPE_CHECKING:
+    import torch
+
     from il2vseg.export.parity import Runner
     from il2vseg.model import Segmenter
 
 PROGRAM = "bench/export.py"
 EAGER = "eager"
+SCIKIT = "scikit-fuzzy"
 CPU = "CPUExecutionProvider"
 FORMS: dict[str, str | None] = {
     EAGER: None,
@@ -106,8 +109,6 @@ def write_files(
 
 def write_low_level(path: Path, tile: int) -> None:
     """Write the low-level branch alone, of a 1280x720 frame, with a tile of so many affinity rows."""
-    import warnings
-
     import torch
 
     from il2vseg.model import low_level_scores
@@ -118,9 +119,7 @@ def write_low_level(path: Path, tile: int) -> None:
             return low_level_scores(colours, p_seg, LowLevelSpec(), tile)
 
     inputs = (torch.zeros(1, 3, *LARGE), torch.full((1, FCM_CLASSES, *LARGE), 1 / FCM_CLASSES))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Branch(), inputs, path, dynamo=True, verbose=False)
+    write_module(Branch(), inputs, path)
 
 
 def openvino_runner(model: Path, threads: int) -> "Runner":
@@ -171,7 +170,8 @@ def report_alone(config: ExportBenchConfig) -> None:
     assert config.only is not None
     assert config.folder is not None
     if config.only == FCM:
-        print(json.dumps(interleaved(fcm_cases(), 5 * config.rounds)))
+        cases = fcm_cases(config.folder / "fcm.onnx", config.threads)
+        print(json.dumps(interleaved(cases, 5 * config.rounds)))
     elif config.only in (TILED, WHOLE):
         import onnxruntime as ort
 
@@ -195,9 +195,8 @@ def alone(only: str, folder: Path, config: ExportBenchConfig, size: Size | None 
     for name in ("weights", "checkpoint"):
         if (value := getattr(config, name)) is not None:
             command += [f"--{name}", str(value)]
-    # Arrays as small as FCM's gain nothing from a second thread, and lose much where cores are busy.
-    environment = os.environ | ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} if only == FCM else {})
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(config.threads))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads)
     return json.loads(done.stdout)
 
 
@@ -222,30 +221,52 @@ def low_level_share(model: Path, frame: NDArray[np.uint8], threads: int) -> floa
     return spent[False] / sum(spent.values())
 
 
-def fcm_cases() -> dict[str, Callable[[], Any]]:
+def write_module(module: "torch.nn.Module", inputs: "tuple[torch.Tensor, ...]", path: Path) -> None:
+    """Write a module as an ONNX file with the shapes of its inputs."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
+
+
+def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     """Fuzzy c-means on the same data and seed: ours, and scikit-fuzzy's where it is installed."""
+    import onnxruntime as ort
     import torch
 
     from il2vseg.lowlevel import fuzzy_cmeans
 
+    class Fcm(torch.nn.Module):
+        def forward(self, x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+            return fuzzy_cmeans(x, seed, FCM_ITERATIONS, spatial=False)
+
+    torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 3, *FCM_GRID, generator=generator)
     seed = torch.rand(1, FCM_CLASSES, *FCM_GRID, generator=generator).softmax(1)
+    write_module(Fcm(), (x, seed), path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), options, providers=[CPU])
+    values = dict(zip((v.name for v in session.get_inputs()), (x.numpy(), seed.numpy()), strict=True))
 
     @torch.inference_mode()
-    def ours() -> Any:
-        return fuzzy_cmeans(x, seed, FCM_ITERATIONS, spatial=False)
+    def eager() -> Any:
+        return Fcm()(x, seed)
 
-    cases: dict[str, Callable[[], Any]] = {"ours": ours}
+    cases: dict[str, Callable[[], Any]] = {EAGER: eager, "ONNX Runtime": partial(session.run, None, values)}
     try:
         import skfuzzy
     except ImportError:
         return cases
     data, start = x[0].flatten(1).double().numpy(), seed[0].flatten(1).double().numpy()
-    cases["scikit-fuzzy"] = partial(
-        skfuzzy.cmeans, data, FCM_CLASSES, 2.0, error=0, maxiter=FCM_ITERATIONS, init=start
-    )
-    return cases
+    fuzzy = partial(skfuzzy.cmeans, data, FCM_CLASSES, 2.0, error=0, maxiter=FCM_ITERATIONS, init=start)
+    np.testing.assert_allclose(eager()[0].flatten(1).numpy(), fuzzy()[1], atol=1e-4)
+    return cases | {SCIKIT: fuzzy}
 
 
 @dataclass(frozen=True)
@@ -311,7 +332,7 @@ def bench(config: ExportBenchConfig) -> None:
         folder = Path(name)
         rows, shares = measure(config, folder, status.update)
         status.update("fuzzy c-means, and the low-level branch of a large frame")
-        fcm = alone(FCM, folder, config)
+        fcm = {n: alone(FCM, folder, replace(config, threads=n)) for n in sorted({1, config.threads})}
         tiles = {TILED: AFFINITY_TILE, WHOLE: LARGE[0] * LARGE[1]}
         for only, tile in tiles.items():
             write_low_level(folder / f"{only}.onnx", tile)
@@ -328,10 +349,11 @@ def bench(config: ExportBenchConfig) -> None:
         values = (f"{row.milliseconds:.1f}", speed_up, str(row.peak), file_size, f"{row.agreement:.2%}")
         table.add_row(f"{size[0]}x{size[1]} {form}", *values)
     table.add_section()
-    for name, milliseconds in fcm.items():
-        speed_up = f"{fcm['scikit-fuzzy'] / milliseconds:.1f}x" if "scikit-fuzzy" in fcm else ""
-        case = f"FCM {FCM_GRID[0]}x{FCM_GRID[1]}x{FCM_CLASSES}, {FCM_ITERATIONS} iterations: {name}"
-        table.add_row(case, f"{milliseconds:.2f}", speed_up)
+    for threads, times in fcm.items():
+        for name, milliseconds in times.items():
+            speed_up = f"{times[SCIKIT] / milliseconds:.1f}x" if SCIKIT in times else ""
+            case = f"FCM {FCM_GRID[0]}x{FCM_GRID[1]}x{FCM_CLASSES}, {FCM_ITERATIONS} iterations, "
+            table.add_row(f"{case}{threads} threads: {name}", f"{milliseconds:.2f}", speed_up)
     table.add_section()
     for only, tile in tiles.items():
         table.add_row(f"low-level branch, 1280x720, {tile} affinity rows", "", "", f"+{large[only]}")

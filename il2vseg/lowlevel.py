@@ -72,13 +72,16 @@ def squared_distances(x: Tensor, centroids: Tensor) -> Tensor:
     """d²_ij = ‖x_i − v_j‖², at least EPS.
 
     Args:
-        x: (B, F, h, w). centroids: (B, C, F).
+        x: (B, F, h, w), with its mean near 0: the expanded form loses digits as ‖x‖² grows beside d².
+        centroids: (B, C, F).
     Returns:
         (B, C, h, w).
     """
-    # The (x − v)² form: the expanded one loses all digits where x ≈ v, which is where it matters.
-    difference = x.unsqueeze(1) - centroids[..., None, None]
-    return difference.square().sum(2).clamp_min(EPS)
+    # ‖x‖² − 2x·v + ‖v‖² as one matrix product of homogeneous coordinates: it never holds (B, C, F, h, w).
+    z, v = x.flatten(2), centroids
+    z = torch.cat([z, z.square().sum(1, keepdim=True), torch.ones_like(z[:, :1])], 1)
+    v = torch.cat([-2.0 * v, torch.ones_like(v[..., :1]), v.square().sum(2, keepdim=True)], 2)
+    return (v @ z).clamp_min(EPS).unflatten(2, x.shape[2:])
 
 
 def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
@@ -90,7 +93,8 @@ def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor 
     Returns:
         (B, C, h, w), summing to 1 over C.
     """
-    u = squared_distances(x, centroids) ** (-1.0 / (m - 1.0))
+    d2 = squared_distances(x, centroids)
+    u = d2.reciprocal() if m == 2.0 else d2 ** (-1.0 / (m - 1.0))
     if prior is not None:
         u = u * prior
     return u / u.sum(1, keepdim=True).clamp_min(EPS)
@@ -118,7 +122,10 @@ def fcm_centroids(x: Tensor, u: Tensor, m: float = 2.0) -> Tensor:
         (B, C, F).
     """
     weight = (u * u if m == 2.0 else u**m).flatten(2)
-    return weight @ x.flatten(2).transpose(1, 2) / weight.sum(2, keepdim=True).clamp_min(EPS)
+    z = x.flatten(2)
+    # The column of ones makes the masses Σ_i U_ij^m part of the same product.
+    sums = weight @ torch.cat([z, torch.ones_like(z[:, :1])], 1).transpose(1, 2)
+    return sums[..., :-1] / sums[..., -1:].clamp_min(EPS)
 
 
 def fcm_objective(x: Tensor, u: Tensor, centroids: Tensor, m: float = 2.0) -> Tensor:
@@ -147,6 +154,7 @@ def fuzzy_cmeans(
         P: memberships (B, C, h, w), summing to 1 over C.
     """
     u = seed
+    x = x - x.mean((2, 3), keepdim=True)  # changes no distance, and the rounding of all of them
     for _ in range(iterations):
         u = fcm_memberships(x, fcm_centroids(x, u, m), m, prior)
         if spatial:
