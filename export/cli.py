@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PROGRAM = "il2vseg-export"
 PARITY_NAME = "parity.json"
 PICTURE_NAME = "parity.png"
-VERIFY_FRAMES = 20
 
 
 @dataclass
@@ -40,10 +39,14 @@ class ExportConfig:
     precision: Literal["fp32", "fp16", "int8"] = flag(
         "fp32", "number format; fp16 and int8 files stand beside the fp32 one"
     )
+    batch: int = flag(
+        1, "most frames a call of TensorRT or Triton; above 1 the graph's batch axis is free", metavar="N"
+    )
     alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1; default: the checkpoint's")
     verify: Path | None = flag(
         None, "frames to check parity on; default: synthetic scenes", metavar="DIR|CLIP"
     )
+    verify_frames: int = flag(20, "frames compared at most, evenly spread", metavar="N")
     calib: Path | None = flag(
         None, "frames to calibrate int8 on; default: those of --verify", metavar="DIR|CLIP"
     )
@@ -70,16 +73,19 @@ def check(config: ExportConfig) -> None:
     """
     if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
         raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
-    if config.calib_frames < 1:
-        raise UserError(f"--calib-frames {config.calib_frames}: it is at least 1")
+    for name in ("batch", "calib_frames", "verify_frames"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it is at least 1")
     if config.workspace < 1:
         raise UserError(f"--workspace {config.workspace}: it is at least 1 MB")
     if config.model is not None and not config.trt:
         raise UserError("--model DIR is for --trt; to export a checkpoint, pass --checkpoint DIR")
 
 
-def verification_frames(source: Path | None, size: tuple[int, int]) -> Iterator[tuple[str, Frame]]:
-    """Yield up to VERIFY_FRAMES (name, frame) of `size` from a folder or clip, else synthetic scenes.
+def verification_frames(
+    source: Path | None, size: tuple[int, int], limit: int = ExportConfig.verify_frames
+) -> Iterator[tuple[str, Frame]]:
+    """Yield up to `limit` (name, frame) of `size` from a folder or clip, else synthetic scenes.
 
     Raises:
         UserError: the source does not exist or holds no readable frame.
@@ -87,7 +93,7 @@ def verification_frames(source: Path | None, size: tuple[int, int]) -> Iterator[
     from il2vseg.data import open_dataset
 
     name, split = ("synthetic", "val") if source is None else ("folder", "all")
-    for sample in open_dataset(name, source, split, limit=VERIFY_FRAMES):
+    for sample in open_dataset(name, source, split, limit=limit):
         yield sample.name, resize_frame(sample.frame, size)
 
 
@@ -104,7 +110,9 @@ def verify(
     return compare(eager_runner(segmenter), candidate, frames, LIMITS[precision])
 
 
-def build_manifest(segmenter: "Segmenter", name: str, files: "tuple[ModelFile, ...]") -> "Manifest":
+def build_manifest(
+    segmenter: "Segmenter", name: str, files: "tuple[ModelFile, ...]", batch: int = 1
+) -> "Manifest":
     """Describe an exported model."""
     import dataclasses
 
@@ -124,7 +132,7 @@ def build_manifest(segmenter: "Segmenter", name: str, files: "tuple[ModelFile, .
         method=spec.method,
         backbone=spec.backbone,
         patch_size=segmenter.patch,
-        input=InputSpec(INPUT, height, width),
+        input=InputSpec(INPUT, height, width, batch),
         outputs=OutputSpec((height, width), (segmenter.num_classes, *segmenter.grid)),
         classes=tuple(ClassInfo(n, c) for n, c in zip(names, colours, strict=True)),
         clusters=clusters,
@@ -149,7 +157,7 @@ def write_variants(
     from il2vseg.export.variants import write_half, write_int8
 
     with console.status("writing the graph") as status:
-        export_onnx(segmenter, folder / MODEL_NAME)
+        export_onnx(segmenter, folder / MODEL_NAME, config.batch)
         if config.precision == "fp16":
             return [FP32, *write_half(folder)]
         if config.precision == "fp32":
@@ -177,7 +185,7 @@ def prove(
     for variant in variants:
         path = folder / variant.path
         with console.status(f"comparing {variant.path} with the model"):
-            frames = verification_frames(config.verify, segmenter.size)
+            frames = verification_frames(config.verify, segmenter.size, config.verify_frames)
             report = verify(segmenter, path, variant.precision, frames)
         console.print(report.table(f"{variant.path} on {config.verify or 'synthetic scenes'}"))
         report.write_picture(folder / _picture(variant))
@@ -250,7 +258,7 @@ def export(config: ExportConfig) -> Path:
             for v in variants
         )
         name = config.name or config.checkpoint.resolve().name
-        build_manifest(segmenter, name, files).save(work)
+        build_manifest(segmenter, name, files, config.batch).save(work)
         written = sorted(file.name for file in work.iterdir())
         for file in written:
             (work / file).replace(out / file)
@@ -282,7 +290,7 @@ def add_engine(config: ExportConfig, folder: Path) -> Path:
             config.precision,
             workspace_mb=config.workspace,
             timing_cache=config.timing_cache.expanduser(),
-            frames=lambda size: verification_frames(config.verify, size),
+            frames=lambda size: verification_frames(config.verify, size, config.verify_frames),
             progress=status.update,
         )
     console.print(report.table("model.engine against model.onnx"))

@@ -37,9 +37,11 @@ class DeployableGraph(nn.Module):
         return upsample_labels(scores, self.segmenter.size), scores
 
 
-def export_onnx(segmenter: Segmenter, path: Path) -> None:
-    """Write the graph of a segmenter to an ONNX file with a fixed shape, checked and whole, or not at all.
+def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
+    """Write the graph of a segmenter to an ONNX file, checked and whole, or not at all.
 
+    Args:
+        batch: most frames a call. Every shape is fixed at 1; above that the batch axis alone is free.
     Raises:
         UserError: more classes than uint8 labels can name.
     """
@@ -48,7 +50,9 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
     if segmenter.num_classes > 255:
         raise UserError(f"{segmenter.num_classes} classes do not fit the uint8 labels of the graph")
     graph = DeployableGraph(deploy_form(segmenter)).eval()
-    frame = torch.zeros(1, *segmenter.size, 3, dtype=torch.uint8)
+    # The exporter takes an axis of length 1 for a fixed one.
+    frame = torch.zeros(min(batch, 2), *segmenter.size, 3, dtype=torch.uint8)
+    free = ({0: torch.export.Dim("batch", min=1, max=batch)},) if batch > 1 else None
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
         program = torch.onnx.export(
@@ -57,6 +61,7 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
+            dynamic_shapes=free,
             dynamo=True,
             verbose=False,
         )

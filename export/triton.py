@@ -11,15 +11,18 @@ CONFIG = """\
 # {name}: {classes}
 name: "{name}"
 platform: "onnxruntime_onnx"
-# The graph takes one frame at a time: its batch axis is part of the shapes.
-max_batch_size: 0
-input [{{ name: "{input}", data_type: TYPE_UINT8, dims: [1, {height}, {width}, 3] }}]
+{batching}
+input [{{ name: "{input}", data_type: TYPE_UINT8, dims: [{one}{height}, {width}, 3] }}]
 output [
-  {{ name: "labels", data_type: TYPE_UINT8, dims: [1, {height}, {width}] }},
-  {{ name: "scores", data_type: TYPE_FP32, dims: [1, {clusters}, {rows}, {columns}] }}
+  {{ name: "labels", data_type: TYPE_UINT8, dims: [{one}{height}, {width}] }},
+  {{ name: "scores", data_type: TYPE_FP32, dims: [{one}{clusters}, {rows}, {columns}] }}
 ]
 instance_group [{{ count: 1, kind: KIND_AUTO }}]
 """
+
+FIXED = """\
+# The graph takes one frame at a time, its batch axis is fixed; il2vseg-export --batch N frees it.
+max_batch_size: 0"""
 
 
 def write_repository(folder: Path) -> Path:
@@ -36,11 +39,14 @@ def write_repository(folder: Path) -> Path:
     shutil.rmtree(repository, ignore_errors=True)
     clusters, rows, columns = manifest.outputs.scores
     height, width = manifest.size
+    batch = manifest.input.batch
     write_text(
         repository / name / "config.pbtxt",
         CONFIG.format(
             name=name,
             classes=", ".join(manifest.class_names),
+            batching=FIXED if batch == 1 else f"max_batch_size: {batch}\ndynamic_batching {{ }}",
+            one="1, " if batch == 1 else "",
             input=manifest.input.name,
             height=height,
             width=width,

@@ -24,11 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The graph's input: uint8 (1, height, width, 3), BGR."""
+    """The graph's input: uint8 (1, height, width, 3), BGR; with a `batch` above 1, up to so many frames."""
 
     name: str
     height: int
     width: int
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _check_consistency(m: Manifest) -> None:
         if not condition:
             raise _FieldError(message)
 
-    require(min(m.size) > 0, "input: height and width are at least 1")
+    require(min(*m.size, m.input.batch) > 0, "input: height, width and batch are at least 1")
     require(m.outputs.labels == m.size, f"outputs.labels: {m.outputs.labels} is not the input size {m.size}")
     require(min(m.outputs.scores) > 0, "outputs.scores: every extent is at least 1")
     require(1 <= len(m.classes) <= 255, "classes: from 1 to 255 are needed")

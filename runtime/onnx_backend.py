@@ -69,10 +69,11 @@ class OnnxBackend:
 
 def _check_graph(session: Any, manifest: Manifest, path: Path) -> None:
     """Raise UserError unless the graph's inputs and outputs are those of the manifest."""
+    frames: int | str = 1 if manifest.input.batch == 1 else "batch"
     expected = {
-        manifest.input.name: ("tensor(uint8)", [1, *manifest.size, 3]),
-        "labels": ("tensor(uint8)", [1, *manifest.outputs.labels]),
-        "scores": ("tensor(float)", [1, *manifest.outputs.scores]),
+        manifest.input.name: ("tensor(uint8)", [frames, *manifest.size, 3]),
+        "labels": ("tensor(uint8)", [frames, *manifest.outputs.labels]),
+        "scores": ("tensor(float)", [frames, *manifest.outputs.scores]),
     }
     found = {v.name: (v.type, list(v.shape)) for v in (*session.get_inputs(), *session.get_outputs())}
     for name, (kind, shape) in expected.items():

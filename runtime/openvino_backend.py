@@ -35,7 +35,11 @@ class OpenvinoBackend:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._model: Any = openvino.Core().compile_model(str(path), "CPU", options)
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            if manifest.input.batch > 1:
+                model.reshape([1, *manifest.size, 3])
+            self._model: Any = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: OpenVINO cannot load it ({reason}); export the model again") from None

@@ -73,6 +73,10 @@ class TensorrtBackend:
             self._host[name] = cuda.pinned(shape, dtype)
             self._device[name] = cuda.allocate(self._host[name].nbytes)
             self._context.set_tensor_address(name, self._device[name])
+        if manifest.input.batch > 1 and not self._context.set_input_shape(
+            self._input, shapes[self._input][0]
+        ):
+            raise UserError(f"{path}: not an engine of this model; build it again")
         self._enqueue()  # TensorRT allocates on the first call, which a capture forbids
         cuda.synchronise()
         with cuda.capture() as captured:

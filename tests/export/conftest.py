@@ -53,10 +53,8 @@ def model(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-@pytest.fixture
-def export_folder(model: Path, tmp_path: Path) -> Path:
-    """An exported model, fp32."""
-    folder = tmp_path / "export"
+def write_export(folder: Path, model: Path, batch: int = 1) -> Path:
+    """Make a folder an exported model, fp32, of a graph for so many frames a call; return it."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(model.read_bytes())
     names = ("water", "obstacle", "sky")
@@ -65,7 +63,7 @@ def export_folder(model: Path, tmp_path: Path) -> Path:
         method="il2vseg",
         backbone="tiny",
         patch_size=16,
-        input=InputSpec("frame", *SIZE),
+        input=InputSpec("frame", *SIZE, batch),
         outputs=OutputSpec(SIZE, (3, SIZE[0] // 16, SIZE[1] // 16)),
         classes=tuple(ClassInfo(name, (0, 0, 0)) for name in names),
         clusters=(0, 1, 2),
@@ -73,6 +71,12 @@ def export_folder(model: Path, tmp_path: Path) -> Path:
         alpha=0.4,
     ).save(folder)
     return folder
+
+
+@pytest.fixture
+def export_folder(model: Path, tmp_path: Path) -> Path:
+    """An exported model, fp32."""
+    return write_export(tmp_path / "export", model)
 
 
 @pytest.fixture

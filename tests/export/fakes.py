@@ -116,6 +116,7 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
         broken: "parse" or "build" makes that step fail.
     """
     import numpy as np
+    import onnx
 
     major = int(version.split(".")[0])
     log: list[str] = []
@@ -148,6 +149,7 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
     class Network:
         def __init__(self) -> None:
             self.layers: list[Layer] = []
+            self.input: Any = None
 
         @property
         def num_layers(self) -> int:
@@ -155,6 +157,9 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
         def get_layer(self, index: int) -> Layer:
             return self.layers[index]
+
+        def get_input(self, index: int) -> Any:
+            return self.input
 
     class Parser:
         num_errors = 1
@@ -164,6 +169,9 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
         def parse(self, data: bytes) -> bool:
             log.append("parse")
+            given = onnx.load_from_string(data).graph.input[0]
+            shape = tuple(d.dim_value or -1 for d in given.type.tensor_type.shape.dim)
+            self._network.input = SimpleNamespace(name=given.name, shape=shape)
             half, full = layer_types["MATRIX_MULTIPLY"], layer_types["SOFTMAX"]
             self._network.layers += [
                 Layer(half, "half"),
@@ -177,7 +185,8 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
     class Config:
         def __init__(self) -> None:
-            self.flags: set[str] = set()
+            self.flags = {"TF32"}
+            self.profiles: list[Any] = []
             self.cache: Any = None
             self.monitor: Any = None
             self.workspace = 0
@@ -187,6 +196,13 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
         def set_flag(self, flag: str) -> None:
             self.flags.add(flag)
+
+        def clear_flag(self, flag: str) -> None:
+            self.flags.discard(flag)
+
+        def add_optimization_profile(self, profile: Any) -> int:
+            self.profiles.append(profile)
+            return len(self.profiles) - 1
 
         def create_timing_cache(self, data: bytes) -> Any:
             return SimpleNamespace(data=data, serialize=lambda: Memory(data + b"timed"))
@@ -222,9 +238,18 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
         def create_builder_config(self) -> Config:
             return Config()
 
+        def create_optimization_profile(self) -> Any:
+            shapes: dict[str, Any] = {}
+            return SimpleNamespace(
+                shapes=shapes, set_shape=lambda name, *bounds: shapes.__setitem__(name, bounds)
+            )
+
         def build_serialized_network(self, network: Network, config: Config) -> Memory | None:
             assert network.num_layers, "nothing was parsed"
             assert config.workspace > 0
+            if -1 in network.input.shape:
+                assert config.profiles, "a free axis needs an optimisation profile"
+                assert network.input.name in config.profiles[0].shapes
             self.last = (network, config)
             log.append("build")
             if config.monitor is not None:
@@ -236,7 +261,12 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
     class Context:
         def __init__(self) -> None:
             self.addresses: dict[str, int] = {}
+            self.shape = (1,) if module.builder is None else module.builder.last[0].input.shape
             self.warm = False
+
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            self.shape = shape
+            return True
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             assert address in cuda.memory
@@ -245,6 +275,7 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
         def execute_async_v3(self, stream: Any) -> bool:
             assert set(self.addresses) == {"frame", "labels", "scores"}, "an address is missing"
+            assert -1 not in self.shape, "the shape of an input with a free axis is not set"
             assert self.warm or cuda.recording is None, "first execution allocates: not while capturing"
             self.warm = True
 
@@ -266,7 +297,7 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
     builder_flags: dict[str, str] = (
         {} if typed_only else {n: n for n in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")}
-    )
+    ) | {"TF32": "TF32"}
     module = SimpleNamespace(
         __version__=version,
         Logger=type("Logger", (), {"ERROR": 1, "WARNING": 2, "__init__": lambda self, level: None}),

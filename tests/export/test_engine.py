@@ -72,6 +72,7 @@ def test_every_version_builds_every_precision(
     assert build_engine(model, precision, trt, timing_cache=cache, progress=lines.append) == b"engine"
     assert trt.log == ["parse", "build"]
     network, config = trt.builder.last
+    assert not config.profiles
     if version.startswith(
         "8"
     ):  # weakly typed: lower precision is allowed, and float pinned where the file has it
@@ -215,27 +216,27 @@ def test_tensorrt_for_rtx_parses_and_builds_our_graphs(
     precision: Any, model: Path, frames: Frames, tmp_path: Path, require: Any
 ) -> None:
     """The one TensorRT that builds without a GPU: types, operators and shapes checked for real."""
-    trt = _rtx(require)
+    trt = rtx(require)
     path, proto = tmp_path / "model.onnx", onnx.load(model)
     if precision == "fp16":
         proto = to_half(proto)
     elif precision == "int8":
         proto = quantise(proto, frames[:2], TENSORRT, goal=0).model
     onnx.save(proto, path)
-    assert len(build_engine(path, precision, trt, configure=_for_ada(trt))) > 10_000
+    assert len(build_engine(path, precision, trt, configure=for_ada(trt))) > 10_000
 
 
 def test_tensorrt_refuses_the_int8_file_for_cpus(
     model: Path, frames: Frames, tmp_path: Path, require: Any
 ) -> None:
-    trt = _rtx(require)
+    trt = rtx(require)
     path = tmp_path / "model.onnx"
     onnx.save(quantise(onnx.load(model), frames[:2], CPU, goal=0).model, path)
     with pytest.raises(BuildError, match=r"zero.point"):
-        build_engine(path, "int8", trt, configure=_for_ada(trt))
+        build_engine(path, "int8", trt, configure=for_ada(trt))
 
 
-def _rtx(require: Any) -> Any:
+def rtx(require: Any) -> Any:
     from importlib.util import find_spec
 
     require(find_spec("tensorrt_rtx"), "tensorrt-rtx is not installed (pip install 'il2vseg[rtx]')")
@@ -244,7 +245,7 @@ def _rtx(require: Any) -> Any:
     return tensorrt_rtx
 
 
-def _for_ada(trt: Any) -> Any:
+def for_ada(trt: Any) -> Any:
     def configure(config: Any) -> None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM89, 0)
