@@ -81,7 +81,7 @@ def squared_distances(x: Tensor, centroids: Tensor) -> Tensor:
     z, v = x.flatten(2), centroids
     z = torch.cat([z, z.square().sum(1, keepdim=True), torch.ones_like(z[:, :1])], 1)
     v = torch.cat([-2.0 * v, torch.ones_like(v[..., :1]), v.square().sum(2, keepdim=True)], 2)
-    return (v @ z).clamp_min(EPS).unflatten(2, x.shape[2:])
+    return (v @ z).clamp_min(EPS).reshape(*v.shape[:2], *x.shape[2:])
 
 
 def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
