@@ -28,7 +28,10 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """Declare a dataclass field with help text: `steps: int = flag(600, "optimisation steps")`."""
+    """Declare a dataclass field with help text: `steps: int = flag(600, "optimisation steps")`.
+
+    `positional=True` makes it a required argument without a flag in front; its default is then MISSING.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
@@ -59,6 +62,9 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
         options["type"] = kind
     if metavar := field.metadata.get("metavar"):
         options["metavar"] = metavar
+    if field.metadata.get("positional"):
+        parser.add_argument(options.pop("dest"), **options)
+        return
     parser.add_argument(name, **options)
 
 

@@ -1,31 +1,40 @@
 """python -m il2vseg.experiment: grids of trainings, each scored, in one table.
 
-A run's scores are kept beside its checkpoint, so that an interrupted grid goes on where it stopped.
+Trainings and their scores are kept, so that an interrupted grid goes on where it stopped, and grids of one
+data set share what they have in common.
 """
 
 import csv
+import dataclasses
 import io
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.command import flag, parse
-from il2vseg.errors import run_command
+from il2vseg.command import flag, parse, read_yaml, to_dict, to_yaml
+from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir, write_json, write_text
 from il2vseg.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from il2vseg.model import Segmenter
 
 PROGRAM = "il2vseg.experiment"
 
 
 @dataclass
 class ExperimentConfig:
-    """Train and score a grid of settings; write results.csv, results.md and results.png."""
+    """Train and score a grid of settings; write GRID.csv, GRID.md and GRID.png."""
 
-    grid: Literal["methods", "ablation", "alpha"] = flag(
-        "methods", "methods: the four presets; ablation: without each loss; alpha: weight at prediction"
+    grid: Literal["methods", "ablation", "alpha", "seeds", "backbones"] = flag(
+        dataclasses.MISSING,
+        "methods: every preset; ablation: which losses and branches are on; alpha: weight of the low-level "
+        "branch in training, at prediction and in both; seeds: one method, ten times; backbones: those whose "
+        "weights are at hand",
+        positional=True,
     )
     dataset: Literal["mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"] = (
         flag("synthetic", "layout of the data")
@@ -38,21 +47,30 @@ class ExperimentConfig:
     )
     num_classes: int = flag(3, "number of classes", metavar="K")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
-    seeds: int = flag(3, "seeds 0 to N-1", metavar="N")
+    seeds: int | None = flag(None, "seeds 0 to N-1; default: 3, of the grid `seeds` 10", metavar="N")
     limit: int | None = flag(None, "use at most this many frames of every split", metavar="N")
     size: tuple[int, int] | None = flag(None, "input height and width", metavar="PIXELS")
     steps: int | None = flag(None, "optimisation steps; default: the method's own", metavar="N")
-    out: Path | None = flag(None, "output folder; default: runs/experiments/DATASET-GRID", metavar="DIR")
+    out: Path | None = flag(
+        None,
+        "output folder, one for all grids of a data set; default: runs/experiments/DATASET",
+        metavar="DIR",
+    )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: settings of the training, of its recipe, and α at prediction."""
+    """A row of the table: settings of the training, of its recipe, and α at prediction.
+
+    Attributes:
+        curve: of a sweep, the name of its curve and the place on it.
+    """
 
     name: str
-    train: dict[str, Any]
-    recipe: dict[str, Any]
+    train: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     alpha: float | None = None
+    curve: tuple[str, float] | None = None
 
     @property
     def run_name(self) -> str:
@@ -61,18 +79,59 @@ class Variant:
         return "_".join(changes) or "default"
 
 
-GRIDS: dict[str, list[Variant]] = {
-    "methods": [Variant(m, {"method": m}, {}) for m in ("kmeans", "smooseg", "stego", "il2vseg")],
-    "ablation": [
-        Variant("all losses", {}, {}),
-        Variant("without L_corr", {}, {"correspondence_weight": 0.0}),
-        Variant("without L_smo", {}, {"smoothness_weight": 0.0}),
-        Variant("without L_fused", {}, {"fused_weight": 0.0}),
-        Variant("without L_fs", {}, {"gamma": 0.0}),
-        Variant("without L_reg", {}, {"beta": 0.0}),
-    ],
-    "alpha": [Variant(f"α = {a}", {}, {}, a) for a in (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)],
-}
+def _ablation() -> list[Variant]:
+    """The losses of the paper's Table 4 and L_fused, each with and without the branch at prediction."""
+    no_corr = {"correspondence_steps": 0, "correspondence_weight": 0.0}
+    no_eigen = {"gamma": 0.0, "beta": 0.0}
+    no_fused = {"fused_weight": 0.0}
+    trainings: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("none (prototypes)", {"method": "kmeans"}, {}),
+        ("L_smo", {}, no_corr | no_eigen | no_fused),
+        ("L_smo + L_fs + L_reg", {}, no_corr | no_fused),
+        ("L_corr", {"method": "stego"}, {}),
+        ("L_smo + L_corr", {}, no_eigen | no_fused),
+        ("L_smo + L_corr + L_fs + L_reg (paper)", {}, no_fused),
+        ("L_smo + L_corr + L_fused", {}, no_eigen),
+        ("all", {}, {}),
+    ]
+    return [
+        Variant(f"{name}, α = {alpha:g}", train, recipe, alpha)
+        for name, train, recipe in trainings
+        for alpha in (0.0, 0.3)
+    ]
+
+
+def _alpha() -> list[Variant]:
+    """α in training (prediction at its default), at prediction (training at its default), in both."""
+    values = (0.0, 0.25, 0.5, 0.75, 1.0)
+    trained = {a: {"alpha": a, "fused_alpha": a} for a in values}
+    return [
+        *(Variant(f"training α = {a:g}", {}, trained[a], curve=("training", a)) for a in values),
+        *(Variant(f"prediction α = {a:g}", {}, {}, a, ("prediction", a)) for a in values),
+        *(Variant(f"both α = {a:g}", {}, trained[a], a, ("both", a)) for a in values),
+    ]
+
+
+def _backbones() -> list[Variant]:
+    from il2vseg.backbones import BACKBONES
+
+    return [Variant(name, {"backbone": name}) for name, spec in BACKBONES.items() if not spec.random]
+
+
+def variants(grid: str) -> list[Variant]:
+    """The rows of a grid."""
+    if grid == "backbones":
+        return _backbones()
+    return {
+        "methods": [
+            *(Variant(m, {"method": m}) for m in ("kmeans", "smooseg", "stego")),
+            Variant("il2vseg"),
+        ],
+        "ablation": _ablation(),
+        "alpha": _alpha(),
+        "seeds": [Variant("il2vseg")],
+    }[grid]
+
 
 METRICS = ("accuracy", "miou", "many_to_one", "boundary_f2", "water_edge", "transfer_water_iou")
 HEADINGS = (
@@ -85,14 +144,24 @@ HEADINGS = (
 )
 
 
+def load_cached(folder: Path) -> "Segmenter":
+    """Load a checkpoint whose backbone looks its tokens up in the feature cache."""
+    from il2vseg.checkpoint import load_checkpoint
+    from il2vseg.features import CachedBackbone, FeatureCache
+
+    segmenter = load_checkpoint(folder)
+    segmenter.backbone = CachedBackbone(FeatureCache(segmenter.backbone, segmenter.spec.weights_sha256))
+    return segmenter
+
+
 def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path) -> dict[str, Any]:
     """Train (unless that was done) and score one cell of the grid."""
-    from il2vseg.checkpoint import FILE_NAME, load_checkpoint
+    from il2vseg.checkpoint import FILE_NAME
     from il2vseg.data import open_dataset
     from il2vseg.evaluate import evaluate
     from il2vseg.metrics import transfer
 
-    folder = out / f"{variant.run_name}_seed{seed}"
+    folder = out / "runs" / f"{variant.run_name}_seed{seed}"
     scores_file = folder / ("scores.json" if variant.alpha is None else f"scores-alpha{variant.alpha}.json")
     if scores_file.exists():
         known: dict[str, Any] = json.loads(scores_file.read_text())
@@ -112,7 +181,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     if not (folder / FILE_NAME).exists():
         print(f"── {variant.name}, seed {seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
-    segmenter = load_checkpoint(folder)
+    segmenter = load_cached(folder)
     labelled = open_dataset(config.dataset, config.root, config.split, labelled=True, limit=config.limit)
     report = evaluate(segmenter, labelled, alpha=variant.alpha)
     scores: dict[str, Any] = {
@@ -160,33 +229,97 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None:
-    """Bars of the mean mIoU with a dot for every seed."""
+def plot(grid: list[Variant], results: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None:
+    """Draw the mean mIoU with a dot for every seed: curves of a sweep, else bars."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(1.2 + 1.3 * len(results), 4), layout="constrained")
-    for i, rows in enumerate(results.values()):
-        values = [r["miou"] for r in rows]
-        axes.bar(i, mean(values), color="#4c78a8", alpha=0.6)
-        axes.plot([i] * len(values), values, "o", color="#1f3d5c", markersize=4)
-    axes.set_xticks(range(len(results)), list(results), rotation=20, ha="right")
-    axes.set_ylabel("mIoU (%)")
+    miou = {name: [r["miou"] for r in rows] for name, rows in results.items()}
+    curves: dict[str, list[tuple[float, list[float]]]] = {}
+    for variant in grid:
+        if variant.curve is not None:
+            curves.setdefault(variant.curve[0], []).append((variant.curve[1], miou[variant.name]))
+    height = 4.0 if curves else 1.0 + 0.3 * len(miou)
+    figure, axes = plt.subplots(figsize=(7, height), layout="constrained")
+    for name, points in curves.items():
+        (line,) = axes.plot([x for x, _ in points], [mean(values) for _, values in points], label=name)
+        for x, values in points:
+            axes.plot([x] * len(values), values, "o", color=line.get_color(), markersize=3, alpha=0.6)
+    if curves:
+        axes.set_xlabel("α")
+        axes.set_ylabel("mIoU (%)")
+        axes.legend(frameon=False)
+    else:
+        for i, values in enumerate(miou.values()):
+            axes.barh(i, mean(values), color="#4c78a8", alpha=0.6)
+            axes.plot(values, [i] * len(values), "o", color="#1f3d5c", markersize=3)
+        axes.set_yticks(range(len(miou)), list(miou))
+        axes.invert_yaxis()
+        axes.set_xlabel("mIoU (%)")
     axes.set_title(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
+def check_settings(config: ExperimentConfig, out: Path) -> None:
+    """Make sure that the results kept in `out` are of the same settings; write those of a new folder.
+
+    Raises:
+        UserError: they are not.
+    """
+    path = out / "settings.yaml"
+    ours = {k: v for k, v in to_dict(config).items() if k not in ("grid", "seeds", "out")}
+    if path.exists():
+        theirs = read_yaml(path)
+        changed = [k for k in ours if ours[k] != theirs.get(k)]
+        if changed:
+            raise UserError(
+                f"{out} holds results of other settings ({', '.join(changed)}); use another --out"
+            )
+    else:
+        write_text(path, to_yaml(replace(config, out=None)))
+
+
+def with_weights(grid: list[Variant]) -> list[Variant]:
+    """Those rows whose backbone's weights are at hand; says which are not.
+
+    Raises:
+        UserError: none is left.
+    """
+    from il2vseg.weights import resolve_weights
+
+    usable = []
+    for variant in grid:
+        try:
+            if "backbone" in variant.train:
+                resolve_weights(variant.train["backbone"])
+            usable.append(variant)
+        except UserError as error:
+            print(f"{PROGRAM}: left out: {error}", file=sys.stderr)
+    if not usable:
+        raise UserError("no backbone has its weights at hand")
+    return usable
+
+
 def run(config: ExperimentConfig) -> str:
-    """Run the grid, write its three files and return the Markdown table."""
-    out = require_writable_dir(config.out or Path("runs/experiments") / f"{config.dataset}-{config.grid}")
-    results = {
-        variant.name: [run_variant(config, variant, seed, out) for seed in range(config.seeds)]
-        for variant in GRIDS[config.grid]
-    }
+    """Run the grid, write its three files (anew after every seed) and return the Markdown table."""
+    out = require_writable_dir(config.out or Path("runs/experiments") / config.dataset)
+    check_settings(config, out)
+    grid = with_weights(variants(config.grid))
+    results: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in grid}
+    for seed in range(config.seeds or (10 if config.grid == "seeds" else 3)):
+        for variant in grid:
+            results[variant.name].append(run_variant(config, variant, seed, out))
+        table = write_results(config, grid, results, out)
+    return table
+
+
+def write_results(
+    config: ExperimentConfig, grid: list[Variant], results: dict[str, list[dict[str, Any]]], out: Path
+) -> str:
+    """Write GRID.csv, GRID.md and GRID.png; return the Markdown table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["variant", "seed", *METRICS])
@@ -194,9 +327,9 @@ def run(config: ExperimentConfig) -> str:
         for seed, row in enumerate(rows):
             writer.writerow([name, seed, *(row[m] for m in METRICS)])
     table = markdown(results)
-    write_text(out / "results.csv", buffer.getvalue())
-    write_text(out / "results.md", table)
-    plot(results, out / "results.png", f"{config.dataset}: {config.grid}")
+    write_text(out / f"{config.grid}.csv", buffer.getvalue())
+    write_text(out / f"{config.grid}.md", table)
+    plot(grid, results, out / f"{config.grid}.png", f"{config.dataset}: {config.grid}")
     return table
 
 

@@ -65,6 +65,8 @@ class Recipe:
     temperature: float = 0.1
     alpha: float = 0.5
     """α of F_f in the eigenfunction losses (paper)."""
+    fused_alpha: float = PREDICTION_ALPHA
+    """α of F_f in L_fused."""
     gamma: float = 0.1
     beta: float = 0.05
     correspondence_weight: float = 1.0
@@ -408,9 +410,11 @@ class Trainer:
             negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
             corr = correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)
             losses["corr"] = r.correspondence_weight * corr
+        if not (r.fused_weight or r.gamma or r.beta):
+            return losses
         p_seg, f_l = self._low_level(images, c.whitening(tokens), index)
         if r.fused_weight:
-            fused = lowlevel.fuse(p_seg, f_l, PREDICTION_ALPHA)
+            fused = lowlevel.fuse(p_seg, f_l, r.fused_alpha)
             losses["fused"] = r.fused_weight * fusion.fusion_loss(logits, fused)
         if r.gamma or r.beta:
             few = slice(r.eigen_samples)

@@ -20,31 +20,71 @@ def test_a_grid_makes_one_table_and_is_not_computed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "grid"
-    assert experiment.main([*FAST, "--grid", "methods", "--out", str(out)]) == 0
-    table = (out / "results.md").read_text()
+    assert experiment.main(["methods", *FAST, "--out", str(out)]) == 0
+    table = (out / "methods.md").read_text()
     assert table in capsys.readouterr().out
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
-        v.name for v in experiment.GRIDS["methods"]
+        v.name for v in experiment.variants("methods")
     ]
-    rows = list(csv.DictReader((out / "results.csv").open()))
-    scores = json.loads((out / "method-stego_seed0" / "scores.json").read_text())
+    rows = list(csv.DictReader((out / "methods.csv").open()))
+    scores = json.loads((out / "runs" / "method-stego_seed0" / "scores.json").read_text())
     row = next(r for r in rows if r["variant"] == "stego")
     assert float(row["miou"]) == scores["miou"]
-    assert (out / "results.png").stat().st_size > 1000
+    assert (out / "methods.png").stat().st_size > 1000
 
     def fail(*_: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(experiment, "train", fail)
-    assert experiment.main([*FAST, "--grid", "methods", "--out", str(out)]) == 0
-    assert (out / "results.md").read_text() == table
+    assert experiment.main(["methods", *FAST, "--out", str(out)]) == 0
+    assert (out / "methods.md").read_text() == table
 
 
 def test_variants_that_differ_at_prediction_share_a_training(tmp_path: Path) -> None:
     out = tmp_path / "alpha"
-    assert experiment.main([*FAST, "--grid", "alpha", "--out", str(out)]) == 0
-    assert [p.name for p in out.iterdir() if p.is_dir()] == ["default_seed0"]
-    assert len(list((out / "default_seed0").glob("scores-alpha*.json"))) == len(experiment.GRIDS["alpha"])
+    assert experiment.main(["alpha", *FAST, "--out", str(out)]) == 0
+    grid = experiment.variants("alpha")
+    trainings = [p for p in (out / "runs").iterdir()]
+    assert len(trainings) == len({v.run_name for v in grid}) == 6
+    assert len(list((out / "runs" / "default_seed0").glob("scores-alpha*.json"))) == 5
+    assert (out / "alpha.png").stat().st_size > 1000
+
+
+def test_every_grid_has_rows_of_distinct_names_and_known_settings() -> None:
+    from il2vseg.train import TrainConfig, recipe_of
+
+    for grid in ("methods", "ablation", "alpha", "seeds", "backbones"):
+        rows = experiment.variants(grid)
+        assert len({v.name for v in rows}) == len(rows)
+        for v in rows:
+            recipe_of(TrainConfig(**v.train), v.recipe)
+
+
+def test_scores_kept_of_other_settings_are_not_mixed_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path)]
+    assert experiment.main(["seeds", *FAST, *out]) == 0
+    assert experiment.main(["seeds", *FAST, *out, "--num-classes", "4"]) == 2
+    assert "other settings (num_classes)" in capsys.readouterr().err
+
+
+def test_backbones_without_weights_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from il2vseg import weights
+
+    monkeypatch.setattr(weights, "_from_hub", _unavailable)
+    rows = [experiment.Variant("tiny", {"backbone": "tiny"})]
+    rows.append(experiment.Variant("dino_vits8", {"backbone": "dino_vits8"}))
+    assert [v.name for v in experiment.with_weights(rows)] == ["tiny"]
+    assert "no weights for backbone 'dino_vits8'" in capsys.readouterr().err
+
+
+def _unavailable(*_: object) -> None:
+    from il2vseg.weights import _UnavailableError
+
+    raise _UnavailableError("not here")
 
 
 def test_mean_and_spread_are_shown() -> None:
