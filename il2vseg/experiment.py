@@ -124,7 +124,7 @@ def variants(grid: str) -> list[Variant]:
         return _backbones()
     return {
         "methods": [
-            *(Variant(m, {"method": m}) for m in ("kmeans", "smooseg", "stego")),
+            *(Variant(m, {"method": m}) for m in ("kmeans", "smooseg", "stego", "hp", "eagle")),
             Variant("il2vseg"),
         ],
         "ablation": _ablation(),

@@ -42,7 +42,9 @@ class TrainConfig:
     clusters: int | None = flag(
         None, "prototypes to keep when more than classes, to be named later", metavar="N"
     )
-    method: Literal["il2vseg", "smooseg", "stego", "kmeans"] = flag("il2vseg", "training preset")
+    method: Literal["il2vseg", "smooseg", "stego", "hp", "eagle", "kmeans"] = flag(
+        "il2vseg", "training preset"
+    )
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
     weights: Path | None = flag(
         None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"
@@ -132,12 +134,10 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
     if config.steps is None:
         return recipe
     total = sum(steps for _, steps in recipe.stages())
-    scaled = {stage: round(config.steps * steps / total) for stage, steps in recipe.stages()}
-    return dataclasses.replace(
-        recipe,
-        correspondence_steps=scaled.get("correspondence", 0),
-        smoothness_steps=scaled.get("smoothness", 0),
-    )
+    scaled: dict[str, Any] = {
+        f"{stage}_steps": round(config.steps * steps / total) for stage, steps in recipe.stages()
+    }
+    return dataclasses.replace(recipe, **scaled)
 
 
 def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:

@@ -1,4 +1,4 @@
-"""One training loop, four presets: kmeans, stego, smooseg, il2vseg."""
+"""One training loop, six presets: kmeans, stego, smooseg, hp, eagle, il2vseg."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,14 +10,21 @@ from torch import Generator, Tensor
 
 from il2vseg import clustering, lowlevel
 from il2vseg.errors import UserError
-from il2vseg.losses import correspondence, eigenfunction, fusion, smoothness
+from il2vseg.losses import (
+    correspondence,
+    eigen_aggregation,
+    eigenfunction,
+    fusion,
+    hidden_positives,
+    smoothness,
+)
 from il2vseg.model import Classifier, low_level_memberships
 from il2vseg.processes import Processes
 from il2vseg.spec import LowLevelSpec
 from il2vseg.whitening import Whitening
 
-Method = Literal["kmeans", "stego", "smooseg", "il2vseg"]
-Stage = Literal["correspondence", "smoothness"]
+Method = Literal["kmeans", "stego", "smooseg", "hp", "eagle", "il2vseg"]
+Stage = Literal["correspondence", "smoothness", "hidden_positives", "eigen_aggregation"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
 AUTOCAST: dict[MixedPrecision, torch.dtype] = {
@@ -45,6 +52,8 @@ class Recipe:
     seed: int = 0
     correspondence_steps: int = 300
     smoothness_steps: int = 200
+    hidden_positives_steps: int = 300
+    eigen_aggregation_steps: int = 200
     batch: int = 16
     """Images of a step, over all processes together."""
     shares: int = 1
@@ -56,6 +65,10 @@ class Recipe:
     correspondence_samples: int = 121
     smoothness_samples: int = 144
     eigen_samples: int = 64
+    hidden_positives_samples: int = 64
+    reference_pool: int = 2048
+    """Tokens that decide what a hidden positive is (hp)."""
+    eigen_aggregation_samples: int = 144
     negatives: int = 3
     lr_correspondence: float = 5e-4
     lr_projection: float = 1e-4
@@ -86,15 +99,23 @@ class Recipe:
 
     def stages(self) -> list[tuple[Stage, int]]:
         """Stages of the method and their steps."""
-        corr: tuple[Stage, int] = ("correspondence", self.correspondence_steps)
-        smooth: tuple[Stage, int] = ("smoothness", self.smoothness_steps)
-        return {"kmeans": [], "stego": [corr], "smooseg": [smooth], "il2vseg": [corr, smooth]}[self.method]
+        names: dict[Method, list[Stage]] = {
+            "kmeans": [],
+            "stego": ["correspondence"],
+            "smooseg": ["smoothness"],
+            "hp": ["hidden_positives"],
+            "eagle": ["correspondence", "eigen_aggregation"],
+            "il2vseg": ["correspondence", "smoothness"],
+        }
+        return [(stage, getattr(self, f"{stage}_steps")) for stage in names[self.method]]
 
 
 PRESETS: dict[Method, dict[str, Any]] = {
     "kmeans": {},
     "stego": {},
     "smooseg": {"smoothness_steps": 600, "smoothness_weight": 1.0},
+    "hp": {},
+    "eagle": {"correspondence_steps": 100},
     "il2vseg": {},
 }
 """What a method's recipe changes in the defaults."""
@@ -303,7 +324,7 @@ class Trainer:
     def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         r, c = self.recipe, self.classifier
         head: dict[str, Any] = {"params": c.head.parameters()}
-        if stage == "correspondence":
+        if stage != "smoothness":
             return torch.optim.Adam([head], lr=r.lr_correspondence)
         return torch.optim.Adam(
             [head, {"params": [c.local_prototypes], "lr": r.lr_prototypes}], lr=r.lr_projection
@@ -338,7 +359,7 @@ class Trainer:
         for i in range(self.processes.rank, r.shares, self.processes.count):
             if i > 0:
                 generator = step_generator(r.seed, stage, step, share=i)
-            losses = self._losses(stage, shares[i], generator)
+            losses = self._losses(stage, step, shares[i], generator)
             weight = len(shares[i]) / len(images)
             self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()
             for name, value in losses.items():
@@ -363,11 +384,15 @@ class Trainer:
             parameter.grad = gradient
         values.update(zip(values, sums[len(parameters) :], strict=True))
 
-    def _losses(self, stage: Stage, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def _losses(self, stage: Stage, step: int, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The weighted losses of a share of the batch, images (B,)."""
         if stage == "correspondence":
             return self._correspondence(images, generator)
-        return self._smoothness(images, generator)
+        if stage == "smoothness":
+            return self._smoothness(images, generator)
+        if stage == "hidden_positives":
+            return self._hidden_positives(step, images, generator)
+        return self._eigen_aggregation(images, generator)
 
     def _codes(self, z: Tensor, generator: Generator) -> Tensor:
         """Codes (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout."""
@@ -389,6 +414,50 @@ class Trainer:
         codes = self._codes(z, generator)
         codes_view = self._codes(z_view, generator)
         return {"corr": correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)}
+
+    def _hidden_positives(self, step: int, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        r, c = self.recipe, self.classifier
+        n = self.bank.grid[0] * self.bank.grid[1]
+        samples = min(r.hidden_positives_samples, n // 2)
+        order = torch.randperm(n, generator=generator).to(self.device)
+        index, rest = order[:samples], order[samples:]
+        z = c.whitening(self.bank.tokens(images))
+        # The pool lies at other positions: a token in both would be its own threshold.
+        others = draw_batch(len(self.bank), r.batch, generator)
+        pool = c.whitening(self.bank.tokens(others), rest).flatten(0, 1)
+        chosen = torch.randperm(len(pool), generator=generator)[: r.reference_pool]
+        pool = pool[chosen.to(self.device)]
+        codes = self._codes(z, generator)
+        mixed = hidden_positives.local_mixture(codes, z, self.bank.grid)[:, index].flatten(0, 1)
+        codes, anchors = codes[:, index].flatten(0, 1), z[:, index].flatten(0, 1)
+        agnostic = hidden_positives.hidden_positives(anchors, pool)
+        with torch.no_grad():
+            specific = hidden_positives.hidden_positives(c.head(anchors), c.head(pool))
+        drawn = torch.rand(len(codes), len(codes), generator=generator) < hidden_positives.NEGATIVES
+        progress = step / r.hidden_positives_steps
+        contrast = hidden_positives.hidden_positive_losses(
+            codes, mixed, agnostic, specific, progress, drawn.to(self.device)
+        )
+        codes_view = self._codes(c.whitening(self.bank.view_tokens(images), index), generator).flatten(0, 1)
+        consistency = hidden_positives.consistency_loss(codes, codes_view)
+        return {"hp": contrast, "consistency": hidden_positives.CONSISTENCY_WEIGHT * consistency}
+
+    def _eigen_aggregation(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        r, c = self.recipe, self.classifier
+        n = self.bank.grid[0] * self.bank.grid[1]
+        index = torch.randperm(n, generator=generator)[: r.eigen_aggregation_samples].to(self.device)
+        z = c.whitening(self.bank.tokens(images), index)
+        z_view = c.whitening(self.bank.view_tokens(images), index)
+        negatives = [derangement(len(images), generator) for _ in range(r.negatives)]
+        codes, codes_view = self._codes(z, generator), self._codes(z_view, generator)
+        corr = correspondence.correspondence_loss(codes, codes_view, z, z_view, negatives)
+        objects = eigen_aggregation.eigen_aggregation_loss(
+            codes, codes_view, self._rgb(images, index), r.prototypes
+        )
+        return {
+            "corr": eigen_aggregation.CORRESPONDENCE_WEIGHT * corr,
+            "objects": eigen_aggregation.OBJECT_WEIGHT * objects,
+        }
 
     def _smoothness(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         r, c = self.recipe, self.classifier
@@ -438,5 +507,8 @@ class Trainer:
         """Gram matrix (B·S, B·S) of the positions `index` (S,); z: (B, S, k)."""
         h, w = self.bank.grid
         xy = torch.stack([index % w / w, index // w / h], 1).expand(len(images), -1, -1)
-        rgb = self.bank.colours(images, 1).flatten(2).transpose(1, 2)[:, index]
-        return eigenfunction.gram_matrix(z, rgb, xy)
+        return eigenfunction.gram_matrix(z, self._rgb(images, index), xy)
+
+    def _rgb(self, images: Tensor, index: Tensor) -> Tensor:
+        """Mean colours (B, S, 3) of the cells at the positions `index` (S,)."""
+        return self.bank.colours(images, 1).flatten(2).transpose(1, 2)[:, index]

@@ -6,7 +6,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from il2vseg.losses import correspondence, eigenfunction, fusion, similarity, smoothness
+from il2vseg.losses import (
+    correspondence,
+    eigen_aggregation,
+    eigenfunction,
+    fusion,
+    hidden_positives,
+    similarity,
+    smoothness,
+)
 
 F64 = NDArray[np.float64]
 B, S, K, D, C = 3, 5, 4, 6, 3
@@ -136,3 +144,136 @@ def test_the_regulariser_moves_only_the_later_function() -> None:
     (gradient,) = torch.autograd.grad(l_reg, p)
     assert float(gradient[..., 0].abs().max()) == 0.0
     assert float(gradient[..., 2].abs().max()) > 0.0
+
+
+def reference_positives(x: F64, pool: F64) -> NDArray[np.bool_]:
+    m = len(x)
+    threshold = [max(cosine(x[i], q) for q in pool) for i in range(m)]
+    out = np.zeros((m, m), bool)
+    for i in range(m):
+        for j in range(m):
+            similar = cosine(x[i], x[j])
+            out[i, j] = i != j and (similar > threshold[i] or similar > threshold[j])
+    return out
+
+
+def test_hidden_positives_are_nearer_than_the_whole_reference_pool() -> None:
+    x, pool = tensor(0, 30, K), tensor(1, 8, K)
+    expected = reference_positives(x.double().numpy(), pool.double().numpy())
+    out = hidden_positives.hidden_positives(x, pool)
+    assert 0 < expected.sum() < expected.size / 2
+    np.testing.assert_array_equal(out.numpy(), expected)
+
+
+def reference_contrast(codes: F64, weights: F64, negatives: NDArray[np.bool_]) -> float:
+    total = 0.0
+    for i in range(len(codes)):
+        logits = [cosine(codes[i], codes[j]) / hidden_positives.TEMPERATURE for j in range(len(codes))]
+        counted = [j for j in range(len(codes)) if j != i and (weights[i, j] > 0 or negatives[i, j])]
+        for j in range(len(codes)):
+            if weights[i, j] > 0:
+                total -= weights[i, j] * (logits[j] - np.log(sum(np.exp(logits[n]) for n in counted)))
+    return float(total / weights.sum())
+
+
+def test_hidden_positive_losses_agree_with_the_reference() -> None:
+    codes, mixed, x, pool = tensor(0, 12, D), tensor(1, 12, D), tensor(2, 12, K), tensor(3, 3, K)
+    agnostic = hidden_positives.hidden_positives(x, pool)
+    specific = hidden_positives.hidden_positives(codes, tensor(4, 3, D))
+    agnostic[0], agnostic[:, 0] = False, False  # an anchor without positives: it does not count
+    negatives = tensor(5, 12, 12) > 0.5
+    weights = (agnostic.numpy() + 0.4 * specific.numpy()) * agnostic.numpy().any(1, keepdims=True)
+    expected = np.mean(
+        [reference_contrast(c.double().numpy(), weights, negatives.numpy()) for c in (codes, mixed)]
+    )
+    out = hidden_positives.hidden_positive_losses(codes, mixed, agnostic, specific, 0.4, negatives)
+    assert float(out) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_without_positives_the_contrast_is_zero_with_a_finite_gradient() -> None:
+    codes = tensor(0, 5, D).requires_grad_()
+    nothing = torch.zeros(5, 5)
+    loss = hidden_positives.weighted_contrast(codes, nothing, nothing > 0)
+    (gradient,) = torch.autograd.grad(loss, codes)
+    assert float(loss.detach()) == 0.0
+    assert not gradient.any()
+
+
+def test_local_mixture_agrees_with_the_reference() -> None:
+    h, w = 3, 4
+    codes, f = tensor(0, 2, h * w, D), tensor(1, 2, h * w, K)
+    expected = np.zeros((2, h * w, D))
+    for b in range(2):
+        for i in range(h * w):
+            near = [
+                y * w + x
+                for y in range(max(0, i // w - 1), min(h, i // w + 2))
+                for x in range(max(0, i % w - 1), min(w, i % w + 2))
+            ]
+            similar = {j: cosine(f[b, i].double().numpy(), f[b, j].double().numpy()) for j in near}
+            mean = np.mean(list(similar.values()))
+            kept = {j: max(s, 0.0) for j, s in similar.items() if s >= mean}
+            for j, s in kept.items():
+                expected[b, i] += s * codes[b, j].double().numpy() / sum(kept.values())
+    out = hidden_positives.local_mixture(codes, f, (h, w))
+    np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
+
+
+def test_consistency_is_the_mean_distance_of_directions() -> None:
+    a, b = tensor(0, 7, D).double(), tensor(1, 7, D).double()
+    expected = np.mean([np.sqrt(2 - 2 * cosine(x, y)) for x, y in zip(a.numpy(), b.numpy(), strict=True)])
+    assert float(hidden_positives.consistency_loss(a, b)) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_leading_eigenvectors_are_those_of_the_normalised_laplacian() -> None:
+    codes, colours = tensor(0, B, 9, D), tensor(1, B, 9, 3).sigmoid()
+    a = eigen_aggregation.adjacency(codes, colours)
+    vectors = eigen_aggregation.leading_eigenvectors(a.double(), 3).numpy()
+    for n in range(B):
+        c, rgb = codes[n].double().numpy(), colours[n].double().numpy()
+        adjacency = np.array(
+            [
+                [
+                    max(cosine(c[i], c[j]), 0) + np.exp(-((rgb[i] - rgb[j]) ** 2).sum() / 0.02)
+                    for j in range(9)
+                ]
+                for i in range(9)
+            ]
+        )
+        np.testing.assert_allclose(a[n].numpy(), adjacency, atol=1e-5)
+        degree = np.diag(1 / np.sqrt(adjacency.sum(1)))
+        laplacian = np.eye(9) - degree @ adjacency @ degree
+        values = np.linalg.eigvalsh(laplacian)
+        for k in range(3):
+            np.testing.assert_allclose(
+                laplacian @ vectors[n, :, k], values[k + 1] * vectors[n, :, k], atol=1e-5
+            )
+
+
+def test_eigen_clusters_are_the_blocks_of_an_image() -> None:
+    truth = torch.tensor([0] * 5 + [1] * 4 + [2] * 6)
+    codes = 4.0 * torch.eye(3, D)[truth] + 0.1 * tensor(0, 2, 15, D)
+    colours = torch.eye(3)[truth].expand(2, -1, -1)
+    labels = eigen_aggregation.eigen_clusters(codes, colours, 3)
+    for found in labels:
+        assert len({(int(f), int(t)) for f, t in zip(found, truth, strict=True)}) == 3
+
+
+def test_object_contrast_of_medoids_agrees_with_the_reference() -> None:
+    z = torch.nn.functional.normalize(tensor(0, B, 8, D), dim=2)
+    labels = torch.tensor([0, 0, 0, 2, 2, 2, 2, 0]).expand(B, -1)  # object 1 does not exist
+    prototypes, present = eigen_aggregation.medoids(z, labels, 3)
+    assert present.tolist() == [[True, False, True]] * B
+    expected = 0.0
+    for n in range(B):
+        x = z[n].double().numpy()
+        medoid = {}
+        for k in (0, 2):
+            members = [i for i in range(8) if labels[n, i] == k]
+            medoid[k] = x[max(members, key=lambda i: sum(cosine(x[i], x[j]) for j in members))]
+            np.testing.assert_allclose(prototypes[n, k].numpy(), medoid[k], atol=1e-6)
+        for i in range(8):
+            logits = {k: x[i] @ m / 0.07 for k, m in medoid.items()}
+            expected -= logits[int(labels[n, i])] - np.log(sum(np.exp(v) for v in logits.values()))
+    out = eigen_aggregation.object_contrast(z, prototypes, present, labels)
+    assert float(out) == pytest.approx(expected / (B * 8), abs=1e-4)

@@ -12,7 +12,8 @@ from il2vseg.selection import adjusted_rand_index, choose_whitening, components_
 from il2vseg.training import Method, Recipe, Trainer, derangement, step_generator
 
 SHORT = Recipe(
-    correspondence_steps=6, smoothness_steps=8, batch=4, correspondence_samples=12, smoothness_samples=12,
+    correspondence_steps=6, smoothness_steps=8, hidden_positives_steps=8, eigen_aggregation_steps=6,
+    batch=4, correspondence_samples=12, smoothness_samples=12,
     eigen_samples=8,
 )  # fmt: skip
 
