@@ -71,8 +71,8 @@ def local_mixture(codes: Tensor, features: Tensor, grid: tuple[int, int]) -> Ten
         """(B, N, c) -> (B, N, 9, c), zeros beyond the border."""
         channels = x.shape[2]
         on_grid = x.transpose(1, 2).unflatten(2, grid)
-        unfolded: Tensor = F.unfold(on_grid, 3, padding=1)
-        return unfolded.unflatten(1, (channels, 9)).permute(0, 3, 2, 1)
+        unfolded: Tensor = F.unfold(on_grid, 3, padding=1).unflatten(1, (channels, 9))
+        return unfolded.permute(0, 3, 2, 1)
 
     f = F.normalize(features.detach(), dim=2)
     similarity = (neighbourhoods(f) @ f.unsqueeze(3)).squeeze(3)
