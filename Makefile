@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,cpu,dev
 # Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
-OPTIONAL_EXTRAS := crf video web mcap mqtt rtx openvino bench
+OPTIONAL_EXTRAS := cluster crf video web mcap mqtt rtx openvino bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint bench venv clean

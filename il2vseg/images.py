@@ -54,6 +54,21 @@ def read_labels(path: Path) -> Labels:
     return np.asarray(labels, dtype=np.uint8)
 
 
+def encode_image(suffix: str, image: NDArray[np.uint8]) -> bytes:
+    """Encode an image; its suffix (".png") names the format.
+
+    Raises:
+        UserError: no image format has this suffix, or it cannot hold such an image.
+    """
+    try:
+        ok, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        ok = False
+    if not ok:
+        raise UserError(f"OpenCV cannot write such an image as '{suffix}'")
+    return bytes(data.tobytes())
+
+
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an image atomically; the suffix of `path` chooses the format.
 
@@ -62,12 +77,10 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         OSError: it cannot be written (full disk, no permission).
     """
     try:
-        ok, data = cv2.imencode(path.suffix, image)
-    except cv2.error:
-        ok = False
-    if not ok:
-        raise UserError(f"{path}: OpenCV cannot write such an image as '{path.suffix}'")
-    write_bytes(path, data.tobytes())
+        data = encode_image(path.suffix, image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    write_bytes(path, data)
 
 
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:

@@ -15,8 +15,9 @@ FOLDERS = {"il2vseg": ROOT / "il2vseg", **{f"il2vseg.{n}": ROOT / n for n in ("e
 FLOOR = {f"il2vseg{m}" for m in ("", ".command", ".errors", ".files", ".images", ".palette")}
 """Modules without heavy imports that every layer may use."""
 
-APPLICATIONS = {"il2vseg.demo", "il2vseg.bench"}
-"""Commands that put the layers together; nothing imports them."""
+APPLICATIONS = {"il2vseg.demo", "il2vseg.bench", "il2vseg.label"}
+"""Commands that put the layers together (label runs the runtime's engine over an archive of data); nothing
+imports them."""
 
 EXCEPTIONS = {
     # The scene renderer is NumPy and OpenCV; the runtime streams it as `synthetic:`.
@@ -30,7 +31,10 @@ EXCEPTIONS = {
     ("il2vseg.export.engine", "il2vseg.runtime.tensorrt_backend"),
 }
 
-HEAVY = ("torch", "timm", "scipy", "matplotlib", "onnx", "onnxruntime", "tensorboard", "rich", "safetensors")
+HEAVY = (
+    "torch", "timm", "scipy", "matplotlib", "onnx", "onnxruntime", "tensorboard", "rich", "safetensors",
+    "accelerate", "ray", "pyarrow",
+)  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,554 @@
+"""python -m il2vseg.label: run an exported model over an archive, on Ray Data.
+
+The same command uses this machine, or the cluster that RAY_ADDRESS names. Every file of the archive is a
+task: a worker reads it, writes its labels, each file whole or not at all, and only then reports it; what is
+reported is recorded in one Parquet index. So a worker that dies has its task done again by another one, a
+command that died goes on where its index ends, and neither leaves a trace in the result.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import math
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from il2vseg.archive import Place, is_clip, list_footage
+from il2vseg.command import flag, parse
+from il2vseg.errors import UserError, run_command
+from il2vseg.files import require_writable_dir, sha256_file
+from il2vseg.images import Frame, Labels, encode_image, read_frame
+from il2vseg.runtime.manifest import FILE_NAME, Manifest, verify_file
+from il2vseg.runtime.models import find_model
+from il2vseg.runtime.output import class_fractions
+from il2vseg.runtime.providers import open_engine
+
+PROGRAM = "il2vseg.label"
+INDEX = "index.parquet"
+PARTS = "index.parts"
+SETTINGS = "label.json"
+FLUSH_S = 5.0
+FILES_A_TASK = 16
+FRAMES_A_GROUP = 256
+OBJECT_STORE_BYTES = 200 << 20
+
+
+@dataclass
+class LabelConfig:
+    """Label an archive of images and clips with an exported model; run it again to go on or to add."""
+
+    source: str = flag(
+        dataclasses.MISSING,
+        "folder, image, clip or pattern (* within a name, ** across folders), local or s3://…",
+        metavar="DIR|FILE|URI",
+    )
+    out: str = flag(
+        dataclasses.MISSING, "folder of the labels and their index, local or s3://…", metavar="DIR|URI"
+    )
+    model: str | None = flag(
+        None,
+        "exported model, local or s3://…; default: the newest under runs/, else the bundled one",
+        metavar="DIR|URI",
+    )
+    format: Literal["png", "rle"] = flag(
+        "png", "png: class ids, one file a frame; rle: runs of class ids, one Parquet file an image or clip"
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
+    workers: int | None = flag(
+        None, "engines at work; default: as many as the CPUs or GPUs allow", metavar="N"
+    )
+    cpus: int = flag(1, "CPUs, and threads, of a worker", metavar="N")
+    gpus: float = flag(0.0, "GPUs of a worker; 0.5: two workers share one", metavar="N")
+
+
+def check(config: LabelConfig) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+        UserError: a value out of range, or the extra is not installed.
+    """
+    from importlib.util import find_spec
+
+    for name, low in (("workers", 1), ("cpus", 1), ("gpus", 0)):
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} {value}: it is at least {low}")
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise UserError("Ray is not installed (pip install 'il2vseg[cluster]')")
+
+
+# --- labels ------------------------------------------------------------------------------------------------
+
+
+def run_lengths(labels: Labels) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Runs of equal class ids of (H, W) labels, row after row: their values and lengths."""
+    flat = labels.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], np.diff(starts, append=flat.size).astype(np.uint32)
+
+
+def labels_of_runs(values: Any, lengths: Any, size: tuple[int, int]) -> Labels:
+    """Labels (H, W) of the runs that `run_lengths` made."""
+    return np.repeat(np.asarray(values, np.uint8), np.asarray(lengths)).reshape(size)
+
+
+class PngWriter:
+    """SOURCE.png for an image, SOURCE/000000.png … for the frames of a clip."""
+
+    def __init__(self, out: Place, source: str) -> None:
+        self._out, self._source = out, source
+        self.name = f"labels/{source}" if is_clip(source) else f"labels/{source}.png"
+
+    def add(self, number: int, labels: Labels) -> None:
+        """Write the labels of a frame."""
+        name = f"{self.name}/{number:06d}.png" if is_clip(self._source) else self.name
+        self._out.put(name, encode_image(".png", labels))
+
+    def close(self) -> None:
+        """All frames are written already."""
+
+
+class RunWriter:
+    """SOURCE.parquet: a row a frame with its number, height, width, values and lengths of its runs."""
+
+    def __init__(self, out: Place, source: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.name = f"labels/{source}.parquet"
+        self._out = out
+        runs = [pa.field("values", pa.list_(pa.uint8())), pa.field("lengths", pa.list_(pa.uint32()))]
+        numbers = [pa.field(n, pa.int32()) for n in ("frame", "height", "width")]
+        self._schema = pa.schema(numbers + runs)
+        self._buffer = io.BytesIO()
+        self._writer: Any = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, number: int, labels: Labels) -> None:
+        """Keep the labels of a frame."""
+        values, lengths = run_lengths(labels)
+        height, width = labels.shape
+        self._rows.append(
+            {"frame": number, "height": height, "width": width, "values": values, "lengths": lengths}
+        )
+        if len(self._rows) == FRAMES_A_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows.clear()
+
+    def close(self) -> None:
+        """Write the file."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        self._out.put(self.name, self._buffer.getvalue())
+
+
+WRITERS: dict[str, type[PngWriter] | type[RunWriter]] = {"png": PngWriter, "rle": RunWriter}
+
+
+# --- the index ---------------------------------------------------------------------------------------------
+
+
+def index_schema() -> Any:
+    """Columns of the index; a row is a file of the archive.
+
+    source: its name below the archive. labels: file or folder of its labels below --out, null if it could
+    not be read. frames, height, width. fractions: share of every class, mean over the frames. seconds,
+    worker, provider: how it was made. error: why it could not be read, else null.
+    """
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("source", pa.string()),
+            ("labels", pa.string()),
+            ("frames", pa.int32()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("fractions", pa.list_(pa.float32())),
+            ("seconds", pa.float32()),
+            ("worker", pa.string()),
+            ("provider", pa.string()),
+            ("error", pa.string()),
+        ]
+    )
+
+
+class Index:
+    """OUT/index.parquet, one row a source. Parts beside it hold what a run has done so far."""
+
+    def __init__(self, out: Place) -> None:
+        """Read what is done and merge the parts that a killed run left."""
+        self._out = out
+        parts = out.names(PARTS)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for name in ([INDEX] if out.is_file(INDEX) else []) + parts:
+            self._take(self._read(name))
+        self._fresh: list[dict[str, Any]] = []
+        self._flushed = time.monotonic()
+        if parts:
+            self._merge()
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(self._out.get(name))).to_pylist()
+        except pa.ArrowException as error:
+            raise UserError(f"{self._out.path(name)}: not a readable index ({error})") from None
+        return rows
+
+    def _take(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.rows |= {row["source"]: row for row in rows}
+
+    @property
+    def done(self) -> set[str]:
+        """Sources whose labels are written."""
+        return {source for source, row in self.rows.items() if row["error"] is None}
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Record finished sources; they are on disk after FLUSH_S seconds or `close`."""
+        self._take(rows)
+        self._fresh += rows
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last time as one more part."""
+        self._flushed = time.monotonic()
+        if self._fresh:
+            self._write(f"{PARTS}/{time.time_ns():020d}.parquet", self._fresh)
+            self._fresh = []
+
+    def close(self) -> None:
+        """Write one file of everything."""
+        self.flush()
+        self._merge()
+
+    def _merge(self) -> None:
+        self._write(INDEX, [self.rows[source] for source in sorted(self.rows)])
+        self._out.delete_folder(PARTS)
+
+    def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=index_schema()), buffer, compression="zstd")
+        self._out.put(name, buffer.getvalue())
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    model: Place
+    archive: Place
+    out: Place
+    format: str
+    provider: str
+    threads: int
+
+
+@contextmanager
+def model_folder(model: Place) -> Iterator[Path]:
+    """Yield a local folder with the files of an exported model: its own, or that of a temporary copy.
+
+    Raises:
+        UserError: there is no model, or it is damaged.
+    """
+    with ExitStack() as stack:
+        folder = Path(model.root)
+        if not model.local:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="il2vseg-model-")))
+            for name in (name for name in model.names() if "/" not in name):
+                (folder / name).write_bytes(model.get(name))
+        for entry in Manifest.load(folder).files:
+            verify_file(folder, entry)
+        yield folder
+
+
+def clip_frames(path: Path) -> Iterator[Frame]:
+    """Yield the frames of a clip.
+
+    Raises:
+        UserError: it holds no frame that can be decoded.
+    """
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        number = 0
+        while True:
+            ok, frame = capture.read()
+            if not ok:
+                break
+            number += 1
+            yield np.asarray(frame, dtype=np.uint8)
+        if number == 0:
+            raise UserError(f"{path}: not a readable clip")
+    finally:
+        capture.release()
+
+
+class Worker:
+    """An engine in a process of its own, called with sources."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._engine: Any = None
+
+    def __call__(self, table: Any) -> Any:
+        """Label the files in the column `source` of an Arrow table; return their rows of the index.
+
+        Raises:
+            UserError: the model does not run here. OSError: the labels cannot be written.
+        """
+        import pyarrow as pa
+
+        if self._engine is None:
+            # Not at the start: Ray takes an exception there for a crash and tries again for ever.
+            with model_folder(self._job.model) as folder:
+                self._engine = open_engine(
+                    folder, self._job.provider, threads=self._job.threads, say=lambda _: None
+                )
+        rows = [self.label(source) for source in table.column("source").to_pylist()]
+        return pa.Table.from_pylist(rows, schema=index_schema())
+
+    def label(self, source: str) -> dict[str, Any]:
+        """Label one file; return its row of the index."""
+        started = time.perf_counter()
+        row: dict[str, Any] = dict.fromkeys(index_schema().names)
+        row |= {
+            "source": source,
+            "frames": 0,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "provider": self._engine.provider,
+        }
+        classes = len(self._engine.manifest.classes)
+        sums = np.zeros(classes)
+        writer = WRITERS[self._job.format](self._job.out, source)
+        try:
+            for number, frame in enumerate(self._frames(source)):
+                labels = self._engine(frame).labels
+                writer.add(number, labels)
+                sums += class_fractions(labels, classes)
+                row |= {"frames": number + 1, "height": labels.shape[0], "width": labels.shape[1]}
+        except _UnreadableError as error:
+            return row | {"error": str(error), "frames": 0}
+        writer.close()
+        return row | {
+            "labels": writer.name,
+            "fractions": (sums / row["frames"]).tolist(),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _frames(self, source: str) -> Iterator[Frame]:
+        """Yield the frames of a file; what cannot be read is told apart from what cannot be written."""
+        try:
+            with self._job.archive.on_disk(source) as path:
+                yield from clip_frames(path) if is_clip(source) else [read_frame(path)]
+        except (UserError, OSError) as error:
+            # A copy of a remote file has a name that says nothing.
+            raise _UnreadableError(str(error).partition(": ")[2] or str(error)) from None
+
+
+class _UnreadableError(Exception):
+    """A file of the archive cannot be read."""
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def settle(job: Job, index: Index) -> None:
+    """Write OUT/label.json or, where something is labelled already, make sure that it says the same.
+
+    Raises:
+        UserError: the folder holds labels of another archive, model or format; the model is damaged.
+    """
+    out = job.out
+    with model_folder(job.model) as folder:
+        manifest, digest = Manifest.load(folder), sha256_file(folder / FILE_NAME)
+    settings = {
+        "archive": job.archive.root,
+        "format": job.format,
+        "model": f"{manifest.name}, manifest {digest[:16]}",
+        "classes": [dataclasses.asdict(c) for c in manifest.classes],
+    }
+    data = (json.dumps(settings, indent=2) + "\n").encode()
+    if not index.rows:
+        out.put(SETTINGS, data)
+        return
+    known = json.loads(out.get(SETTINGS))
+    for key in ("archive", "format", "model"):
+        if known.get(key) != settings[key]:
+            raise UserError(
+                f"{out.root}: holds labels of another {key} ({known.get(key)}, not {settings[key]}); "
+                "choose another --out"
+            )
+
+
+def start_ray(config: LabelConfig) -> int:
+    """Start a Ray on this machine, or join the cluster of RAY_ADDRESS; return the number of workers.
+
+    Raises:
+        UserError: the cluster does not answer, or has not what a worker asks for.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts actors
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {
+            "include_dashboard": False,
+            "num_cpus": max(os.cpu_count() or 1, (config.workers or 1) * config.cpus),
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"Ray did not start: {' '.join(str(error).split())[:200]}") from None
+    resources = ray.cluster_resources()
+    room = resources.get("CPU", 0) // config.cpus
+    if config.gpus:
+        room = min(room, resources.get("GPU", 0) // config.gpus)
+    if room < 1:
+        raise UserError(
+            f"no room for a worker of {config.cpus} CPUs and {config.gpus:g} GPUs: Ray has "
+            f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
+        )
+    return config.workers or int(room)
+
+
+def labelled(todo: list[str], job: Job, workers: int, gpus: float) -> Iterator[list[dict[str, Any]]]:
+    """Label files on Ray Data; yield the rows of the index as tasks end, in any order.
+
+    Raises:
+        UserError: the model does not run on a worker. OSError: labels cannot be written.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Few tasks for each worker would leave some idle at the end, one for each file costs as much as a frame.
+    files = max(1, min(FILES_A_TASK, len(todo) // (4 * workers)))
+    tasks = math.ceil(len(todo) / files)
+    results = ray.data.from_items([{"source": name} for name in todo], override_num_blocks=tasks).map_batches(
+        Worker,
+        fn_constructor_args=(job,),
+        compute=ActorPoolStrategy(size=min(workers, tasks)),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=job.threads,
+        num_gpus=gpus,
+    )
+    try:
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield table.to_pylist()
+    except Exception as error:
+        raise _cause(error) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The worker's own exception inside Ray's, where that is one for the user."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError | OSError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def label(config: LabelConfig) -> str:
+    """Label what is not labelled yet; return one line that says what was done.
+
+    Raises:
+        UserError: bad settings, nothing to read, or a model that does not run.
+        OSError: labels cannot be written.
+    """
+    check(config)
+    model = (
+        config.model
+        if config.model and "://" in config.model
+        else str(find_model(None if config.model is None else Path(config.model)))
+    )
+    archive, names = list_footage(config.source)
+    out = Place.of(config.out)
+    if out.local:
+        require_writable_dir(Path(out.root))
+    job = Job(Place.of(model), archive, out, config.format, config.provider, config.cpus)
+    index = Index(out)
+    settle(job, index)
+    names = [name for name in names if not archive.path(name).startswith(out.path("labels/"))]
+    before = index.done
+    todo = [name for name in names if name not in before]
+    started = time.monotonic()
+    if todo:
+        _run(config, job, todo, index)
+    frames = sum(index.rows[name]["frames"] for name in todo)
+    after = index.done
+    failed = [name for name in names if name not in after]
+    if len(failed) == len(names):
+        raise UserError(f"none of {len(names)} files could be read (first: {index.rows[failed[0]]['error']})")
+    note = f"; {len(failed)} unreadable, see the index (first: {failed[0]})" if failed else ""
+    return (
+        f"{config.out}: {len(names) - len(failed)} of {len(names)} files labelled, {len(todo) - len(failed)} "
+        f"of them ({frames} frames) now, in {time.monotonic() - started:.0f} s{note}"
+    )
+
+
+def _run(config: LabelConfig, job: Job, todo: list[str], index: Index) -> None:
+    """Label the files `todo` and record them."""
+    import ray
+    from rich.console import Console
+    from rich.progress import Progress
+
+    try:
+        workers = start_ray(config)
+        with Progress(console=Console(file=sys.stderr)) as progress:
+            bar = progress.add_task("labels", total=len(todo))
+            for rows in labelled(todo, job, workers, config.gpus):
+                index.add(rows)
+                progress.advance(bar, len(rows))
+    finally:
+        index.close()
+        ray.shutdown()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m il2vseg.label`."""
+
+    def command() -> None:
+        print(label(parse(LabelConfig, f"python -m {PROGRAM}", argv)), file=sys.stderr)
+
+    return run_command(command, PROGRAM)
+
+
+if __name__ == "__main__":
+    # Workers know this module by its own name.
+    from il2vseg.label import main as entry
+
+    raise SystemExit(entry())
