@@ -103,8 +103,9 @@ class Place:
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all that is in it, if it exists."""
-        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        if self.local and Path(self.path(name)).is_dir():
+        from pyarrow import fs
+
+        if self.filesystem.get_file_info(self.path(name)).type == fs.FileType.Directory:
             self.filesystem.delete_dir(self.path(name))
 
     @contextmanager
@@ -144,8 +145,10 @@ def list_footage(where: str) -> tuple[Place, list[str]]:
     if "*" in where:
         # A URI's options follow a question mark.
         head, _, options = where.partition("?") if "://" in where else (where, "", "")
-        folder = head.partition("*")[0].rpartition("/")[0] or ("/" if head.startswith("/") else ".")
-        pattern = _matcher(head[len(folder) :].lstrip("/") if folder != "." else head)
+        fixed = head.partition("*")[0]
+        folder, slash, _ = fixed.rpartition("/")
+        pattern = _matcher(head[len(folder + slash) :])
+        folder = folder or slash or "."
         place = Place.of(f"{folder}?{options}" if options else folder)
     else:
         place = Place.of(where)

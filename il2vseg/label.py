@@ -515,7 +515,7 @@ def label(config: LabelConfig) -> str:
         raise UserError(f"none of {len(names)} files could be read (first: {index.rows[failed[0]]['error']})")
     note = f"; {len(failed)} unreadable, see the index (first: {failed[0]})" if failed else ""
     return (
-        f"{config.out}: {len(names) - len(failed)} of {len(names)} files labelled, {len(todo) - len(failed)} "
+        f"{out.root}: {len(names) - len(failed)} of {len(names)} files labelled, {len(todo) - len(failed)} "
         f"of them ({frames} frames) now, in {time.monotonic() - started:.0f} s{note}"
     )
 
