@@ -1,4 +1,6 @@
-"""Prototypes from features: cosine k-means, over-clustering and size-weighted Ward merging."""
+"""Prototypes from features: cosine k-means, whole or in mini-batches, and size-weighted Ward merging."""
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,28 @@ def cosine_kmeans(
     x = F.normalize(x, dim=1)
     sample = x[torch.randint(len(x), (min(seeding_sample, len(x)),), generator=generator)]
     return lloyd(x, _plus_plus(sample, k, generator), iterations)
+
+
+def minibatch_kmeans(batches: Iterable[Tensor], k: int, generator: Generator) -> Tensor:
+    """Cosine k-means that holds one batch at a time (Sculley 2010): centroids are running means.
+
+    Args:
+        batches: (M, d) each, any length of vectors; the first seeds the centroids (greedy k-means++).
+    Returns:
+        (k, d) of unit length.
+    """
+    centroids, given = torch.empty(0), torch.zeros(k)
+    for batch in batches:
+        x = F.normalize(batch, dim=1)
+        if not len(centroids):
+            centroids, _ = cosine_kmeans(x, k, generator)
+        assignment = (x @ centroids.T).argmax(1)
+        sums = torch.zeros_like(centroids).index_add_(0, assignment, x)
+        given = given + torch.bincount(assignment, minlength=k)
+        size = torch.bincount(assignment, minlength=k)
+        step = sums - size[:, None] * centroids
+        centroids = F.normalize(centroids + step / given.clamp_min(1)[:, None], dim=1)
+    return centroids
 
 
 def ward_merge(centroids: Tensor, sizes: Tensor, k: int) -> Tensor:

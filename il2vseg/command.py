@@ -1,7 +1,8 @@
 """Command lines from dataclasses: the fields are the flags, their defaults the defaults.
 
 A field's help is `flag(default, "help")`. Supported types: str, int, float, bool, Path, Literal and tuples
-of one of them (`tuple[int, int]`, or `tuple[str, ...]` for one or more), each also `| None`. A
+of one of them (`tuple[int, int]`, or `tuple[str, ...]` for one or more,
+one of them may stand alone in YAML), each also `| None`; `int | Literal["auto"]` and the like. A
 configuration file (`--config FILE.yaml`) sets defaults; flags win.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import dataclasses
 import sys
 import types
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -44,6 +46,28 @@ def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union such as `int | Literal["auto"]`; () of anything else."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()
+
+
+def _text_parser(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
+    """A parser of text into the first of `kinds` that takes it; its name is what argparse calls the value."""
+
+    def convert(text: str) -> Any:
+        for kind in kinds:
+            if get_origin(kind) is not Literal:
+                with suppress(ValueError):
+                    return kind(text)
+            elif text in get_args(kind):
+                return text
+        raise ValueError(text)
+
+    names = ("|".join(get_args(k)) if get_origin(k) is Literal else k.__name__ for k in kinds)
+    convert.__name__ = " or ".join(names)
+    return convert
+
+
 def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
     name = "--" + field.name.replace("_", "-")
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
@@ -58,6 +82,8 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
     elif get_origin(kind) is tuple:
         element, *rest = get_args(kind)
         options |= {"nargs": "+" if rest == [...] else 1 + len(rest), "type": element}
+    elif kinds := _alternatives(kind):
+        options["type"] = _text_parser(kinds)
     else:
         options["type"] = kind
     if metavar := field.metadata.get("metavar"):
@@ -92,9 +118,16 @@ def _convert(kind: Any, value: Any) -> Any:
     if get_origin(kind) is tuple:
         element, *rest = get_args(kind)
         count = None if rest == [...] else 1 + len(rest)
+        if count is None and not isinstance(value, list | tuple):
+            value = [value]
         if not isinstance(value, list | tuple) or not value or count not in (None, len(value)):
             raise ValueError(f"a list of {count or 'one or more'} values")
         return tuple(_convert(element, v) for v in value)
+    if kinds := _alternatives(kind):
+        for one in kinds:
+            with suppress(ValueError):
+                return _convert(one, value)
+        raise ValueError(_text_parser(kinds).__name__)
     accepted = {
         bool: (bool,),
         int: (int,),

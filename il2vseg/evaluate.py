@@ -58,7 +58,7 @@ class EvaluateConfig:
     dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
-    crop: Crop = flag("resize", "score whole images, their central squares, or five crops of each")
+    crop: Crop = flag("none", "score whole images, their central squares, or five crops of each")
     alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1 (default: the checkpoint's)")
     flip: bool = flag(False, "average the scores with those of the mirrored frame")
     crf: bool = flag(False, "refine with a dense CRF (extra `crf`)")

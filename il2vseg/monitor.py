@@ -1,4 +1,4 @@
-"""What a training run shows and records: a progress bar, metrics.jsonl and TensorBoard scalars."""
+"""What a training run shows and records: a progress bar, metrics.jsonl, TensorBoard scalars and images."""
 
 import json
 import sys
@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from il2vseg.files import write_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from il2vseg.training import StepReport
 
 T = TypeVar("T")
+
+PIXELS = 4
+"""Side of a grid cell in the pictures."""
 
 
 class Monitor:
@@ -68,13 +73,40 @@ class Monitor:
             self._stage = report.stage
             self._task = self._progress.add_task(report.stage, total=report.steps)
         shown = " ".join(f"{k} {v:+.3f}" for k, v in report.losses.items())
+        if report.alive is not None:
+            shown = f"{report.alive} classes alive  {shown}"
         self._progress.update(self._task, completed=report.step + 1, description=f"{report.stage}  {shown}")
         record = {"stage": report.stage, "step": report.step, **report.losses}
+        if report.alive is not None:
+            record["alive"] = report.alive
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._total += 1
         for name, value in report.losses.items():
             self._writer.add_scalar(f"loss/{name}", value, self._total)
+        if report.alive is not None:
+            self._writer.add_scalar("prototypes/alive", report.alive, self._total)
+
+    def scores(self, colours: "Tensor", maps: "dict[str, Tensor]") -> None:
+        """Record a grid of pictures: a row an image; its colours, its score maps and the prediction.
+
+        Args:
+            colours: RGB (B, 3, h, w) in [0, 1].
+            maps: class distributions (B, C, h, w); the prediction is that of the last one. A distribution is
+                drawn as the mixture of its classes' colours.
+        """
+        import torch
+
+        from il2vseg.palette import default_palette
+
+        last = list(maps.values())[-1]
+        palette = torch.tensor(default_palette(last.shape[1]), device=last.device).float() / 255.0
+        prediction = torch.nn.functional.one_hot(last.argmax(1), last.shape[1]).movedim(3, 1).float()
+        columns = [torch.einsum("bchw,cr->brhw", m, palette) for m in (*maps.values(), prediction)]
+        row = torch.cat([colours, *columns], 3)
+        sheet = torch.cat(list(row), 1).repeat_interleave(PIXELS, 1).repeat_interleave(PIXELS, 2)
+        title = "frames, " + ", ".join(maps) + ", prediction"
+        self._writer.add_image(title, sheet.clamp(0.0, 1.0).cpu(), self._total)
 
 
 class Silence(Monitor):
@@ -100,4 +132,7 @@ class Silence(Monitor):
         return lambda items: items
 
     def step(self, report: "StepReport") -> None:
+        """Do nothing."""
+
+    def scores(self, colours: "Tensor", maps: "dict[str, Tensor]") -> None:
         """Do nothing."""

@@ -75,6 +75,24 @@ def iou_bars(
     _save(figure, path)
 
 
+def stability_curve(
+    path: Path, counts: Sequence[int], stability: Sequence[float], spread: Sequence[float], chosen: int
+) -> None:
+    """Draw how stable every number of classes is, with its standard deviation, and which was chosen.
+
+    Args:
+        path: picture to write.
+    """
+    figure, axes = _figure(6, 3)
+    axes.errorbar(counts, stability, spread, color=_SERIES[0], marker="o", markersize=4, capsize=2)
+    axes.axvline(chosen, color=_SERIES[1], linewidth=1.5)
+    axes.set_xticks(list(counts))
+    axes.set_xlabel("number of classes", color=_INK, fontsize=9)
+    axes.set_ylabel("adjusted Rand index", color=_INK, fontsize=9)
+    axes.set_title(f"Stability of the classes across scenes: {chosen}", loc="left", color=_INK, fontsize=11)
+    _save(figure, path)
+
+
 def confusion_matrix(
     path: Path, counts: NDArray[np.int64], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> None:

@@ -1,27 +1,35 @@
-"""Choosing the whitening without labels: the number of dimensions, and whether images are centred.
+"""Choosing the whitening without labels: the number of dimensions, and whether images are centred; and, when
+asked to, the number of classes.
 
 *Dimensions* follow from the number of classes asked for: one direction for every class and every pair of
 classes, k = C(C + 1)/2, at most 64. *Centring* is decided by cross-scene stability in the C + 1 leading
 dimensions: prototypes found in one part of the footage must label all of it as prototypes found in the
 other part do. Clusters that follow scenes rather than things fail that, and they are the failure that
 matters: between restarts on the same frames they are perfectly stable.
+
+*Number of classes* (`propose_classes`): the largest whose stability is within a standard deviation of the
+best one's, over its own splits and restarts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from il2vseg.clustering import over_clustered_prototypes
+from il2vseg.clustering import OVER_CLUSTERING, over_clustered_prototypes
+from il2vseg.errors import UserError
 from il2vseg.training import TokenBank, step_generator
 from il2vseg.whitening import TokenStatistics, Whitening
 
 MAX_COMPONENTS = 64
 TOKENS_PER_IMAGE = 96
 SAMPLED_IMAGES = 600
+MOST_CLASSES = 16
+"""The largest number of classes that is proposed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,32 @@ class Candidate:
     components: int
     centre: bool
     stability: float
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """A number of classes and the stability of its clusters: mean and standard deviation."""
+
+    num_classes: int
+    stability: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The number of classes proposed, and the curve that it was read from."""
+
+    num_classes: int
+    curve: tuple[ClassCount, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for num_classes.json."""
+        return {"num_classes": self.num_classes, "curve": [vars(c) for c in self.curve]}
+
+    def summary(self) -> str:
+        """One line for people."""
+        shown = ", ".join(f"{c.num_classes}: {c.stability:.2f}" for c in self.curve)
+        return f"number of classes: {self.num_classes} (stability across scenes {shown})"
 
 
 @dataclass(frozen=True)
@@ -76,7 +110,7 @@ def components_for(num_classes: int, dim: int) -> int:
     return min(num_classes * (num_classes + 1) // 2, MAX_COMPONENTS, dim)
 
 
-def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> float:
+def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> list[float]:
     """Agreement of clusters found in different parts of the footage.
 
     Two splits in the footage's order: its halves, and its alternate quarters.
@@ -84,7 +118,7 @@ def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> flo
     Args:
         z: whitened tokens (n, S, k) of n >= 2 images in order.
     Returns:
-        mean adjusted Rand index over all tokens, splits and restarts.
+        adjusted Rand index over all tokens, one a split and restart.
     """
     n = len(z)
     tokens = F.normalize(z, dim=2)
@@ -100,7 +134,50 @@ def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> flo
                 prototypes = over_clustered_prototypes(tokens[half].flatten(0, 1), num_classes, generator)
                 labels.append((tokens @ prototypes.T).argmax(2).flatten())
             scores.append(adjusted_rand_index(*labels))
-    return sum(scores) / len(scores)
+    return scores
+
+
+def _sample(bank: TokenBank) -> Callable[[Whitening], Tensor]:
+    """Whitened tokens (n, S, k) of images and positions spread evenly, by whatever whitening is asked for."""
+    every = torch.linspace(0, len(bank) - 1, min(len(bank), SAMPLED_IMAGES)).long()
+    generator = step_generator(0, "choose", 0)
+    positions = torch.rand(len(every), bank.grid[0] * bank.grid[1], generator=generator).argsort(1)
+    parts = list(zip(every.split(32), positions[:, :TOKENS_PER_IMAGE].split(32), strict=True))
+    return lambda whitening: torch.cat([whitening(bank.tokens(images), index) for images, index in parts])
+
+
+@torch.no_grad()
+def propose_classes(
+    bank: TokenBank,
+    statistics: TokenStatistics,
+    centre: bool | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = lambda items: items,
+) -> Proposal:
+    """Propose a number of classes from 2 to MOST_CLASSES, whatever the seed of the training.
+
+    Args:
+        centre: whether images are centred; None takes what is more stable, for every number.
+        progress: wraps the iteration over numbers.
+    Raises:
+        UserError: a single image has no scenes to compare.
+    """
+    if len(bank) < 2:
+        raise UserError("--num-classes auto compares scenes, and there is one image; say how many classes")
+    sample, dim = _sample(bank), len(statistics.total)
+    most = min(MOST_CLASSES, dim - 1, len(bank) // 2 * TOKENS_PER_IMAGE // OVER_CLUSTERING)
+    centrings = (False, True) if centre is None else (centre,)
+    tokens = [sample(statistics.whitening(most + 1, c)) for c in centrings]
+    curve = []
+    for k in progress(range(2, most + 1)):
+        scores = max((cross_scene_stability(z[..., : k + 1], k, 2) for z in tokens), key=fmean)
+        curve.append(ClassCount(k, round(fmean(scores), 4), round(pstdev(scores), 4)))
+    return Proposal(chosen_count(curve), tuple(curve))
+
+
+def chosen_count(curve: Sequence[ClassCount]) -> int:
+    """The largest number of classes within a standard deviation of the most stable one."""
+    best = max(curve, key=lambda c: c.stability)
+    return max(c.num_classes for c in curve if c.stability >= best.stability - best.spread)
 
 
 @torch.no_grad()
@@ -124,15 +201,11 @@ def choose_whitening(
         return Selection(components, centre, "centring set by the user")
     if len(bank) < 2:
         return Selection(components, False, "one image: no scenes to compare")
-    every = torch.linspace(0, len(bank) - 1, min(len(bank), SAMPLED_IMAGES)).long()
-    generator = step_generator(0, "choose", 0)
-    positions = torch.rand(len(every), bank.grid[0] * bank.grid[1], generator=generator).argsort(1)
-    parts = list(zip(every.split(32), positions[:, :TOKENS_PER_IMAGE].split(32), strict=True))
+    sample = _sample(bank)
     leading = min(num_classes + 1, dim)
     candidates = []
     for whitening in progress([statistics.whitening(leading, c) for c in (False, True)]):
-        z = torch.cat([whitening(bank.tokens(images), index) for images, index in parts])
-        stability = cross_scene_stability(z, num_classes)
+        stability = fmean(cross_scene_stability(sample(whitening), num_classes))
         candidates.append(Candidate(leading, whitening.centre, round(stability, 4)))
     best = max(candidates, key=lambda c: c.stability)
     criterion = "stability across scenes " + ", ".join(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from il2vseg.command import flag, parse, to_yaml
+from il2vseg.data.dataset import Crop
 from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, sha256_file, write_text
+from il2vseg.files import require_writable_dir, sha256_file, write_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from il2vseg.data import Dataset
     from il2vseg.model import Segmenter
     from il2vseg.processes import Processes
-    from il2vseg.selection import Selection
+    from il2vseg.selection import Proposal, Selection
     from il2vseg.training import Recipe, Trainer
     from il2vseg.whitening import Whitening
 
@@ -38,7 +39,10 @@ class TrainConfig:
     ] = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to train on")
-    num_classes: int = flag(3, "number of classes to find", metavar="K")
+    crop: Crop = flag("none", "train on whole images, their central squares, or five crops of each")
+    num_classes: int | Literal["auto"] = flag(
+        3, "number of classes to find; auto proposes one and shows its curve", metavar="K|auto"
+    )
     clusters: int | None = flag(
         None, "prototypes to keep when more than classes, to be named later", metavar="N"
     )
@@ -75,6 +79,12 @@ class TrainConfig:
     alpha: float | None = flag(
         None, "weight of the low-level branch at prediction, 0 to 1; default: the method's own"
     )
+    clustering: Literal["ward", "minibatch"] = flag(
+        "ward",
+        "how prototypes are found: over-cluster a sample of the codes and merge, or cosine mini-batch "
+        "k-means of all of them",
+    )
+    recluster: bool = flag(False, "in the end, replace the trained prototypes by clusters of the codes")
     seed: int = flag(0, "seed of everything random", metavar="S")
     out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
     cache: Path | None = flag(
@@ -99,10 +109,10 @@ def check(config: TrainConfig) -> None:
         ("accumulate", 1, None),
     ):
         value = getattr(config, name)
-        if value is not None and (value < low or (high is not None and value > high)):
+        if isinstance(value, int) and (value < low or (high is not None and value > high)):
             bound = f"from {low} to {high}" if high else f"at least {low}"
             raise UserError(f"--{name.replace('_', '-')} {value}: it is {bound}")
-    if config.clusters is not None and config.clusters < config.num_classes:
+    if isinstance(config.num_classes, int) and (config.clusters or 255) < config.num_classes:
         raise UserError(f"--clusters {config.clusters}: at least --num-classes {config.num_classes}")
     if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
         raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
@@ -119,6 +129,7 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
     """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
     from il2vseg.training import PRESETS, Recipe
 
+    assert isinstance(config.num_classes, int), "not yet proposed"
     scale: dict[str, Any] = {
         "batch": config.batch,
         "shares": config.accumulate,
@@ -129,6 +140,8 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
         num_classes=config.num_classes,
         clusters=config.clusters,
         seed=config.seed,
+        clustering=config.clustering,
+        recluster=config.recluster,
         **{**PRESETS[config.method], **{k: v for k, v in scale.items() if v is not None}, **(changes or {})},
     )
     if config.steps is None:
@@ -172,10 +185,11 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     from il2vseg.backbones import backbone_spec, build_backbone, check_size
     from il2vseg.checkpoint import assemble, save_checkpoint
     from il2vseg.data import open_dataset
+    from il2vseg.data.dataset import spread
     from il2vseg.features import FeatureCache, build_bank
     from il2vseg.monitor import Monitor, Silence
     from il2vseg.processes import join_processes
-    from il2vseg.selection import choose_whitening, token_statistics
+    from il2vseg.selection import choose_whitening, propose_classes, token_statistics
     from il2vseg.spec import ModelSpec
     from il2vseg.training import Trainer
     from il2vseg.weights import resolve_weights
@@ -188,22 +202,18 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     if processes.main:
         require_writable_dir(out)
     spec = backbone_spec(config.backbone)
-    recipe = recipe_of(config, changes)
-    dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
+    dataset = open_dataset(
+        config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, crop=config.crop
+    )
     size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
     check_size(size, spec.patch)
-    tokens = size[0] // spec.patch * (size[1] // spec.patch)
-    if recipe.prototypes > tokens:
-        raise UserError(
-            f"{recipe.prototypes} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "
-            "ask for fewer classes or a larger --size"
-        )
+    check_tokens(config, size, spec.patch)
     with processes.main_first():
         weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
     backbone = build_backbone(config.backbone, size, weights).to(processes.device)
     with Monitor(out) if processes.main else Silence() as monitor:
-        cache = FeatureCache(backbone, digest, config.cache, recipe.mixed_precision)
+        cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
         mine = math.ceil(len(dataset) / processes.count)
         bank = build_bank(dataset, cache, progress=monitor.track("features", mine), processes=processes)
         if dataset.skipped:
@@ -211,25 +221,39 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
 
-        def fit() -> "tuple[Selection, Whitening]":
+        def fit() -> "tuple[int, Selection, Whitening]":
             statistics = token_statistics(bank)
-            selection = choose_whitening(
-                bank,
-                statistics,
-                config.num_classes,
-                config.whitening,
-                config.centre,
-                monitor.track("whitening"),
-            )
-            return selection, statistics.whitening(selection.components, selection.centre)
+            classes = config.num_classes
+            if classes == "auto":
+                proposal = propose_classes(
+                    bank, statistics, config.centre, monitor.track("number of classes")
+                )
+                write_proposal(out, proposal)
+                monitor.say(proposal.summary())
+                classes = proposal.num_classes
+            whiten = monitor.track("whitening")
+            selection = choose_whitening(bank, statistics, classes, config.whitening, config.centre, whiten)
+            return classes, selection, statistics.whitening(selection.components, selection.centre)
 
-        selection, whitening = processes.from_main(fit)
+        num_classes, selection, whitening = processes.from_main(fit)
+        config = dataclasses.replace(config, num_classes=num_classes)
+        check_tokens(config, size, spec.patch)
+        recipe = recipe_of(config, changes)
         monitor.say(selection.summary())
         trainer = Trainer(bank, whitening, recipe, processes)
         monitor.begin(_restore(trainer, out) if config.resume else 0)
         if processes.main:
             write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
-        classifier = trainer.run(monitor.step, lambda: _save_state(trainer, out)).cpu()
+        shown = torch.tensor(spread(len(bank), PREVIEW_FRAMES))
+
+        def save() -> None:
+            _save_state(trainer, out)
+            if trainer.usage is not None and processes.main:
+                monitor.scores(trainer.bank.colours(shown, 1), trainer.score_maps(shown))
+
+        classifier = trainer.run(monitor.step, save)
+        monitor.scores(trainer.bank.colours(shown, 1), trainer.score_maps(shown))
+        classifier = classifier.cpu()
         model_spec = ModelSpec(
             method=config.method,
             backbone=config.backbone,
@@ -251,6 +275,30 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     if processes.main:
         print(f"{out}: trained on {len(bank)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
+
+
+def check_tokens(config: TrainConfig, size: tuple[int, int], patch: int) -> None:
+    """Make sure that a frame has as many tokens as there are prototypes, once their number is known.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    tokens = size[0] // patch * (size[1] // patch)
+    wanted = max(config.clusters or 0, config.num_classes if isinstance(config.num_classes, int) else 0)
+    if wanted > tokens:
+        raise UserError(
+            f"{wanted} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "
+            "ask for fewer classes or a larger --size"
+        )
+
+
+def write_proposal(out: Path, proposal: "Proposal") -> None:
+    """Write num_classes.json and num_classes.png: the number proposed and the curve behind it."""
+    from il2vseg.plots import stability_curve
+
+    write_json(out / "num_classes.json", proposal.to_dict())
+    counts, stability, spread = zip(*(vars(c).values() for c in proposal.curve), strict=True)
+    stability_curve(out / "num_classes.png", counts, stability, spread, proposal.num_classes)
 
 
 def _save_state(trainer: "Trainer", out: Path) -> None:

@@ -1,7 +1,7 @@
 """One training loop, six presets: kmeans, stego, smooseg, hp, eagle, il2vseg."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from il2vseg.losses import (
     hidden_positives,
     smoothness,
 )
-from il2vseg.model import Classifier, low_level_memberships
+from il2vseg.model import Classifier, low_level_memberships, low_level_scores
 from il2vseg.processes import Processes
 from il2vseg.spec import LowLevelSpec
 from il2vseg.whitening import Whitening
@@ -26,6 +26,7 @@ from il2vseg.whitening import Whitening
 Method = Literal["kmeans", "stego", "smooseg", "hp", "eagle", "il2vseg"]
 Stage = Literal["correspondence", "smoothness", "hidden_positives", "eigen_aggregation"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+Clustering = Literal["ward", "minibatch"]
 
 AUTOCAST: dict[MixedPrecision, torch.dtype] = {
     "no": torch.float32,
@@ -86,6 +87,11 @@ class Recipe:
     smoothness_weight: float = 0.3
     fused_weight: float = 0.3
     low_level: LowLevelSpec = field(default_factory=LowLevelSpec)
+    clustering: Clustering = "ward"
+    """How prototypes are found: over-clustering and Ward merging of a sample of the codes, or cosine
+    mini-batch k-means of all of them."""
+    recluster: bool = False
+    """Replace the trained prototypes by clusters of the final codes."""
 
     @property
     def prediction_alpha(self) -> float:
@@ -193,28 +199,39 @@ def channel_dropout(z: Tensor, rate: float, generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
+def code_batches(
+    classifier: Classifier, bank: TokenBank, images: Tensor, per_image: int, generator: Generator
+) -> Iterator[Tensor]:
+    """Codes (M, d), on the CPU, of `per_image` random tokens of each image (n,), 32 images at a time."""
+    n = bank.grid[0] * bank.grid[1]
+    for part in images.split(32):
+        positions = torch.rand(len(part), n, generator=generator).argsort(1)[:, :per_image]
+        tokens = bank.tokens(part)
+        z = classifier.whitening(tokens, positions.to(tokens.device))
+        yield classifier.head(z).flatten(0, 1).cpu()
+
+
 def sample_codes(classifier: Classifier, bank: TokenBank, seed: int, limit: int = 200_000) -> Tensor:
     """Codes (M, d), on the CPU, of tokens spread evenly over all images, at most about `limit`."""
     generator = step_generator(seed, "codes", 0)
-    h, w = bank.grid
-    per_image = max(1, min(h * w, limit // len(bank)))
-    codes = []
-    for images in torch.arange(len(bank)).split(32):
-        positions = torch.rand(len(images), h * w, generator=generator).argsort(1)[:, :per_image]
-        tokens = bank.tokens(images)
-        z = classifier.whitening(tokens, positions.to(tokens.device))
-        codes.append(classifier.head(z).flatten(0, 1).cpu())
-    return torch.cat(codes)
+    per_image = max(1, min(bank.grid[0] * bank.grid[1], limit // len(bank)))
+    every = torch.arange(len(bank))
+    return torch.cat(list(code_batches(classifier, bank, every, per_image, generator)))
 
 
 @dataclass
 class StepReport:
-    """What one optimisation step did."""
+    """What one optimisation step did.
+
+    Attributes:
+        alive: of a stage with prototypes, how many of them label at least one of the step's tokens.
+    """
 
     stage: str
     step: int
     steps: int
     losses: dict[str, float]
+    alive: int | None = None
 
 
 class Trainer:
@@ -244,6 +261,8 @@ class Trainer:
         # Half-precision gradients of the head would underflow; for the other precisions it does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
         self.position = (0, 0)
+        self.usage: Tensor | None = None
+        """Share of the last step's tokens that every prototype labels (C,); None before there are any."""
 
     def _check_shares(self) -> None:
         shares, batch = self.recipe.shares, min(self.recipe.batch, len(self.bank))
@@ -275,11 +294,12 @@ class Trainer:
             for i in range(step, steps):
                 losses = self.step(stage, i)
                 self.position = (index, i + 1)
-                report(StepReport(stage, i, steps, losses))
+                alive = None if self.usage is None else int((self.usage > 0).sum())
+                report(StepReport(stage, i, steps, losses, alive))
                 if (i + 1) % SAVE_EVERY == 0:
                     save()
             self.position = (index + 1, 0)
-        if "smoothness" not in dict(stages):
+        if "smoothness" not in dict(stages) or self.recipe.recluster:
             self.initialise_prototypes()
         return self.classifier.eval()
 
@@ -331,12 +351,17 @@ class Trainer:
         )
 
     def initialise_prototypes(self) -> None:
-        """Set the prototypes from the current codes: over-cluster and merge."""
+        """Set the prototypes from the current codes."""
 
         def find() -> Tensor:
-            codes = sample_codes(self.classifier, self.bank, self.recipe.seed)
             generator = step_generator(self.recipe.seed, "clusters", 0)
             k = len(self.classifier.global_prototypes)
+            if self.recipe.clustering == "minibatch":
+                n = self.bank.grid[0] * self.bank.grid[1]
+                order = torch.randperm(len(self.bank), generator=generator)
+                batches = code_batches(self.classifier, self.bank, order, n, generator)
+                return clustering.minibatch_kmeans(batches, k, generator)
+            codes = sample_codes(self.classifier, self.bank, self.recipe.seed)
             return clustering.over_clustered_prototypes(codes, k, generator)
 
         self.classifier.set_prototypes(self.processes.from_main(find))
@@ -362,9 +387,12 @@ class Trainer:
             losses = self._losses(stage, step, shares[i], generator)
             weight = len(shares[i]) / len(images)
             self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()
+            if stage == "smoothness":
+                losses["usage"] = self._usage
             for name, value in losses.items():
                 values[name] = values.get(name, 0.0) + weight * value.detach()
         self._add_up(values)
+        self.usage = values.pop("usage", None)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if stage == "smoothness":
@@ -468,6 +496,8 @@ class Trainer:
         codes = self._codes(z, generator)
         logits = c.logits(codes, c.global_prototypes.detach())
         p = logits.softmax(-1)
+        labels = logits.detach().argmax(-1).flatten()
+        self._usage = torch.bincount(labels, minlength=r.prototypes) / len(labels)
         other = derangement(len(images), generator)
         data = smoothness.data_loss(c.logits(codes.detach(), c.local_prototypes), logits)
         losses = {"smooth": r.smoothness_weight * smoothness.smoothness_loss(p, z, other), "data": data}
@@ -492,6 +522,15 @@ class Trainer:
             l_fs, l_reg = eigenfunction.eigenfunction_losses(f_f, gram)
             losses |= {"fs": r.gamma * l_fs, "reg": r.beta * l_reg}
         return losses
+
+    @torch.no_grad()
+    def score_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """P_seg = softmax(F_seg/τ), F_l and F_f at prediction of the images (B,), each (B, C, h, w)."""
+        c, r = self.classifier, self.recipe
+        tokens = self.bank.tokens(images).transpose(1, 2).unflatten(2, self.bank.grid)
+        p_seg = c(tokens)
+        f_l = low_level_scores(self.bank.colours(images, 1), p_seg, r.low_level)
+        return {"F_seg": p_seg, "F_l": f_l, "F_f": lowlevel.fuse(p_seg, f_l, r.prediction_alpha)}
 
     @torch.no_grad()
     def _low_level(self, images: Tensor, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

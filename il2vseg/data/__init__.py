@@ -38,7 +38,7 @@ def open_dataset(
     labelled: bool = False,
     seed: int = 0,
     limit: int | None = None,
-    crop: Crop = "resize",
+    crop: Crop = "none",
 ) -> Dataset:
     """Open a data set.
 
@@ -61,6 +61,6 @@ def open_dataset(
         raise UserError(f"a limit of {limit} images leaves nothing; it is at least 1")
     listing = DATASETS[name](Request(name, root, split, labelled, seed))
     parts: list[Part] = list(listing.parts)
-    if crop != "resize":
+    if crop != "none":
         parts = [CroppedPart(part, crop) for part in parts]
     return Dataset(name, listing.classes, parts, limit)

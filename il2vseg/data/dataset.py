@@ -109,7 +109,7 @@ class ClipPart:
             capture.release()
 
 
-Crop = Literal["resize", "center", "five"]
+Crop = Literal["none", "center", "five"]
 """How the literature fits images to a model: the whole image, its central square, or five crops of half
 its height and width (the corners and the centre), each a sample of its own."""
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +28,39 @@ class Config:
     fan: bool = flag(True, "use the fan")
     sweet: bool | None = flag(None, "sweet or not")
     note: str | None = flag(None, "a note")
+    eggs: int | Literal["some"] = flag(3, "how many eggs")
     config: Path | None = flag(None, "settings", metavar="FILE.yaml")
 
 
 def cake(*argv: str) -> Config:
     return parse(Config, "cake", list(argv))
+
+
+def test_a_number_or_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cake("--out", "x", "--eggs", "4").eggs == 4
+    assert cake("--out", "x", "--eggs", "some").eggs == "some"
+    for value in (5, "some"):
+        (tmp_path / "cake.yaml").write_text(f"eggs: {value}\n")
+        assert cake("--out", "x", "--config", str(tmp_path / "cake.yaml")).eggs == value
+    with pytest.raises(SystemExit):
+        cake("--out", "x", "--eggs", "many")
+    assert "--eggs: invalid int or some value: 'many'" in capsys.readouterr().err
+    (tmp_path / "cake.yaml").write_text("eggs: many\n")
+    with pytest.raises(UserError, match="eggs needs int or some, not 'many'"):
+        cake("--out", "x", "--config", str(tmp_path / "cake.yaml"))
+
+
+def test_a_positional_argument_has_no_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass
+    class Grid:
+        kind: Literal["a", "b"] = flag(MISSING, "which", positional=True)
+        seeds: int = flag(3, "how many")
+
+    assert parse(Grid, "grid", ["b", "--seeds", "1"]) == Grid("b", 1)
+    for argv in ([], ["c"]):
+        with pytest.raises(SystemExit):
+            parse(Grid, "grid", argv)
+        assert "kind" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_dataclass() -> None:

@@ -196,7 +196,7 @@ def test_crops_cut_image_and_mask_alike(tmp_path: Path) -> None:
         assert all(np.array_equal(s.labels, s.frame[..., 0] % 3) for s in samples)
         return samples
 
-    assert crops("resize")[0].frame.shape == (6, 10, 3)
+    assert crops("none")[0].frame.shape == (6, 10, 3)
     (center,) = crops("center")
     assert np.array_equal(center.frame[..., 0], ramp[:, 2:8])
     five = crops("five")

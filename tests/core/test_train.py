@@ -68,6 +68,42 @@ def test_resuming_after_a_kill_gives_the_same_checkpoint(
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+def test_a_folder_and_a_proposed_number_of_classes_are_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames(tmp_path / "footage", 6)
+    out = tmp_path / "out"
+    arguments = [
+        "--dataset",
+        "folder",
+        "--root",
+        tmp_path / "footage",
+        "--num-classes",
+        "auto",
+        "--crop",
+        "five",
+    ]
+    assert run(*arguments, "--limit", "20", "--out", out) == 0
+    proposal = json.loads((out / "num_classes.json").read_text())
+    assert f"number of classes: {proposal['num_classes']}" in capsys.readouterr().err
+    assert cv2.imread(str(out / "num_classes.png")) is not None
+    assert load_checkpoint(out).num_classes == proposal["num_classes"]
+    assert f"num_classes: {proposal['num_classes']}\n" in (out / "config.yaml").read_text()
+    assert read_spec(out).training_data.startswith("20 frames")
+
+
+def test_tensorboard_shows_score_maps_and_how_many_classes_are_alive(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run("--out", tmp_path) == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (image,) = events.Images("frames, F_seg, F_l, F_f, prediction")
+    assert (image.height, image.width) == (6 * 3 * 4, 5 * 4 * 4)  # 6 frames of 3x4 cells, 5 columns
+    assert [e.value for e in events.Scalars("prototypes/alive")] == [
+        json.loads(line)["alive"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()[5:]
+    ]
+
+
 def frames(folder: Path, count: int) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from il2vseg import clustering
 from il2vseg.errors import UserError
-from il2vseg.selection import adjusted_rand_index, choose_whitening, components_for, token_statistics
+from il2vseg.selection import (
+    ClassCount,
+    adjusted_rand_index,
+    choose_whitening,
+    chosen_count,
+    components_for,
+    propose_classes,
+    token_statistics,
+)
 from il2vseg.training import Method, Recipe, Trainer, derangement, step_generator
 
 SHORT = Recipe(
@@ -152,3 +161,60 @@ def test_rand_index_of_equal_and_unrelated_labelings() -> None:
     assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1.0)
     b = torch.randint(3, (3000,), generator=torch.Generator().manual_seed(0))
     assert abs(adjusted_rand_index(a, b)) < 0.01
+
+
+@pytest.mark.parametrize("recluster", [False, True])
+def test_mini_batch_prototypes_find_well_separated_classes(recluster: bool) -> None:
+    t = trainer(dataclasses.replace(SHORT, clustering="minibatch", recluster=recluster))
+    t.run()
+    assert adjusted_rand_index(labels(t), t.bank.truth.flatten()) > 0.98  # type: ignore[attr-defined]
+
+
+def test_mini_batch_centroids_are_the_running_means_of_their_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.nn.functional.normalize(torch.randn(4, 16, generator=generator), dim=1)
+    x = means.repeat_interleave(600, 0) + 0.05 * torch.randn(2400, 16, generator=generator)
+    batches = x[torch.randperm(2400, generator=generator)].split(300)
+    found = clustering.minibatch_kmeans(iter(batches), 4, generator)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    assert float((found @ means.T).amax(0).min()) > 0.99
+
+
+def test_living_prototypes_are_counted_over_all_shares() -> None:
+    t = trainer(dataclasses.replace(SHORT, shares=2))
+    seen: list[int | None] = []
+    t.run(lambda report: seen.append(report.alive))
+    assert seen == [None] * 6 + [3] * 8
+    assert t.usage is not None
+    assert float(t.usage.sum()) == pytest.approx(1.0)
+
+
+def test_score_maps_are_distributions_that_the_prediction_fuses() -> None:
+    t = trainer(SHORT)
+    t.run()
+    maps = t.score_maps(torch.arange(2))
+    assert list(maps) == ["F_seg", "F_l", "F_f"]
+    for scores in maps.values():
+        torch.testing.assert_close(scores.sum(1), torch.ones(2, 6, 8))
+    alpha = SHORT.prediction_alpha
+    torch.testing.assert_close(maps["F_f"], (1 - alpha) * maps["F_seg"] + alpha * maps["F_l"])
+
+
+def test_the_number_of_classes_that_the_scenes_agree_on_is_proposed() -> None:
+    bank = BandBank(images=16)
+    proposal = propose_classes(bank, token_statistics(bank))
+    assert proposal.num_classes == 3
+    stability = {c.num_classes: c.stability for c in proposal.curve}
+    assert stability[3] > 0.98 > stability[5]
+    assert proposal.to_dict()["curve"][1]["num_classes"] == 3
+
+
+def test_a_larger_number_counts_when_it_is_nearly_as_stable() -> None:
+    curve = [ClassCount(2, 0.8, 0.1), ClassCount(3, 0.71, 0.2), ClassCount(4, 0.69, 0.3)]
+    assert chosen_count(curve) == 3
+
+
+def test_one_image_has_no_scenes_to_compare() -> None:
+    bank = BandBank(images=1)
+    with pytest.raises(UserError, match="say how many classes"):
+        propose_classes(bank, token_statistics(bank))
