@@ -30,6 +30,7 @@ from il2vseg.command import flag, parse
 from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir, sha256_file
 from il2vseg.images import Frame, Labels, encode_image, read_frame
+from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import FILE_NAME, Manifest, verify_file
 from il2vseg.runtime.models import find_model
 from il2vseg.runtime.output import class_fractions
@@ -39,6 +40,8 @@ PROGRAM = "il2vseg.label"
 INDEX = "index.parquet"
 PARTS = "index.parts"
 SETTINGS = "label.json"
+FATAL = ""
+"""In place of a source: why the whole run has to end."""
 FLUSH_S = 5.0
 FILES_A_TASK = 16
 FRAMES_A_GROUP = 256
@@ -316,42 +319,57 @@ class Worker:
     """An engine in a process of its own, called with sources."""
 
     def __init__(self, job: Job) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._job = job
-        self._engine: Any = None
+        self._engine: Engine | None = None
 
     def __call__(self, table: Any) -> Any:
         """Label the files in the column `source` of an Arrow table; return their rows of the index.
 
-        Raises:
-            UserError: the model does not run here. OSError: the labels cannot be written.
+        What ends the whole run (the model does not run here, the disk is full) is the last row, with the
+        source FATAL: Ray would wrap an exception in its own.
         """
         import pyarrow as pa
 
+        rows = []
+        try:
+            for source in table.column("source").to_pylist():
+                rows.append(self.label(source))
+        except (UserError, OSError) as error:
+            rows.append({"source": FATAL, "error": f"{self.name}: {error}"})
+        return pa.Table.from_pylist(rows, schema=index_schema())
+
+    @property
+    def engine(self) -> Engine:
+        """The model, loaded at its first use: Ray starts an actor that fails at its start for ever."""
         if self._engine is None:
-            # Not at the start: Ray takes an exception there for a crash and tries again for ever.
             with model_folder(self._job.model) as folder:
                 self._engine = open_engine(
                     folder, self._job.provider, threads=self._job.threads, say=lambda _: None
                 )
-        rows = [self.label(source) for source in table.column("source").to_pylist()]
-        return pa.Table.from_pylist(rows, schema=index_schema())
+        return self._engine
 
     def label(self, source: str) -> dict[str, Any]:
-        """Label one file; return its row of the index."""
+        """Label one file; return its row of the index.
+
+        Raises:
+            UserError: the model does not run here. OSError: the labels cannot be written.
+        """
+        engine = self.engine
         started = time.perf_counter()
         row: dict[str, Any] = dict.fromkeys(index_schema().names)
         row |= {
             "source": source,
             "frames": 0,
-            "worker": f"{socket.gethostname()}:{os.getpid()}",
-            "provider": self._engine.provider,
+            "worker": self.name,
+            "provider": engine.provider,
         }
-        classes = len(self._engine.manifest.classes)
+        classes = len(engine.manifest.classes)
         sums = np.zeros(classes)
         writer = WRITERS[self._job.format](self._job.out, source)
         try:
             for number, frame in enumerate(self._frames(source)):
-                labels = self._engine(frame).labels
+                labels = engine(frame).labels
                 writer.add(number, labels)
                 sums += class_fractions(labels, classes)
                 row |= {"frames": number + 1, "height": labels.shape[0], "width": labels.shape[1]}
@@ -443,11 +461,7 @@ def start_ray(config: LabelConfig) -> int:
 
 
 def labelled(todo: list[str], job: Job, workers: int, gpus: float) -> Iterator[list[dict[str, Any]]]:
-    """Label files on Ray Data; yield the rows of the index as tasks end, in any order.
-
-    Raises:
-        UserError: the model does not run on a worker. OSError: labels cannot be written.
-    """
+    """Label files on Ray Data; yield the rows of the index as tasks end, in any order."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -465,29 +479,15 @@ def labelled(todo: list[str], job: Job, workers: int, gpus: float) -> Iterator[l
         num_cpus=job.threads,
         num_gpus=gpus,
     )
-    try:
-        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield table.to_pylist()
-    except Exception as error:
-        raise _cause(error) from None
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The worker's own exception inside Ray's, where that is one for the user."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, UserError | OSError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield table.to_pylist()
 
 
 def label(config: LabelConfig) -> str:
     """Label what is not labelled yet; return one line that says what was done.
 
     Raises:
-        UserError: bad settings, nothing to read, or a model that does not run.
-        OSError: labels cannot be written.
+        UserError: bad settings, nothing to read, a model that does not run, labels that cannot be written.
     """
     check(config)
     model = (
@@ -521,7 +521,11 @@ def label(config: LabelConfig) -> str:
 
 
 def _run(config: LabelConfig, job: Job, todo: list[str], index: Index) -> None:
-    """Label the files `todo` and record them."""
+    """Label the files `todo` and record them.
+
+    Raises:
+        UserError: Ray does not start, or a worker says that it cannot go on.
+    """
     import ray
     from rich.console import Console
     from rich.progress import Progress
@@ -531,7 +535,9 @@ def _run(config: LabelConfig, job: Job, todo: list[str], index: Index) -> None:
         with Progress(console=Console(file=sys.stderr)) as progress:
             bar = progress.add_task("labels", total=len(todo))
             for rows in labelled(todo, job, workers, config.gpus):
-                index.add(rows)
+                index.add([row for row in rows if row["source"] != FATAL])
+                if rows[-1]["source"] == FATAL:
+                    raise UserError(rows[-1]["error"])
                 progress.advance(bar, len(rows))
     finally:
         index.close()

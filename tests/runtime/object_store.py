@@ -1,6 +1,7 @@
 """As much of the S3 protocol as Arrow's client speaks, over a dictionary; one bucket, no signatures."""
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         data = self.body()
         if "uploads" in self.options:
-            name = f"upload{len(self.uploads)}"
+            name = uuid.uuid4().hex
             self.uploads[name] = {}
             self.answer(
                 200,

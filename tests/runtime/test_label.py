@@ -346,6 +346,16 @@ def test_bad_input_is_one_clear_line(
     assert not any("Traceback" in line for line in lines)
 
 
+def test_a_model_that_does_not_run_ends_the_run(
+    tmp_path: Path, model: Path, without_ray: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = write_archive(tmp_path / "archive", 1, size=(90, 120))
+    command = ["--source", archive, "--model", model, "--out", tmp_path / "out", "--provider", "tensorrt"]
+    assert label.main([str(c) for c in command]) == 2
+    assert "tensorrt" in capsys.readouterr().err.splitlines()[-1]
+    assert read_index(tmp_path / "out") == {}
+
+
 def test_a_disk_that_is_full_ends_the_run_and_is_no_fault_of_the_archive(
     tmp_path: Path, model: Path, without_ray: list[list[str]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -361,15 +371,4 @@ def test_a_disk_that_is_full_ends_the_run_and_is_no_fault_of_the_archive(
     archive, out = write_archive(tmp_path / "archive", 1, size=(90, 120)), tmp_path / "out"
     assert run("--source", archive, "--model", model, "--out", out) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert read_index(out).keys() <= {"broken.jpg"}
-
-
-def test_the_exception_of_a_worker_is_found_inside_those_of_ray() -> None:
-    class OfRay(Exception):
-        cause: BaseException | None = None
-
-    outer, inner = OfRay(), OfRay()
-    outer.__cause__, inner.cause = inner, label.UserError("no provider")
-    assert str(label._cause(outer)) == "no provider"
-    alone = ValueError("ours")
-    assert label._cause(alone) is alone
+    assert not [row for row in read_index(out).values() if row["error"] is None]
