@@ -89,7 +89,8 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
     if metavar := field.metadata.get("metavar"):
         options["metavar"] = metavar
     if field.metadata.get("positional"):
-        parser.add_argument(options.pop("dest"), **options)
+        # Optional to argparse, which would complain of it before it complains of a wrong flag.
+        parser.add_argument(options.pop("dest"), **options | {"nargs": "?", "default": None})
         return
     parser.add_argument(name, **options)
 
@@ -193,12 +194,12 @@ def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add_argument(parser, field, hints[field.name])
     flags = vars(parser.parse_args(argv))
-    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
+    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items() if v is not None}
     values: dict[str, Any] = {}
     if flags.get("config") is not None:
         values = _check(cls, read_yaml(flags["config"]), flags["config"])
     missing = [
-        "--" + f.name.replace("_", "-")
+        f.name if f.metadata.get("positional") else "--" + f.name.replace("_", "-")
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.default is f.default_factory is dataclasses.MISSING and f.name not in values | flags
     ]

@@ -71,6 +71,11 @@ class TrainConfig:
         "default: one a process",
         metavar="N",
     )
+    loss_memory: float | None = flag(
+        None,
+        "peak memory of a step's tensors at most: the batch is divided into as many shares as that takes",
+        metavar="GIB",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(
         None, "precision of backbone and head; default: that of `accelerate launch`, else no"
     )
@@ -187,6 +192,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     from il2vseg.data import open_dataset
     from il2vseg.data.dataset import spread
     from il2vseg.features import FeatureCache, build_bank
+    from il2vseg.memory import GIB, shares_within
     from il2vseg.monitor import Monitor, Silence
     from il2vseg.processes import join_processes
     from il2vseg.selection import choose_whitening, propose_classes, token_statistics
@@ -240,6 +246,13 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         check_tokens(config, size, spec.patch)
         recipe = recipe_of(config, changes)
         monitor.say(selection.summary())
+        if config.loss_memory is not None:
+            limit, batch = int(config.loss_memory * GIB), min(recipe.batch, len(bank))
+            dims = (backbone.dim, selection.components)
+            needed = processes.from_main(lambda: shares_within(limit, recipe, batch, bank.grid, *dims))
+            recipe = dataclasses.replace(recipe, shares=max(recipe.shares, needed))
+            config = dataclasses.replace(config, accumulate=recipe.shares)
+            monitor.say(f"shares of a batch: {recipe.shares}")
         trainer = Trainer(bank, whitening, recipe, processes)
         monitor.begin(_restore(trainer, out) if config.resume else 0)
         if processes.main:

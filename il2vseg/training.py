@@ -333,7 +333,7 @@ class Trainer:
         self.scaler.load_state_dict(description["scaler"])
         if step == 0:
             return
-        self.optimizer = self._optimizer(self.recipe.stages()[index][0])
+        self.optimizer = self.make_optimizer(self.recipe.stages()[index][0])
         values: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
@@ -341,7 +341,8 @@ class Trainer:
                 values.setdefault(int(i), {})[key] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": values})
 
-    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+    def make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        """A fresh optimiser of a stage."""
         r, c = self.recipe, self.classifier
         head: dict[str, Any] = {"params": c.head.parameters()}
         if stage != "smoothness":
@@ -370,7 +371,7 @@ class Trainer:
         """Set up a stage: its optimiser and, for smoothness, the prototypes."""
         if stage == "smoothness":
             self.initialise_prototypes()
-        self.optimizer = self._optimizer(stage)
+        self.optimizer = self.make_optimizer(stage)
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimisation step; returns the values of the losses, over all shares and processes."""
