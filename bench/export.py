@@ -46,6 +46,9 @@ FORMS: dict[str, str | None] = {
 FCM, TILED, WHOLE = "fcm", "low-level-tiled", "low-level-whole"
 """What else is measured in a process of its own."""
 
+FRAMES = 8
+"""How many frames the forms are to agree on."""
+
 FCM_GRID, FCM_CLASSES, FCM_ITERATIONS = (40, 40), 27, 10
 SIZES = ((336, 448), (224, 322))
 """The second is 224x320 in whole patches of 14."""
@@ -66,9 +69,8 @@ class ExportBenchConfig:
     backbone: str = flag("dinov2_vits14", "feature extractor", metavar="NAME")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     checkpoint: Path | None = flag(None, "a trained model instead of a random one", metavar="DIR")
-    frames: Path | None = flag(
-        None, "frames to agree on, and to calibrate on; default: synthetic scenes", metavar="DIR|CLIP"
-    )
+    calib: Path | None = flag(None, "frames to calibrate on; default: synthetic scenes", metavar="DIR|CLIP")
+    verify: Path | None = flag(None, "frames to agree on; default: synthetic scenes", metavar="DIR|CLIP")
     rounds: int = flag(9, "times that each form is measured; the median counts", metavar="N")
     threads: int = flag(2, "threads of every form", metavar="N")
     only: str | None = flag(None, "print the peak memory of this form, as JSON, and end", metavar="FORM")
@@ -292,8 +294,8 @@ def measure(
     folders: dict[Size, Path] = {}
     for size in [config.size] if config.size else SIZES:
         where = folders[size] = folder / "x".join(map(str, size))
-        write_files(segmenter_of(config, size), where, config.frames, say)
-        frames[size] = [frame[None] for _, frame in verification_frames(config.frames, size)]
+        write_files(segmenter_of(config, size), where, config.calib, say)
+        frames[size] = [frame[None] for _, frame in verification_frames(config.verify, size, FRAMES)]
         for form in FORMS:
             try:
                 runners[size, form] = open_form(form, where, config, size)
@@ -303,10 +305,11 @@ def measure(
     cases = {key: partial(run, frames[key[0]][0]) for key, run in runners.items()}
     medians = interleaved(cases, config.rounds)
     rows = {}
+    expected = {size: [runners[size, EAGER](f)[0] for f in frames[size]] for size in folders}
     for (size, form), run in runners.items():
         say(f"{form}: agreement and memory")
-        eager = runners[size, EAGER]
-        agreement = np.mean([(run(f)[0] == eager(f)[0]).mean() for f in frames[size]])
+        pairs = zip(frames[size], expected[size], strict=True)
+        agreement = np.mean([(run(frame)[0] == labels).mean() for frame, labels in pairs])
         peak, file = alone(form, folders[size], config, size), FORMS[form]
         mib = (folders[size] / file).stat().st_size / 2**20 if file else None
         rows[size, form] = Row(medians[size, form], peak, mib, float(agreement))

@@ -1,0 +1,39 @@
+"""OpenVINO behind the same protocol as every other provider."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from il2vseg.errors import UserError
+from il2vseg.images import Frame, resize_frame
+from il2vseg.runtime.providers import open_engine
+
+from .conftest import SIZE, build_graph, needs, write_model
+
+needs("openvino", "openvino")
+
+
+def test_it_computes_what_onnx_runtime_does(model: Path, frames: list[Frame]) -> None:
+    lines: list[str] = []
+    engine = open_engine(model, "openvino", threads=1, say=lines.append)
+    assert lines == ["model threshold: model.onnx (fp32) on provider openvino"]
+    frame = resize_frame(frames[0], SIZE)[None]
+    labels, scores = engine.infer(frame)
+    expected = open_engine(model, "cpu", say=lines.append).infer(frame)
+    np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+    assert (labels == expected[0]).mean() > 0.999
+    again = scores.copy()
+    engine.infer(resize_frame(frames[-1], SIZE)[None])
+    np.testing.assert_array_equal(scores, again)  # results are copies, not views of its buffers
+    engine.close()
+
+
+def test_a_graph_that_it_cannot_load_is_one_line(make_model: Callable[[str], Path]) -> None:
+    folder, graph = make_model("m"), build_graph()
+    graph.graph.node[4].op_type = "NoSuchOperator"
+    write_model(folder, graph)
+    with pytest.raises(UserError, match="OpenVINO cannot load it") as caught:
+        open_engine(folder, "openvino")
+    assert "\n" not in str(caught.value)
