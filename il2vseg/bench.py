@@ -12,6 +12,7 @@ from il2vseg.command import flag, parse
 from il2vseg.errors import run_command
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import Tensor
 
     from il2vseg.model import Segmenter
@@ -21,6 +22,11 @@ PROGRAM = "il2vseg.bench"
 
 Cases = dict[str, Callable[[], object]]
 Key = TypeVar("Key", bound=Hashable)
+
+BACKBONE = "backbone alone, eager"
+STEP = "step, il2vseg (smoothness), cached tokens"
+NO_CORR, NO_EIGEN = "the same without L_corr", "the same without L_fs and L_reg"
+NO_FUSED, NO_BRANCH = "the same without L_fused", "the same without L_fs, L_reg, L_fused: no low-level branch"
 
 
 @dataclass
@@ -114,7 +120,7 @@ def frame_cases(segmenter: "Segmenter", model: Path, threads: int) -> Cases:
     return {
         "frame, eager": lambda: eager(frame),
         "frame, ONNX Runtime": lambda: exported(frame),
-        "backbone alone, eager": backbone,
+        BACKBONE: backbone,
         "low-level branch alone, eager": low_level,
     }
 
@@ -156,12 +162,61 @@ def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
         trainer.begin(stage)
         return lambda: trainer.step(stage, 0)
 
+    def second_stage(**changes: float) -> Callable[[], object]:
+        return case(Recipe(num_classes=num_classes, **changes), "smoothness")  # type: ignore[arg-type]
+
     return {
         "step, stego (correspondence)": case(
             Recipe(method="stego", num_classes=num_classes), "correspondence"
         ),
         "step, smooseg (smoothness)": case(Recipe(method="smooseg", num_classes=num_classes), "smoothness"),
-        "step, il2vseg (smoothness)": case(Recipe(method="il2vseg", num_classes=num_classes), "smoothness"),
+        "step, hp": case(Recipe(method="hp", num_classes=num_classes), "hidden_positives"),
+        "step, eagle": case(Recipe(method="eagle", num_classes=num_classes), "eigen_aggregation"),
+        STEP: second_stage(),
+        NO_CORR: second_stage(correspondence_weight=0.0),
+        NO_EIGEN: second_stage(gamma=0.0, beta=0.0),
+        NO_FUSED: second_stage(fused_weight=0.0),
+        NO_BRANCH: second_stage(gamma=0.0, beta=0.0, fused_weight=0.0),
+    }
+
+
+def loss_shares(medians: Mapping[str, float]) -> dict[str, float]:
+    """The share of an il2vseg step, in %, that each loss takes: what the step saves without it."""
+    whole = medians[STEP]
+    corr, eigen, fused = (whole - medians[name] for name in (NO_CORR, NO_EIGEN, NO_FUSED))
+    branch = whole - medians[NO_BRANCH] - eigen - fused
+    saved = {
+        "L_corr": corr,
+        "L_fs + L_reg": eigen,
+        "L_fused": fused,
+        "low-level branch": branch,
+        "L_smo, data term, tokens, optimiser": whole - corr - eigen - fused - branch,
+    }
+    return {name: 100.0 * value / whole for name, value in saved.items()}
+
+
+def uncached_step(medians: Mapping[str, float], backbone: float) -> float:
+    """Milliseconds of an il2vseg step whose frames and jittered copies pass the backbone first.
+
+    Args:
+        backbone: milliseconds of one frame.
+    """
+    from il2vseg.training import Recipe
+
+    return medians[STEP] + 2 * Recipe().batch * backbone
+
+
+def coco_memory() -> dict[str, float]:
+    """Peak GiB of a training step of COCO-Stuff size: 320x320, 27 classes, by backbone and batch."""
+    from il2vseg.memory import GIB, step_memory
+    from il2vseg.training import Recipe
+
+    recipe = Recipe(num_classes=27)
+    sizes = {"ViT-S/8": 384, "ViT-B/8": 768}
+    return {
+        f"{name}, batch {batch}": step_memory(recipe, batch, (40, 40), dim) / GIB
+        for name, dim in sizes.items()
+        for batch in (16, 32)
     }
 
 
@@ -169,7 +224,6 @@ def bench(config: BenchConfig) -> None:
     """Measure and print one table."""
     import torch
     from rich.console import Console
-    from rich.table import Table
 
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
@@ -180,16 +234,26 @@ def bench(config: BenchConfig) -> None:
         medians = interleaved(
             frame_cases(segmenter, Path(folder) / "model.onnx", config.threads), config.rounds
         )
-        medians |= interleaved(training_cases(backbone.grid, backbone.dim, config.num_classes), config.rounds)
+        steps = interleaved(training_cases(backbone.grid, backbone.dim, config.num_classes), config.rounds)
+        medians |= steps
+        medians["step, il2vseg (smoothness), uncached tokens"] = uncached_step(steps, medians[BACKBONE])
+        memory = coco_memory()
     height, width = config.size
-    table = Table(
-        title=f"{config.backbone}, {height}x{width}, {config.num_classes} classes, {config.threads} threads"
-    )
-    table.add_column("case")
-    table.add_column("median ms", justify="right")
-    for name, milliseconds in medians.items():
-        table.add_row(name, f"{milliseconds:.1f}")
-    console.print(table)
+    title = f"{config.backbone}, {height}x{width}, {config.num_classes} classes, {config.threads} threads"
+    console.print(_table(title, "median ms", medians, "{:.1f}"))
+    console.print(_table("of an il2vseg step", "%", loss_shares(steps), "{:.0f}"))
+    console.print(_table("peak memory of a step, 320x320, 27 classes", "GiB", memory, "{:.2f}"))
+
+
+def _table(title: str, unit: str, values: Mapping[str, float], form: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column(unit, justify="right")
+    for name, value in values.items():
+        table.add_row(name, form.format(value))
+    return table
 
 
 def main(argv: list[str] | None = None) -> int:

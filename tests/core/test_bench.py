@@ -1,6 +1,7 @@
 import pytest
 
-from il2vseg.bench import BenchConfig, bench, interleaved
+from il2vseg import bench as module
+from il2vseg.bench import BenchConfig, bench, interleaved, loss_shares, uncached_step
 
 
 def test_cases_take_turns_after_one_warm_up_each() -> None:
@@ -11,8 +12,31 @@ def test_cases_take_turns_after_one_warm_up_each() -> None:
     assert all(m >= 0 for m in medians.values())
 
 
-def test_table_has_a_row_for_every_hot_path(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_takes_what_the_step_saves_without_it() -> None:
+    medians = {
+        module.STEP: 100.0,
+        module.NO_CORR: 70.0,
+        module.NO_EIGEN: 80.0,
+        module.NO_FUSED: 95.0,
+        module.NO_BRANCH: 60.0,
+    }
+    shares = loss_shares(medians)
+    assert list(shares.values()) == [30.0, 20.0, 5.0, 15.0, 30.0]
+    assert uncached_step(medians, 10.0) == 100.0 + 2 * 16 * 10.0
+
+
+def test_table_has_a_row_for_every_hot_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "coco_memory", lambda: {"ViT-S/8, batch 32": 0.25})
     bench(BenchConfig(backbone="tiny", size=(96, 128), num_classes=3, rounds=1, threads=1))
     shown = capsys.readouterr().out
-    for name in ("frame, eager", "frame, ONNX Runtime", "low-level branch", "step, il2vseg"):
+    for name in (
+        "frame, eager",
+        "frame, ONNX Runtime",
+        "low-level branch",
+        "step, il2vseg",
+        "L_fs + L_reg",
+        "0.25",
+    ):
         assert name in shown
