@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -73,6 +73,9 @@ class Thread(Processes):
 
     def from_main(self, make: Callable[[], T]) -> T:
         return self._exchange(make() if self.main else None)[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        return self._exchange(value)
 
     def sum(self, values: list[Tensor]) -> list[Tensor]:
         return [torch.stack(column).sum(0) for column in zip(*self._exchange(values), strict=True)]
@@ -328,6 +331,66 @@ class Fake(torch.nn.Module):
 
 def cache(folder: Path) -> features.FeatureCache:
     return features.FeatureCache(Fake(), "0" * 12, folder)  # type: ignore[arg-type]
+
+
+class Far(Thread):
+    """A process on a machine of its own: it does not see the files of the others."""
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = super().gather(value)
+        for rank, (paths, *rest) in enumerate(values):
+            if rank != self.rank:
+                values[rank] = ([path.with_name("elsewhere.npy") for path in paths], *rest)
+        return values
+
+
+def build_together(
+    datasets: list[Dataset], folder: Path, kind: type[Thread] = Thread
+) -> list[features.FeatureBank | UserError]:
+    """The banks, or errors, of one process for each data set."""
+    barrier, table = threading.Barrier(len(datasets)), dict[int, object]()
+    banks: dict[int, features.FeatureBank | UserError] = {}
+
+    def build(rank: int) -> None:
+        try:
+            banks[rank] = features.build_bank(
+                datasets[rank], cache(folder), processes=kind(rank, barrier, table)
+            )
+        except UserError as error:
+            banks[rank] = error
+
+    threads = [threading.Thread(target=build, args=(rank,)) for rank in range(len(datasets))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [banks[rank] for rank in sorted(banks)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])  # nine processes: some get nothing
+def test_processes_read_a_data_set_together(count: int, tmp_path: Path) -> None:
+    folder = images(tmp_path / "frames", 7, frozenset({2}))
+    alone = features.build_bank(open_dataset("folder", folder, "train"), cache(tmp_path / "alone"))
+    datasets = [open_dataset("folder", folder, "train") for _ in range(count)]
+    every = torch.arange(6)
+    for bank, dataset in zip(build_together(datasets, tmp_path), datasets, strict=True):
+        assert isinstance(bank, features.FeatureBank)
+        torch.testing.assert_close(bank.tokens(every), alone.tokens(every))
+        torch.testing.assert_close(bank.view_tokens(every), alone.view_tokens(every))
+        torch.testing.assert_close(bank.colours(every, 2), alone.colours(every, 2))
+        assert len(dataset.skipped) == 1
+
+
+def test_processes_that_do_not_share_a_cache_or_find_nothing_say_so(tmp_path: Path) -> None:
+    folder = images(tmp_path / "frames", 4)
+    datasets = [open_dataset("folder", folder, "train") for _ in range(2)]
+    for error in build_together(datasets, tmp_path, Far):
+        assert isinstance(error, UserError)
+        assert "--cache must be a folder that all share" in str(error)
+    folder = images(tmp_path / "broken", 2, frozenset({0, 1}))
+    datasets = [open_dataset("folder", folder, "train") for _ in range(2)]
+    for error in build_together(datasets, tmp_path):
+        assert "none of 2 images could be read" in str(error)
 
 
 RACER = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,25 @@ def test_a_run_that_stops_keeps_what_it_did(
     assert run(*command) == 0
     assert not done & set(without_ray[1]) - {"broken.jpg"}
     assert len(read_index(out)) == 9
+
+
+def test_an_index_cut_off_while_it_was_merged_holds_every_source_once(tmp_path: Path) -> None:
+    def row(source: str, error: str | None = None) -> dict[str, Any]:
+        return dict.fromkeys(label.index_schema().names) | {"source": source, "frames": 1, "error": error}
+
+    out = Place.of(str(tmp_path))
+    index = label.Index(out)
+    index.add([row("a"), row("b", "unreadable")])
+    index.flush()
+    index.add([row("b"), row("c")])
+    index.flush()
+    shutil.copytree(tmp_path / label.PARTS, tmp_path / "kept")
+    index.close()
+    shutil.copytree(tmp_path / "kept", tmp_path / label.PARTS)  # as if the parts had not been deleted yet
+    again = label.Index(out)
+    assert again.done == {"a", "b", "c"}
+    assert set(read_index(tmp_path)) == {"a", "b", "c"}
+    assert not (tmp_path / label.PARTS).exists()
 
 
 @pytest.mark.parametrize(
