@@ -357,12 +357,14 @@ def bench(config: ExportBenchConfig) -> None:
     for threads, times in fcm.items():
         for name, milliseconds in times.items():
             speed_up = f"{times[SCIKIT] / milliseconds:.1f}x" if SCIKIT in times else ""
-            case = f"FCM {FCM_GRID[0]}x{FCM_GRID[1]}x{FCM_CLASSES}, {FCM_ITERATIONS} iterations, "
-            table.add_row(f"{case}{threads} threads: {name}", f"{milliseconds:.2f}", speed_up)
+            case = f"FCM, {threads} thread{'s' * (threads > 1)}: {name}"
+            table.add_row(case, f"{milliseconds:.2f}", speed_up)
     table.add_section()
     for only, tile in tiles.items():
-        table.add_row(f"low-level branch, 1280x720, {tile} affinity rows", "", "", f"+{large[only]}")
+        table.add_row(f"1280x720 low-level, tiles of {tile}", "", "", f"+{large[only]}")
     console.print(table)
+    grid = "x".join(map(str, FCM_GRID))
+    console.print(f"FCM: {grid} cells, {FCM_CLASSES} classes, {FCM_ITERATIONS} iterations, plain")
     for (height, width), share in shares.items():
         console.print(f"low-level branch, fusion and upsampling at {height}x{width}: {share:.1%} of fp32")
 
