@@ -1,24 +1,110 @@
 """From the configuration to the parts of a run."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from il2vseg.errors import UserError
 from il2vseg.files import require_writable_dir
-from il2vseg.runtime.config import RunConfig
+from il2vseg.runtime.config import RunConfig, targets
 
 if TYPE_CHECKING:
     from il2vseg.images import Labels
+    from il2vseg.runtime.engine import Backend
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
     from il2vseg.runtime.marine import Scene
+    from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
+    from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import Source, SourceOptions
     from il2vseg.runtime.sources.base import Report
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source on its way to its sinks.
+
+    Attributes:
+        config: its own configuration, of one source. name: of the source, for messages.
+        windows: the sinks that the main thread has to show.
+    """
+
+    config: RunConfig
+    name: str
+    source: "Source"
+    pipeline: "Pipeline"
+    windows: "Sequence[WindowSink]"
+
+    @property
+    def total(self) -> int | None:
+        """Frames to come in all, where that is known."""
+        return self.config.max_frames or self.source.total
+
+
+def open_streams(
+    configs: Sequence[RunConfig], manifest: "Manifest", backend: "Backend", stack: ExitStack
+) -> list[Stream]:
+    """Open the sources and sinks of every stream, or none of them.
+
+    Args:
+        configs: of one source each, see `config.streams`. backend: of all of them.
+        stack: closes the sources; the pipelines close their sinks at the end of their run.
+    Raises:
+        UserError: a source or a sink cannot be opened.
+    """
+    opened = []
+    with ExitStack() as unused:
+        for config in configs:
+            stream, sinks = _open_stream(config, manifest, backend, stack)
+            for sink in sinks:
+                unused.callback(sink.close)
+            opened.append(stream)
+        unused.pop_all()
+    return opened
+
+
+def _open_stream(
+    config: RunConfig, manifest: "Manifest", backend: "Backend", stack: ExitStack
+) -> "tuple[Stream, Sequence[Sink]]":
+    from il2vseg.runtime.engine import Engine
+    from il2vseg.runtime.engine_guard import EngineGuard
+    from il2vseg.runtime.events import EventLog
+    from il2vseg.runtime.histogram import Latencies
+    from il2vseg.runtime.overlay import Overlay
+    from il2vseg.runtime.pipeline import Pipeline
+    from il2vseg.runtime.sinks.window import WindowSink
+    from il2vseg.runtime.sources import open_source
+    from il2vseg.runtime.stabilise import Smoother
+
+    (target,) = targets(config)
+    events, latencies = EventLog(), Latencies()
+    stabiliser = (
+        None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
+    )
+    engine = Engine(manifest, backend, stabiliser)
+    analyse = marine_layer(config, manifest, events)
+    source = stack.enter_context(
+        open_source(target, source_options(config), events.emit, camera=config.camera is not None)
+    )
+    sinks = open_sinks(config, source, manifest, latencies, events.emit)
+    overlay = Overlay(manifest.classes, config.opacity)
+    pipeline = Pipeline(
+        source,
+        EngineGuard(engine, lambda: engine, events.emit),
+        manifest.class_names,
+        sinks,
+        lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps, o.scene),
+        events,
+        max_frames=config.max_frames,
+        latencies=latencies,
+        analyse=analyse,
+    )
+    windows = [sink for sink in sinks if isinstance(sink, WindowSink)]
+    return Stream(config, target, source, pipeline, windows), sinks
 
 
 def source_options(config: RunConfig) -> "SourceOptions":
@@ -66,7 +152,7 @@ def _sinks(
 
     yield LogSink()
     if config.window:
-        yield WindowSink()
+        yield WindowSink(f"IL2Vseg {targets(config)[0]}")
     if config.save_labels is not None:
         yield LabelSink(config.save_labels)
     if config.save_video is not None:
@@ -109,8 +195,8 @@ def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: 
     from il2vseg.runtime.sources import shown_name
     from il2vseg.runtime.web.state import State
 
-    target = config.source if config.camera is None else f"camera {config.camera}"
-    state = State(manifest, shown_name(str(target)), latencies)
+    (target,) = targets(config)
+    state = State(manifest, shown_name(target) if config.camera is None else f"camera {target}", latencies)
     sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
     print(f"page: {sink.url}", file=sys.stderr)
     return sink

@@ -4,34 +4,36 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from il2vseg.command import parse
 from il2vseg.errors import UserError, run_command
-from il2vseg.runtime.config import RunConfig, check
+from il2vseg.runtime.config import RunConfig, check, streams
 
 if TYPE_CHECKING:
+    from il2vseg.runtime.assembly import Stream
+    from il2vseg.runtime.engine import Backend
     from il2vseg.runtime.pipeline import Pipeline
-    from il2vseg.runtime.sources import Source
 
 PROGRAM = "il2vseg-run"
+_IDLE_S = 0.05
 _STALL_S = 10.0
 """A stage that does not move for so long is not fed to the watchdog of systemd any more."""
 
 
 @contextmanager
-def _stop_on_signals(pipeline: "Pipeline") -> Iterator[None]:
+def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Let SIGINT and SIGTERM end the run in good order."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        pipeline.stop()
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in numbers]
+    before = [signal.signal(number, handle) for number in numbers]
     try:
         yield
     finally:
@@ -40,7 +42,7 @@ def _stop_on_signals(pipeline: "Pipeline") -> Iterator[None]:
 
 
 def run(config: RunConfig) -> None:
-    """Run as configured until the source ends or a signal comes.
+    """Run as configured until the sources end or a signal comes.
 
     Raises:
         UserError: bad settings, no source, no model, or a file that cannot be written.
@@ -50,85 +52,89 @@ def run(config: RunConfig) -> None:
     # A damaged stream makes FFmpeg and OpenCV print several lines a frame, for days; we report events.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    from il2vseg.runtime.assembly import marine_layer, open_sinks, source_options
-    from il2vseg.runtime.engine_guard import EngineGuard
-    from il2vseg.runtime.events import EventLog
-    from il2vseg.runtime.histogram import Latencies
+    from il2vseg.runtime.assembly import open_streams
+    from il2vseg.runtime.manifest import Manifest
     from il2vseg.runtime.models import find_model
     from il2vseg.runtime.notify import Notifier
-    from il2vseg.runtime.overlay import Overlay
-    from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.progress import Progress
     from il2vseg.runtime.providers import open_engine
-    from il2vseg.runtime.sinks.window import WindowSink
-    from il2vseg.runtime.sources import open_source
-    from il2vseg.runtime.stabilise import Smoother
+    from il2vseg.runtime.shared import SharedBackend
 
-    events = EventLog()
-    load = partial(
-        open_engine,
-        find_model(config.model),
-        config.provider,
-        precision=config.precision,
-        threads=config.threads,
-        stabiliser=None
-        if config.stabilise == "off"
-        else Smoother(config.smoothing, flow=config.stabilise == "flow"),
-    )
-    engine = load()
-    manifest = engine.manifest
-    guard = EngineGuard(engine, load, events.emit)
-    overlay = Overlay(manifest.classes, config.opacity)
-    target = config.source if config.camera is None else config.camera
-    assert target is not None
-    options = source_options(config)
-    with open_source(target, options, events.emit, camera=config.camera is not None) as source:
-        latencies = Latencies()
-        analyse = marine_layer(config, manifest, events)
-        sinks = open_sinks(config, source, manifest, latencies, events.emit)
-        pipeline = Pipeline(
-            source,
-            guard,
-            manifest.class_names,
-            sinks,
-            lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps, o.scene),
-            events,
-            max_frames=config.max_frames,
-            latencies=latencies,
-            analyse=analyse,
-        )
-        windows = [s for s in sinks if isinstance(s, WindowSink)]
-        progress = Progress(pipeline, config.max_frames or source.total)
+    folder = find_model(config.model)
+    parts = streams(config)
+
+    def load() -> "Backend":
+        engine = open_engine(folder, config.provider, precision=config.precision, threads=config.threads)
+        return engine.backend
+
+    with ExitStack() as stack:
+        backend = SharedBackend(load, users=len(parts))
+        stack.callback(backend.shutdown)
+        opened = open_streams(parts, Manifest.load(folder), backend, stack)
+        progress = Progress([stream.pipeline for stream in opened], [stream.total for stream in opened])
+        stack.callback(progress.close)
+
+        def stop() -> None:
+            for stream in opened:
+                stream.pipeline.stop()
 
         def idle() -> None:
             progress.update()
-            if not pipeline.stalled(_STALL_S):
+            if not any(stream.pipeline.stalled(_STALL_S) for stream in opened):
                 notifier.alive()
-            if not all(window.show() for window in windows):
-                pipeline.stop()
+            if not all(window.show() for stream in opened for window in stream.windows):
+                stop()
 
         notifier = Notifier()
         notifier.send("READY=1")
         start = time.monotonic()
         try:
-            with _stop_on_signals(pipeline):
-                pipeline.run(idle)
+            with _stop_on_signals(stop):
+                _run_together([stream.pipeline for stream in opened], idle)
         finally:
             notifier.send("STOPPING=1")
             progress.close()
-            guard.close()
-        _finish(config, pipeline, source, time.monotonic() - start)
+        for stream in opened:
+            _finish(stream, time.monotonic() - start)
 
 
-def _finish(config: RunConfig, pipeline: "Pipeline", source: "Source", seconds: float) -> None:
-    """Report on a finished run."""
-    if not pipeline.frames and source.skipped:
-        raise UserError(f"{config.source}: none of {source.skipped} frames could be read")
+def _run_together(pipelines: "Sequence[Pipeline]", idle: Callable[[], None]) -> None:
+    """Run pipelines until all have ended; the failure of one ends the others, and is raised.
+
+    Args:
+        idle: called in this thread, over and over.
+    """
+
+    def stop() -> None:
+        for pipeline in pipelines:
+            pipeline.stop()
+
+    with ThreadPoolExecutor(len(pipelines), "pipeline") as pool:
+        runs = [pool.submit(pipeline.run) for pipeline in pipelines]
+        try:
+            pending = set(runs)
+            while pending:
+                done, pending = wait(pending, _IDLE_S, FIRST_COMPLETED)
+                idle()
+                if any(run.exception() for run in done):
+                    stop()
+        except BaseException:
+            stop()
+            raise
+    for run in runs:
+        run.result()
+
+
+def _finish(stream: "Stream", seconds: float) -> None:
+    """Report on a finished stream."""
+    config, pipeline, skipped = stream.config, stream.pipeline, stream.source.skipped
+    if not pipeline.frames and skipped:
+        raise UserError(f"{stream.name}: none of {skipped} frames could be read")
     parts = [f"{pipeline.frames} frames in {seconds:.1f} s ({pipeline.frames / max(seconds, 1e-9):.1f} fps)"]
     parts += [
         f"{count} {what}"
         for count, what in (
-            (source.skipped, "unreadable and skipped"),
+            (skipped, "unreadable and skipped"),
             (pipeline.dropped, "dropped"),
             (pipeline.failed, "lost by the engine"),
         )

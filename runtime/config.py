@@ -1,6 +1,6 @@
 """The settings of il2vseg-run: flags and YAML alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +10,15 @@ from il2vseg.errors import UserError
 
 @dataclass
 class RunConfig:
-    """Segment a camera, a clip, a folder of images or a stream, frame by frame."""
+    """Segment cameras, clips, folders of images or streams, frame by frame."""
 
-    source: str | None = flag(
+    source: tuple[str, ...] | None = flag(
         None,
-        "image, clip, folder, pattern, address (rtsp, http, udp, tcp), gst:PIPELINE or synthetic:",
+        "image, clip, folder, pattern, address (rtsp, http, udp, tcp), gst:PIPELINE or synthetic:; "
+        "several are streamed at once, source N into folders N",
         metavar="FILE|DIR|URL",
     )
-    camera: str | None = flag(None, "camera by index or /dev path", metavar="N")
+    camera: tuple[str, ...] | None = flag(None, "camera by index or /dev path, or several", metavar="N")
     model: Path | None = flag(
         None, "exported model; default: the newest under runs/, else the bundled one", metavar="DIR"
     )
@@ -87,6 +88,8 @@ def check(config: RunConfig) -> None:
     """
     if (config.source is None) == (config.camera is None):
         raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
+    if len(targets(config)) > 1 and str(config.jsonl) == "-":
+        raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
     for name, low in (
         ("max_frames", 1),
         ("threads", 1),
@@ -112,3 +115,47 @@ def check(config: RunConfig) -> None:
         raise UserError(f"--smoothing {config.smoothing}: it is from 0 to below 1")
     if not 0 <= config.opacity <= 1:
         raise UserError(f"--opacity {config.opacity}: it is from 0 to 1")
+
+
+def targets(config: RunConfig) -> tuple[str, ...]:
+    """The sources, or cameras, of a configuration."""
+    return config.source or config.camera or ()
+
+
+def streams(config: RunConfig) -> list[RunConfig]:
+    """One configuration a source.
+
+    Of several, source N writes into folders N: `rec/overlay.mp4` becomes `rec/N/overlay.mp4`, `labels`
+    becomes `labels/N`. Its page has the N-th port after the given one, its MQTT topics are below PREFIX/N,
+    and it has its share of the disk quota.
+    """
+    several = targets(config)
+    if len(several) == 1:
+        return [config]
+    return [_numbered(config, number) for number in range(len(several))]
+
+
+def _numbered(config: RunConfig, number: int) -> RunConfig:
+    def file(path: Path | None) -> Path | None:
+        return path and path.parent / str(number) / path.name
+
+    def folder(path: Path | None) -> Path | None:
+        return path and path / str(number)
+
+    def own(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return values and values[number : number + 1]
+
+    host, colon, port = (config.serve or "").rpartition(":")
+    return replace(
+        config,
+        source=own(config.source),
+        camera=own(config.camera),
+        save_video=file(config.save_video),
+        save_labels=folder(config.save_labels),
+        jsonl=file(config.jsonl),
+        alarm_clips=folder(config.alarm_clips),
+        mcap=file(config.mcap),
+        mqtt=config.mqtt and f"{config.mqtt.rstrip('/')}/{number}",
+        disk_quota=config.disk_quota and config.disk_quota / len(targets(config)),
+        serve=f"{host}{colon}{int(port) + number}" if port.isdigit() else config.serve,
+    )

@@ -26,7 +26,7 @@ class Backend(Protocol):
     """Something that runs the graph of a manifest.
 
     Attributes:
-        provider: name as on the command line. entry: the file that it runs.
+        provider: name as on the command line. entry: the file that it runs. batch: most frames a call.
     """
 
     @property
@@ -35,8 +35,11 @@ class Backend(Protocol):
     @property
     def entry(self) -> ModelFile: ...
 
+    @property
+    def batch(self) -> int: ...
+
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
+        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
         ...
 
     def close(self) -> None:

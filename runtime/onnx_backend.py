@@ -50,6 +50,7 @@ class OnnxBackend:
                 f"{path}: ONNX Runtime cannot load it ({reason}); export the model again"
             ) from None
         self._input = manifest.input.name
+        self.batch = manifest.input.batch
         _check_graph(self._session, manifest, path)
 
     @property
@@ -58,7 +59,7 @@ class OnnxBackend:
         return str(self._session.get_providers()[0])
 
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
+        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
         labels, scores = self._session.run(["labels", "scores"], {self._input: frames})
         return labels, scores
 

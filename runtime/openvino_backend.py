@@ -14,6 +14,7 @@ class OpenvinoBackend:
     """A model compiled by OpenVINO for the CPU."""
 
     provider = "openvino"
+    batch = 1
 
     def __init__(self, path: Path, manifest: Manifest, entry: ModelFile, threads: int | None = None) -> None:
         """Compile the graph.

@@ -30,6 +30,7 @@ MOST_RESTARTS = 3
 RESTART_WINDOW_S = 60.0
 MOST_LOST_IN_A_ROW = 10
 _BEAT_S = 0.2
+_WATCH_S = 0.05
 _FPS_SMOOTHING = 0.1
 
 
@@ -99,15 +100,12 @@ class Pipeline:
 
     def run(
         self,
-        idle: Callable[[], None] = lambda: None,
         *,
-        every_s: float = 0.05,
         stall_s: float = 60.0,
     ) -> None:
         """Run until the source ends, `max_frames` are done or `stop` is called.
 
         Args:
-            idle: called in this thread every `every_s` seconds.
             stall_s: give up when a stage hangs for so long.
         Raises:
             UserError: a file cannot be written, or whatever the source and the engine raise.
@@ -126,10 +124,9 @@ class Pipeline:
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
-                idle()
                 if hung := self.stalled(stall_s):
                     raise CheckFailed(f"the stage {' and '.join(hung)} hangs for more than {stall_s:g} s")
-                threads[-1].join(every_s)
+                threads[-1].join(_WATCH_S)
         except BaseException:
             # A hung thread cannot be ended; the others get the time to finish their files.
             self.stop()
@@ -137,7 +134,6 @@ class Pipeline:
             self._outputs.close()
             threads[-1].join(5.0)
             raise
-        idle()
         self._source.close()
         if self._failure is not None:
             raise self._failure

@@ -60,49 +60,61 @@ class TensorrtBackend:
             raise UserError(
                 f"{path}: TensorRT cannot load it; run `{rebuild_command(path.parent)}` on this device"
             )
-        self._context = self._engine.create_execution_context()
-        self._input = manifest.input.name
-        shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-            self._input: ((1, *manifest.size, 3), np.uint8),
-            "labels": ((1, *manifest.outputs.labels), np.uint8),
-            "scores": ((1, *manifest.outputs.scores), np.float32),
+        self._input, self._size = manifest.input.name, manifest.size
+        self.batch = manifest.input.batch
+        buffers: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+            self._input: ((*manifest.size, 3), np.uint8),
+            "labels": (manifest.outputs.labels, np.uint8),
+            "scores": (manifest.outputs.scores, np.float32),
         }
         self._host: dict[str, NDArray[Any]] = {}
         self._device: dict[str, int] = {}
-        for name, (shape, dtype) in shapes.items():
-            self._host[name] = cuda.pinned(shape, dtype)
+        for name, (shape, dtype) in buffers.items():
+            self._host[name] = cuda.pinned((self.batch, *shape), dtype)
             self._device[name] = cuda.allocate(self._host[name].nbytes)
-            self._context.set_tensor_address(name, self._device[name])
-        if manifest.input.batch > 1 and not self._context.set_input_shape(
-            self._input, shapes[self._input][0]
-        ):
-            raise UserError(f"{path}: not an engine of this model; build it again")
-        self._enqueue()  # TensorRT allocates on the first call, which a capture forbids
-        cuda.synchronise()
-        with cuda.capture() as captured:
-            self._enqueue()
-        self._graph: Any = captured[0]
+        self._graphs: dict[int, tuple[Any, Any]] = {1: self._capture(1)}
 
-    def _enqueue(self) -> None:
-        self._cuda.upload(self._device[self._input], self._host[self._input])
-        if not self._context.execute_async_v3(self._cuda.stream):
+    def _capture(self, count: int) -> tuple[Any, Any]:
+        """Return a context for so many frames, and one call of it as a CUDA graph.
+
+        A graph holds on to the shapes of its context, so every number of frames has its own.
+        """
+        context = self._engine.create_execution_context()
+        for name, address in self._device.items():
+            context.set_tensor_address(name, address)
+        if self.batch > 1 and not context.set_input_shape(self._input, (count, *self._size, 3)):
+            raise UserError(f"{self.entry.path}: not an engine of this model; build it again")
+        self._enqueue(context, count)  # TensorRT allocates on the first call, which a capture forbids
+        self._cuda.synchronise()
+        with self._cuda.capture() as captured:
+            self._enqueue(context, count)
+        return context, captured[0]
+
+    def _enqueue(self, context: Any, count: int) -> None:
+        self._cuda.upload(self._device[self._input], self._host[self._input][:count])
+        if not context.execute_async_v3(self._cuda.stream):
             raise RuntimeError("TensorRT could not run the engine")
         for name in ("labels", "scores"):
-            self._cuda.download(self._host[name], self._device[name])
+            self._cuda.download(self._host[name][:count], self._device[name])
 
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
-        np.copyto(self._host[self._input], frames)
-        self._cuda.launch(self._graph)
+        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
+        count = len(frames)
+        if count not in self._graphs:
+            self._graphs[count] = self._capture(count)
+        np.copyto(self._host[self._input][:count], frames)
+        self._cuda.launch(self._graphs[count][1])
         self._cuda.synchronise()
-        return self._host["labels"].copy(), self._host["scores"].copy()
+        return self._host["labels"][:count].copy(), self._host["scores"][:count].copy()
 
     def close(self) -> None:
         """Give back the memory of the GPU and what is pinned of the host's."""
-        self._cuda.free_graph(self._graph)
+        for _, graph in self._graphs.values():
+            self._cuda.free_graph(graph)
         for name, array in self._host.items():
             self._cuda.free(self._device[name])
             self._cuda.free_pinned(array)
         self._host.clear()
-        self._context = self._engine = self._runtime = None
+        self._graphs.clear()
+        self._engine = self._runtime = None
         self._cuda.close()

@@ -10,7 +10,6 @@ from il2vseg.images import Frame
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 
-_TITLE = "IL2Vseg"
 _ESCAPE = 27
 
 
@@ -19,7 +18,7 @@ class WindowSink(Sink):
 
     name = "window"
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "IL2Vseg") -> None:
         """Check that there is a screen.
 
         Raises:
@@ -27,6 +26,7 @@ class WindowSink(Sink):
         """
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError("--window: there is no display here; use --serve PORT and a browser instead")
+        self._title = title
         self._newest: Frame | None = None
 
     def write(self, output: Output) -> None:
@@ -36,5 +36,5 @@ class WindowSink(Sink):
         """Show the newest overlay. False once the user pressed q or Escape."""
         newest, self._newest = self._newest, None
         if newest is not None:
-            cv2.imshow(_TITLE, newest)
+            cv2.imshow(self._title, newest)
         return cv2.waitKey(1) & 0xFF not in (ord("q"), _ESCAPE)
