@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "il2vseg-name"
 PICTURE_NAME = "clusters.png"
-EXEMPLARS = 5
-"""Frames shown of each cluster, from as many parts of the footage."""
+EXEMPLARS = 7
+"""Frames shown of each cluster."""
 
 SEEN_SHARE = 0.01
 """Share of a frame that a cluster must cover to be shown in it."""
@@ -182,10 +182,13 @@ class Survey:
         return np.flatnonzero(self.shares.max(0) < SEEN_SHARE).tolist()
 
     def exemplars(self, cluster: int) -> list[int]:
-        """Up to EXEMPLARS frames: from every part of the footage the one that shows most of the cluster."""
-        parts = np.array_split(np.arange(len(self.shares)), min(EXEMPLARS, len(self.shares)))
-        best = [int(part[self.shares[part, cluster].argmax()]) for part in parts]
-        return [i for i in best if self.shares[i, cluster] >= SEEN_SHARE]
+        """Up to EXEMPLARS frames, in order; each stands for an equal part of the cluster's pixels."""
+        seen = np.flatnonzero(self.shares[:, cluster] >= SEEN_SHARE)
+        if not len(seen):
+            return []
+        cumulative = self.shares[seen, cluster].cumsum()
+        wanted = (np.arange(EXEMPLARS) + 0.5) / EXEMPLARS * cumulative[-1]
+        return [int(i) for i in np.unique(seen[np.searchsorted(cumulative, wanted)])]
 
 
 def survey(model: NamedModel, dataset: "Dataset") -> Survey:
