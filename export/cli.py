@@ -121,12 +121,12 @@ def build_manifest(
 
     from il2vseg.export.graph import INPUT, OPSET
     from il2vseg.export.naming import merge
-    from il2vseg.palette import default_palette
+    from il2vseg.palette import class_colors
     from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
 
     spec, (height, width) = segmenter.spec, segmenter.size
     names, clusters = merge(segmenter.class_names)
-    colours = default_palette(len(names))
+    colours = class_colors(names)
     return Manifest(
         name=name,
         method=spec.method,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from il2vseg.command import flag, parse
 from il2vseg.errors import UserError, run_command
 from il2vseg.images import Frame, Labels, resize_frame, resize_labels, write_image
-from il2vseg.palette import default_palette
+from il2vseg.palette import class_colors
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
@@ -121,7 +121,7 @@ def _open_export(folder: Path) -> NamedModel:
 
     def rename(names: Sequence[str]) -> None:
         classes, clusters = merge(names)
-        infos = tuple(ClassInfo(n, c) for n, c in zip(classes, default_palette(len(classes)), strict=True))
+        infos = tuple(ClassInfo(n, c) for n, c in zip(classes, class_colors(classes), strict=True))
         dataclasses.replace(manifest, classes=infos, clusters=clusters).save(folder)
 
     names = tuple(manifest.classes[c].name for c in manifest.clusters)

@@ -31,8 +31,8 @@ class _Request:
 class SharedBackend:
     """A `Backend` that streams call from their own threads.
 
-    Whoever finds it free runs the graph for all that wait, up to the batch of the graph; it needs no thread of
-    its own. A backend that raised is loaded again by the next call.
+    Whoever finds it free runs the graph for all that wait, up to the batch of the graph; it needs no thread
+    of its own. A backend that raised is loaded again by the next call.
     """
 
     batch = 1

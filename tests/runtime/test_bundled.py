@@ -1,0 +1,41 @@
+"""The models that ship with the package: whole, small, with a card, and the default where nothing else is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from il2vseg.data.synthetic import render
+from il2vseg.runtime.manifest import Manifest, verify_file
+from il2vseg.runtime.models import bundled, find_model
+from il2vseg.runtime.providers import open_engine
+
+MOST_BYTES = 4_000_000
+MODELS = bundled()
+
+
+def test_there_is_a_default(tmp_path: Path) -> None:
+    assert find_model(None, tmp_path).name == "marine-lite"
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_a_bundled_model_is_whole_small_and_described(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    assert manifest.name == folder.name
+    for entry in manifest.files:
+        assert verify_file(folder, entry).stat().st_size < MOST_BYTES
+        assert entry.parity is not None
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert card.startswith(f"# {folder.name}\n")
+    for heading in ("## How it was made", "## Scores", "## Speed", "## Limits"):
+        assert heading in card
+
+
+def test_marine_lite_knows_water_from_sky() -> None:
+    frame, truth = render(3, 0, (360, 640))
+    engine = open_engine(find_model(Path("marine-lite")), "cpu", say=lambda line: None)
+    names = engine.manifest.class_names
+    labels = engine(frame).labels
+    for name, truth_id in (("water", 1), ("sky", 2)):
+        assert (labels[truth == truth_id] == names.index(name)).mean() > 0.6
+    assert np.unique(labels).max() < len(names)
