@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import logging
-import math
 import os
 import socket
 import sys
@@ -43,7 +42,7 @@ SETTINGS = "label.json"
 FATAL = ""
 """In place of a source: why the whole run has to end."""
 FLUSH_S = 5.0
-FILES_A_TASK = 16
+IMAGES_A_TASK = 16
 FRAMES_A_GROUP = 256
 OBJECT_STORE_BYTES = 200 << 20
 
@@ -284,6 +283,8 @@ def model_folder(model: Place) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = Path(model.root)
         if not model.local:
+            if not model.is_file(FILE_NAME):
+                raise UserError(f"{model.root}: no exported model there (il2vseg-export makes one)")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="il2vseg-model-")))
             for name in (name for name in model.names() if "/" not in name):
                 (folder / name).write_bytes(model.get(name))
@@ -440,6 +441,7 @@ def start_ray(config: LabelConfig) -> int:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         options |= {
+            "address": "local",  # not one that happens to run here
             "include_dashboard": False,
             "num_cpus": max(os.cpu_count() or 1, (config.workers or 1) * config.cpus),
             "object_store_memory": OBJECT_STORE_BYTES,
@@ -460,20 +462,28 @@ def start_ray(config: LabelConfig) -> int:
     return config.workers or int(room)
 
 
+def divide(todo: list[str], workers: int) -> list[list[str]]:
+    """Divide files into tasks: a clip is one, and comes first since it takes long; images go together."""
+    clips, images = ([name for name in todo if is_clip(name) == kind] for kind in (True, False))
+    # Few tasks for each worker would leave some idle at the end, one for each image costs as much as a frame.
+    together = max(1, min(IMAGES_A_TASK, len(images) // (4 * workers)))
+    parts = [images[i : i + together] for i in range(0, len(images), together)]
+    return [[clip] for clip in clips] + parts
+
+
 def labelled(todo: list[str], job: Job, workers: int, gpus: float) -> Iterator[list[dict[str, Any]]]:
     """Label files on Ray Data; yield the rows of the index as tasks end, in any order."""
+    import pyarrow as pa
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # Few tasks for each worker would leave some idle at the end, one for each file costs as much as a frame.
-    files = max(1, min(FILES_A_TASK, len(todo) // (4 * workers)))
-    tasks = math.ceil(len(todo) / files)
-    results = ray.data.from_items([{"source": name} for name in todo], override_num_blocks=tasks).map_batches(
+    tasks = [pa.table({"source": names}) for names in divide(todo, workers)]
+    results = ray.data.from_arrow(tasks).map_batches(
         Worker,
         fn_constructor_args=(job,),
-        compute=ActorPoolStrategy(size=min(workers, tasks)),
+        compute=ActorPoolStrategy(size=min(workers, len(tasks))),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=job.threads,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def wait_until_gone(processes: dict[int, str]) -> None:
             time.sleep(0.05)
 
 
-def written(out: Path) -> set[Path]:
-    return {p for p in (out / "labels").rglob("*.png") if not p.name.startswith(".")}
+def parts(out: Path) -> set[Path]:
+    return set((out / label.PARTS).glob("[0-9]*.parquet"))
 
 
 def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
@@ -128,24 +129,24 @@ def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
     archive, out = write_archive(tmp_path / "archive", IMAGES, clip), tmp_path / "out"
 
     process = start(archive, model, out)
-    wait(process, lambda: list((out / label.PARTS).glob("[0-9]*.parquet")), "the first part of the index")
+    wait(process, lambda: parts(out), "the first part of the index")
     of_ray = descendants(process.pid)
     process.kill()
     process.communicate()
-    parts = [pq.read_table(p).to_pylist() for p in (out / label.PARTS).glob("[0-9]*.parquet")]
-    recorded = [row["labels"] for rows in parts for row in rows if row["error"] is None]
+    before = parts(out)
+    rows = [row for part in before for row in pq.read_table(part).to_pylist()]
+    recorded = [row["labels"] for row in rows if row["error"] is None]
     assert 0 < len(recorded) < IMAGES
     # Two of Ray's agents spend a minute on telling their dead driver of its death.
-    for pid in [
-        pid for pid, name in of_ray.items() if name.startswith(("ray::Dashboard", "ray::RuntimeEnv"))
-    ]:
-        os.kill(pid, signal.SIGKILL)
+    for pid, name in of_ray.items():
+        if name.startswith(("ray::Dashboard", "ray::RuntimeEnv")):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     wait_until_gone(of_ray)
     times = {name: (out / name).stat().st_mtime_ns for name in recorded}
 
-    before = len(written(out))
     process = start(archive, model, out)
-    wait(process, lambda: len(written(out)) > before + 3, "the first labels of the second run")
+    wait(process, lambda: parts(out) - before, "a part of the index by the second run")
     of_ray = descendants(process.pid)
     workers = [pid for pid, name in of_ray.items() if name.startswith("ray::MapWorker")]
     assert workers, of_ray
@@ -262,6 +263,17 @@ def test_a_run_that_stops_keeps_what_it_did(
     assert len(read_index(out)) == 9
 
 
+@given(st.lists(st.sampled_from(["a.jpg", "b.mp4"])), st.integers(1, 9))
+def test_tasks_hold_every_file_once_clips_alone_and_first(kinds: list[str], workers: int) -> None:
+    todo = [f"{i}{kind}" for i, kind in enumerate(kinds)]
+    tasks = label.divide(todo, workers)
+    assert sorted(name for task in tasks for name in task) == sorted(todo)
+    clips = [task for task in tasks if any(name.endswith(".mp4") for name in task)]
+    assert clips == tasks[: len(clips)]
+    assert all(len(task) == 1 for task in clips)
+    assert all(1 <= len(task) <= label.IMAGES_A_TASK for task in tasks)
+
+
 def test_an_index_cut_off_while_it_was_merged_holds_every_source_once(tmp_path: Path) -> None:
     def row(source: str, error: str | None = None) -> dict[str, Any]:
         return dict.fromkeys(label.index_schema().names) | {"source": source, "frames": 1, "error": error}
@@ -350,6 +362,7 @@ def test_labels_inside_the_archive_are_not_footage(
         (["--source", "archive/broken.jpg"], "none of 1 files could be read"),
         (["--source", "nosuch://bucket"], "nosuch"),
         (["--source", "archive", "--model", "nowhere"], "no such model"),
+        (["--source", "archive", "--model", "mock://nowhere"], "no exported model there"),
         (["--source", "archive", "--out", "/dev/null/x"], "/dev/null/x"),
         (["--source", "archive", "--workers", "0"], "--workers 0"),
     ],
