@@ -43,28 +43,28 @@ class Process:
         self._command = command
         self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
-        self._running = False
+        self._killed = threading.Event()
 
     def start(self) -> None:
-        self._running = True
+        self._killed = threading.Event()
         self._launch()
         if self._restart:
-            threading.Thread(target=self._keep, daemon=True).start()
+            threading.Thread(target=self._keep, args=(self._killed,), daemon=True).start()
 
     def _launch(self) -> None:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def _keep(self) -> None:
-        while self._running and self._process is not None:
+    def _keep(self, killed: threading.Event) -> None:
+        while self._process is not None:
             self._process.wait()
-            time.sleep(0.05)
-            if self._running:
-                self._launch()
+            if killed.wait(0.05):
+                return
+            self._launch()
 
     def kill(self) -> None:
-        self._running = False
+        self._killed.set()
         if self._process is not None:
             self._process.kill()
             self._process.wait()

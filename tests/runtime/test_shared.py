@@ -1,4 +1,4 @@
-"""Several sources at once: one backend for all, one call where the graph has a batch, outputs of their own."""
+"""Several sources at once: one backend for all, one call where there is a batch, outputs of their own."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

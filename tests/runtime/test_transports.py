@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,42 +28,6 @@ def _make(kind: str, clip: Path, require: Callable[[object, str], None]) -> serv
     return servers.mpegts_tcp() if kind == "mpegts-tcp" else servers.mpegts_udp()
 
 
-@pytest.mark.parametrize("kind", ["http-mjpeg", "mpegts-tcp", "mpegts-udp", "rtsp"])
-def test_streaming_goes_on_when_the_server_comes_back(
-    kind: str, clip: Path, require: Callable[[object, str], None]
-) -> None:
-    events: list[str] = []
-
-    def report(name: str, message: str, **data: Any) -> None:
-        events.append(name)
-
-    server = _make(kind, clip, require)
-    with servers.running(server):
-        options = SourceOptions(freeze_s=1.0, wait=True)
-        with open_source(server.url, options, report) as source:
-            for _ in range(5):
-                captured = source.read()
-                assert captured is not None
-                assert captured.frame.shape == (120, 160, 3)
-            before = captured.index
-            events.clear()
-            server.kill()
-            reading = threading.Thread(target=lambda: [source.read() for _ in range(100)], daemon=True)
-            reading.start()
-            wait_for(lambda: "source_lost" in events, 5)
-            server.start()
-            began = time.monotonic()
-            wait_for(lambda: "source_back" in events, BACK_WITHIN_S)
-            assert time.monotonic() - began < BACK_WITHIN_S
-            source.interrupt()
-            reading.join(5)
-            assert before < source._last  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 5
-    while any(t.name == "reader" for t in threading.enumerate()):
-        assert time.monotonic() < deadline, "a reader thread is left"
-        time.sleep(0.05)
-
-
 def test_corrupt_pictures_do_not_stop_a_stream(clip: Path) -> None:
     server = servers.MjpegServer(clip)
     server.corrupt()
@@ -82,9 +45,12 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_the_jsonl_tells_of_a_lost_camera_and_nothing_leaks(model: Path, clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["http-mjpeg", "mpegts-tcp", "mpegts-udp", "rtsp"])
+def test_streaming_goes_on_when_the_server_comes_back_and_nothing_leaks(
+    kind: str, model: Path, clip: Path, tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
     jsonl = tmp_path / "o.jsonl"
-    server = servers.MjpegServer(clip)
+    server = _make(kind, clip, require)
 
     def records() -> list[dict[str, Any]]:
         text = jsonl.read_text() if jsonl.exists() else ""
@@ -93,25 +59,33 @@ def test_the_jsonl_tells_of_a_lost_camera_and_nothing_leaks(model: Path, clip: P
     def count(event: str) -> int:
         return sum(r.get("event") == event for r in records())
 
+    def frames() -> list[int]:
+        return [r["index"] for r in records() if r["type"] == "frame"]
+
     with servers.running(server):
         command = [sys.executable, "-m", "il2vseg.runtime.cli", "--model", str(model), "--source", server.url]
         process = subprocess.Popen(
-            [*command, "--jsonl", str(jsonl), "--freeze-after", "1"], stderr=subprocess.DEVNULL
+            [*command, "--jsonl", str(jsonl), "--freeze-after", "1", "--wait-for-source"],
+            stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: sum(r["type"] == "frame" for r in records()) > 5, 20)
-            descriptors = []
-            for cycle in range(1, 4):
+            wait_for(lambda: len(frames()) > 5, 30)
+            held = []
+            for _ in range(2):
+                lost = count("source_lost")
                 server.kill()
-                wait_for(lambda n=cycle: count("source_lost") == n, 5)  # type: ignore[misc]
+                wait_for(lambda n=lost: count("source_lost") > n, 10)  # type: ignore[misc]
+                before, back = len(frames()), count("source_back")
                 server.start()
-                wait_for(lambda n=cycle: count("source_back") == n, BACK_WITHIN_S)  # type: ignore[misc]
-                descriptors.append(len(os.listdir(f"/proc/{process.pid}/fd")))
-            assert descriptors[-1] <= descriptors[0] + 1
+                wait_for(lambda n=back: count("source_back") > n, BACK_WITHIN_S)  # type: ignore[misc]
+                wait_for(lambda n=before: len(frames()) > n + 5, 10)  # type: ignore[misc]
+                held.append([len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("fd", "task")])
+            (files, threads), (files_later, threads_later) = held
+            assert files_later <= files + 1
+            assert threads_later <= threads + 1
             process.terminate()
             assert process.wait(10) == 0
         finally:
             process.kill()
             process.wait()
-    frames = [r["index"] for r in records() if r["type"] == "frame"]
-    assert frames == sorted(set(frames))
+    assert frames() == sorted(set(frames()))
