@@ -16,10 +16,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
 
 
+def keep(monkeypatch: pytest.MonkeyPatch, grid: str, *names: str) -> list[experiment.Variant]:
+    """Leave only some rows of a grid, for speed."""
+    rows = [v for v in experiment.variants(grid) if v.name in names]
+    monkeypatch.setattr(experiment, "variants", lambda _: rows)
+    return rows
+
+
 def test_a_grid_makes_one_table_and_is_not_computed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "grid"
+    keep(monkeypatch, "methods", "stego", "hp")
     assert experiment.main(["methods", *FAST, "--out", str(out)]) == 0
     table = (out / "methods.md").read_text()
     assert table in capsys.readouterr().out
@@ -40,13 +48,16 @@ def test_a_grid_makes_one_table_and_is_not_computed_twice(
     assert (out / "methods.md").read_text() == table
 
 
-def test_variants_that_differ_at_prediction_share_a_training(tmp_path: Path) -> None:
+def test_variants_that_differ_at_prediction_share_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "alpha"
+    assert len({v.run_name for v in experiment.variants("alpha")}) == 6
+    names = ("training α = 0.25", "prediction α = 0", "prediction α = 1", "both α = 0.25")
+    keep(monkeypatch, "alpha", *names)
     assert experiment.main(["alpha", *FAST, "--out", str(out)]) == 0
-    grid = experiment.variants("alpha")
-    trainings = [p for p in (out / "runs").iterdir()]
-    assert len(trainings) == len({v.run_name for v in grid}) == 6
-    assert len(list((out / "runs" / "default_seed0").glob("scores-alpha*.json"))) == 5
+    assert len(list((out / "runs").iterdir())) == 2
+    assert len(list((out / "runs" / "default_seed0").glob("scores-alpha*.json"))) == 2
     assert (out / "alpha.png").stat().st_size > 1000
 
 
