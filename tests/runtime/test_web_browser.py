@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,10 +85,18 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     opened.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
     opened.goto(f"{url}?token={TOKEN}")
     opened.wait_for_selector("#source.up")
-    opened.wait_for_function("document.getElementById('fps').textContent !== '–'")
+    until(opened, "document.getElementById('fps').textContent !== '–'")
     yield opened
     context.close()
     assert problems == []
+
+
+def until(page: Any, condition: str, argument: Any = None, seconds: float = 30) -> None:
+    """Wait for a condition in the page. Playwright's own waiting evaluates there, which our CSP forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition, argument):
+        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s: {condition}"
+        page.wait_for_timeout(50)
 
 
 def pixels(page: Any) -> str:
@@ -106,16 +115,14 @@ def test_a_token_is_required(browser: Any, url: str) -> None:
 
 def test_the_picture_moves(page: Any) -> None:
     before = pixels(page)
-    page.wait_for_function("before => document.getElementById('view').toDataURL() !== before", arg=before)
+    until(page, "before => document.getElementById('view').toDataURL() !== before", before)
     assert page.evaluate("[view.width, view.height]") == [160, 120]
 
 
 def test_the_legend_names_classes_with_their_shares(page: Any) -> None:
     names = page.eval_on_selector_all("#legend .name", "items => items.map(i => i.textContent)")
     assert names == ["obstacle", "water", "sky"]
-    page.wait_for_function(
-        "[...document.querySelectorAll('#legend .share')].every(s => s.textContent.endsWith('%'))"
-    )
+    until(page, "[...document.querySelectorAll('#legend .share')].every(s => s.textContent.endsWith('%'))")
     shares = page.eval_on_selector_all("#legend .share", "items => items.map(i => parseFloat(i.textContent))")
     assert sum(shares) == pytest.approx(100, abs=0.2)
 
@@ -123,7 +130,9 @@ def test_the_legend_names_classes_with_their_shares(page: Any) -> None:
 def paused(page: Any) -> None:
     """Keep the frame on screen, so that only the controls change the picture."""
     page.evaluate("numbers = () => {}; createImageBitmap = () => new Promise(() => {}); 0")
-    page.wait_for_timeout(200)
+    shown = ""
+    while shown != (shown := pixels(page)):  # what was under way still comes
+        page.wait_for_timeout(300)
 
 
 def test_opacity_and_toggles_change_this_viewers_picture(page: Any) -> None:
@@ -152,7 +161,7 @@ def test_a_picture_can_be_saved(page: Any) -> None:
 
 
 def test_speed_is_drawn(page: Any) -> None:
-    page.wait_for_function("history.length > 3")
+    until(page, "history.length > 3")
     drawn = "g => g.getContext('2d').getImageData(0, 0, g.width, g.height).data.some(v => v > 0)"
     assert page.eval_on_selector("#graph", drawn)
 
@@ -171,7 +180,7 @@ def test_a_lost_source_shows_and_comes_back(page: Any, camera: servers.MjpegServ
     camera.start()
     page.wait_for_selector("#source.up", timeout=10_000)
     before = pixels(page)
-    page.wait_for_function("before => document.getElementById('view').toDataURL() !== before", arg=before)
+    until(page, "before => document.getElementById('view').toDataURL() !== before", before)
 
 
 def test_the_numbers_of_the_page_are_those_of_the_api(page: Any, url: str) -> None:
