@@ -3,6 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable
+comma := ,
+space := $(subst ,, )
 EXTRAS := train,cpu,dev
 # Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
 OPTIONAL_EXTRAS := cluster crf video web mcap mqtt rtx openvino bench
@@ -46,12 +49,12 @@ clean: ## remove the environment and caches, keep runs/
 # The stamps make installation happen once, and again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable '.[$(EXTRAS)]'
+	$(INSTALL) '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.installed
-	@for extra in $(OPTIONAL_EXTRAS); do \
-	    $(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[$$extra]" \
+	@$(INSTALL) '.[$(subst $(space),$(comma),$(OPTIONAL_EXTRAS))]' || for extra in $(OPTIONAL_EXTRAS); do \
+	    $(INSTALL) ".[$$extra]" \
 	        || echo "make: left out the extra '$$extra': it did not install; tests that need it are skipped" >&2; \
 	done
 	touch $@
