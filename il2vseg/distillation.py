@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from il2vseg.files import atomic_path
+from il2vseg.guided import guided_filter
 from il2vseg.images import Frame, resize_frame
 from il2vseg.model import Segmenter, frames_to_images
 from il2vseg.student import STRIDE, Student
@@ -40,39 +41,6 @@ def merge_clusters(names: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
     matrix = torch.zeros(len(classes), len(names))
     matrix[[classes.index(n) for n in names], torch.arange(len(names))] = 1.0
     return classes, matrix
-
-
-def guided_filter(
-    guide: NDArray[np.float32], scores: NDArray[np.float32], radius: int = 4, eps: float = 1e-3
-) -> NDArray[np.float32]:
-    """Move the edges of scores onto the edges of an image (He, Sun & Tang 2010, colour guide).
-
-    Within every window the scores are replaced by their best linear function of the colour.
-
-    Args:
-        guide: (H, W, 3) in [0, 1]. scores: (C, H, W), a distribution over C.
-        radius: of the window in cells. eps: variance of colour below which a window counts as flat.
-    Returns:
-        (C, H, W), a distribution over C.
-    """
-
-    def box(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.blur(x, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REFLECT), np.float32)
-
-    height, width = guide.shape[:2]
-    mean_i = box(guide)
-    products = box((guide[..., :, None] * guide[..., None, :]).reshape(height, width, 9))
-    covariance = products.reshape(height, width, 3, 3) - mean_i[..., :, None] * mean_i[..., None, :]
-    inverse = np.linalg.inv(covariance + eps * np.eye(3, dtype=np.float32))
-    out = np.empty_like(scores)
-    for c, p in enumerate(scores):
-        mean_p = box(p)
-        cross = box(guide * p[..., None]) - mean_i * mean_p[..., None]
-        slope = np.einsum("hwij,hwj->hwi", inverse, cross).astype(np.float32)
-        offset = mean_p - (slope * mean_i).sum(-1)
-        out[c] = (box(slope) * guide).sum(-1) + box(offset)
-    out = out.clip(1e-4, None)
-    return np.asarray(out / out.sum(0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -148,9 +116,9 @@ def compute_targets(
                 total += _merged(teacher, images.flip(3), merge, grid).flip(3)
         tokens += [t.half() for t in captured[:1]]
         captured.clear()
-        guide = resize_frame(frame, grid).astype(np.float32) / 255.0
-        refined = guided_filter(guide, (total / total.sum(1, keepdim=True))[0].numpy())
-        scores.append((refined * 255.0 + 0.5).astype(np.uint8))
+        guide = frames_to_images(torch.from_numpy(resize_frame(frame, grid))[None])
+        refined = guided_filter(guide, total / total.sum(1, keepdim=True))[0].clamp(0.0, 1.0)
+        scores.append((refined * 255.0).round().byte().numpy())
     if hook is not None:
         hook.remove()
     return Targets(np.stack(scores), _whiten(tokens), class_names)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from il2vseg.exported import ExportedModel
     from il2vseg.model import Segmenter
+    from il2vseg.spec import LowLevelSpec
 
 BOUNDARY_TOLERANCES = (2, 5)
 SHEET_ROWS = 8
@@ -79,12 +80,15 @@ class Predictor(Protocol):
 
     Attributes:
         size: (H, W) of its frames. num_classes: clusters.
-        alpha: weight of the low-level branch.
+        alpha: weight of the low-level branch. low_level: its settings.
     """
 
     size: tuple[int, int]
     num_classes: int
     alpha: float
+
+    @property
+    def low_level(self) -> "LowLevelSpec": ...
 
     def predict(self, frames: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         """uint8 BGR (B, H, W, 3), on the model's device -> labels (B, H, W) uint8, scores (B, C, gh, gw)."""
@@ -194,7 +198,7 @@ def _predict(
     """Segment frames of the model's size: cluster ids (H, W) each, and scores (B, C, gh, gw)."""
     import torch
 
-    from il2vseg.model import upsample_labels
+    from il2vseg.model import frames_to_images, label_pixels
 
     stacked = torch.from_numpy(np.stack(frames))
     if isinstance(segmenter, torch.nn.Module):
@@ -203,7 +207,7 @@ def _predict(
     if flip:
         mirrored = segmenter.predict(stacked.flip(2))[1].flip(3)
         scores = (scores + mirrored) / 2
-        labels = upsample_labels(scores, segmenter.size)
+        labels = label_pixels(scores, frames_to_images(stacked), segmenter.low_level)
     return list(labels.cpu().numpy()), np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from il2vseg.command import flag, parse, read_yaml, to_dict, to_yaml
 from il2vseg.errors import UserError, run_command
 from il2vseg.files import require_writable_dir, write_json, write_text
+from il2vseg.spec import PREDICTION_ALPHA, LowLevelSpec
 from il2vseg.train import TrainConfig, train
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ PROGRAM = "il2vseg.experiment"
 class ExperimentConfig:
     """Train and score a grid of settings; write GRID.csv, GRID.md and GRID.png."""
 
-    grid: Literal["methods", "ablation", "alpha", "seeds", "backbones"] = flag(
+    grid: Literal["methods", "ablation", "alpha", "low-level", "seeds", "backbones"] = flag(
         dataclasses.MISSING,
         "methods: every preset; ablation: which losses and branches are on; alpha: weight of the low-level "
-        "branch in training, at prediction and in both; seeds: one method, ten times; backbones: those whose "
-        "weights are at hand",
+        "branch in training, at prediction and in both; low-level: forms of that branch at prediction; "
+        "seeds: one method, ten times; backbones: those whose weights are at hand",
         positional=True,
     )
     dataset: Literal["mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"] = (
@@ -60,9 +61,10 @@ class ExperimentConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: settings of the training, of its recipe, and α at prediction.
+    """A row of the table: settings of the training, of its recipe, and of the branch at prediction.
 
     Attributes:
+        alpha, low_level: changes to what the training left in its checkpoint.
         curve: of a sweep, the name of its curve and the place on it.
     """
 
@@ -70,13 +72,27 @@ class Variant:
     train: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     alpha: float | None = None
+    low_level: dict[str, Any] = field(default_factory=dict)
     curve: tuple[str, float] | None = None
 
     @property
     def run_name(self) -> str:
         """Folder of its runs; variants that differ only at prediction share one."""
-        changes = [f"{k}-{v}" for k, v in {**self.train, **self.recipe}.items()]
-        return "_".join(changes) or "default"
+        return _name({**self.train, **self.recipe}) or "default"
+
+    @property
+    def scores_name(self) -> str:
+        """File of its scores in a run's folder."""
+        at_prediction = {} if self.alpha is None else {"alpha": self.alpha}
+        return "-".join(filter(None, ("scores", _name(at_prediction | self.low_level)))) + ".json"
+
+
+def _name(changes: dict[str, Any]) -> str:
+    return "_".join(f"{k}-{v}" for k, v in changes.items())
+
+
+WITHOUT_BRANCH: dict[str, Any] = {"alpha": 0.0, "low_level": {"refine": 0}}
+WITH_BRANCH: dict[str, Any] = {"alpha": PREDICTION_ALPHA, "low_level": {"refine": LowLevelSpec().refine}}
 
 
 def _ablation() -> list[Variant]:
@@ -95,9 +111,9 @@ def _ablation() -> list[Variant]:
         ("all", {}, {}),
     ]
     return [
-        Variant(f"{name}, α = {alpha:g}", train, recipe, alpha)
+        Variant(f"{name}{suffix}", train, recipe, **branch)
         for name, train, recipe in trainings
-        for alpha in (0.0, 0.3)
+        for suffix, branch in (("", WITHOUT_BRANCH), (" + branch", WITH_BRANCH))
     ]
 
 
@@ -107,9 +123,29 @@ def _alpha() -> list[Variant]:
     trained = {a: {"alpha": a, "fused_alpha": a} for a in values}
     return [
         *(Variant(f"training α = {a:g}", {}, trained[a], curve=("training", a)) for a in values),
-        *(Variant(f"prediction α = {a:g}", {}, {}, a, ("prediction", a)) for a in values),
-        *(Variant(f"both α = {a:g}", {}, trained[a], a, ("both", a)) for a in values),
+        *(Variant(f"prediction α = {a:g}", alpha=a, curve=("prediction", a)) for a in values),
+        *(Variant(f"both α = {a:g}", {}, trained[a], a, curve=("both", a)) for a in values),
     ]
+
+
+def _low_level() -> list[Variant]:
+    """Forms of the low-level branch, all on the same trainings."""
+    literal = {"space": "rgb", "xy_weight": 0.0, "prior": "none", "sigma": 0.1}
+    window = {"scale": 2, "window": 3, "prior": "pixel", "sigma": 0.05}
+    forms: list[tuple[str, float, dict[str, Any]]] = [
+        ("no branch", 0.0, {"refine": 0}),
+        ("F_l of the paper, α = 0.5", 0.5, literal | {"refine": 0}),
+        ("F_l, α = 0.3", 0.3, {"refine": 0}),
+        ("F_l, α = 0.15", 0.15, {"refine": 0}),
+        ("F_l in windows on a 2x grid, α = 0.5", 0.5, window | {"refine": 0}),
+        ("guided, 1 cell", 0.0, {"refine": 1}),
+        ("guided, ε = 0.01", 0.0, {"refine": 2, "refine_eps": 0.01}),
+        ("guided", 0.0, {"refine": 2}),
+        ("guided, F_l, α = 0.15", 0.15, {"refine": 2}),
+        ("guided, F_l, α = 0.3", 0.3, {"refine": 2}),
+        ("guided, F_l in windows on a 2x grid, α = 0.5", 0.5, window | {"refine": 1}),
+    ]
+    return [Variant(name, alpha=alpha, low_level=changes) for name, alpha, changes in forms]
 
 
 def _backbones() -> list[Variant]:
@@ -129,27 +165,42 @@ def variants(grid: str) -> list[Variant]:
         ],
         "ablation": _ablation(),
         "alpha": _alpha(),
+        "low-level": _low_level(),
         "seeds": [Variant("il2vseg")],
     }[grid]
 
 
-METRICS = ("accuracy", "miou", "many_to_one", "boundary_f2", "water_edge", "transfer_water_iou")
+CONSISTENCY_FRAMES = 30
+"""Unlabelled frames on which forms of the low-level branch are compared without masks."""
+
+METRICS = (
+    "consistency",
+    "accuracy",
+    "miou",
+    "many_to_one",
+    "boundary_f2",
+    "boundary_f5",
+    "water_edge",
+    "transfer_water_iou",
+)
 HEADINGS = (
+    "outlines like those at twice the size (no masks)",
     "Acc",
     "mIoU",
     "mIoU many-to-one",
     "boundary F (2 px)",
+    "boundary F (5 px)",
     "water edge RMSE (px)",
     "water IoU elsewhere",
 )
 
 
-def load_cached(folder: Path) -> "Segmenter":
+def load_cached(folder: Path, size: tuple[int, int] | None = None) -> "Segmenter":
     """Load a checkpoint whose backbone looks its tokens up in the feature cache."""
     from il2vseg.checkpoint import load_checkpoint
     from il2vseg.features import CachedBackbone, FeatureCache
 
-    segmenter = load_checkpoint(folder)
+    segmenter = load_checkpoint(folder, size=size)
     segmenter.backbone = CachedBackbone(FeatureCache(segmenter.backbone, segmenter.spec.weights_sha256))
     return segmenter
 
@@ -162,7 +213,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     from il2vseg.metrics import transfer
 
     folder = out / "runs" / f"{variant.run_name}_seed{seed}"
-    scores_file = folder / ("scores.json" if variant.alpha is None else f"scores-alpha{variant.alpha}.json")
+    scores_file = folder / variant.scores_name
     if scores_file.exists():
         known: dict[str, Any] = json.loads(scores_file.read_text())
         return known
@@ -181,7 +232,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     if not (folder / FILE_NAME).exists():
         print(f"── {variant.name}, seed {seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
-    segmenter = load_cached(folder)
+    segmenter = with_low_level(load_cached(folder), **variant.low_level)
     labelled = open_dataset(config.dataset, config.root, config.split, labelled=True, limit=config.limit)
     report = evaluate(segmenter, labelled, alpha=variant.alpha)
     scores: dict[str, Any] = {
@@ -189,9 +240,14 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         "miou": report.one_to_one.miou,
         "many_to_one": report.many_to_one.miou,
         "boundary_f2": report.boundary_f[2],
+        "boundary_f5": report.boundary_f[5],
         "water_edge": report.water_edge_rmse,
         "transfer_water_iou": None,
+        "consistency": None,
     }
+    if config.grid == "low-level":
+        segmenter.alpha = segmenter.alpha if variant.alpha is None else variant.alpha
+        scores["consistency"] = consistency(config, folder, segmenter)
     if config.transfer_split is not None:
         other = open_dataset(
             config.dataset, config.root, config.transfer_split, labelled=True, limit=config.limit
@@ -204,6 +260,28 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
             scores["transfer_water_iou"] = elsewhere.one_to_one.per_class_iou[water]
     write_json(scores_file, scores)
     return scores
+
+
+def with_low_level(segmenter: "Segmenter", **changes: Any) -> "Segmenter":
+    """The same model with other settings of its low-level branch."""
+    from il2vseg.model import Segmenter
+
+    spec = segmenter.spec
+    spec = replace(spec, low_level=replace(spec.low_level, **changes))
+    return Segmenter(segmenter.backbone, segmenter.classifier, spec).eval()
+
+
+def consistency(config: ExperimentConfig, folder: Path, segmenter: "Segmenter") -> float | None:
+    """`outline_consistency` on unlabelled frames, with the plain model at twice the size."""
+    from il2vseg.consistency import outline_consistency
+    from il2vseg.data import open_dataset
+
+    height, width = segmenter.size
+    fine = with_low_level(load_cached(folder, (2 * height, 2 * width)), refine=0)
+    fine.alpha = 0.0
+    frames = min(CONSISTENCY_FRAMES, config.limit or CONSISTENCY_FRAMES)
+    unlabelled = open_dataset(config.dataset, config.root, config.train_split, limit=frames)
+    return outline_consistency(segmenter, fine, (sample.frame for sample in unlabelled))
 
 
 def shown(values: list[float | None]) -> str:

@@ -10,6 +10,7 @@ from il2vseg.errors import UserError
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import Manifest, verify_file
 from il2vseg.runtime.providers import PROVIDERS, UnavailableError, open_engine
+from il2vseg.spec import LowLevelSpec
 
 
 def open_export(path: Path, provider: str = "auto") -> Engine:
@@ -42,6 +43,7 @@ class ExportedModel:
     Attributes:
         size: (H, W) of its frames. num_classes: clusters. class_names: one a cluster.
         alpha: weight of the low-level branch inside the graph; setting it changes nothing.
+        low_level: the branch's settings.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -51,6 +53,7 @@ class ExportedModel:
         self.num_classes = len(manifest.clusters)
         self.class_names = [manifest.class_names[c] for c in manifest.clusters]
         self.alpha = manifest.alpha
+        self.low_level = LowLevelSpec(**manifest.fcm)
 
     def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """As `Segmenter.predict`, one frame after the other."""

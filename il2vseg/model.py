@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from il2vseg import lowlevel
 from il2vseg.backbones import Backbone
+from il2vseg.guided import guided_upsample
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.whitening import Whitening
 
@@ -119,6 +120,11 @@ class Segmenter(nn.Module):
         """Multiple that input sizes must have."""
         return self.backbone.patch
 
+    @property
+    def low_level(self) -> LowLevelSpec:
+        """Settings of the low-level branch."""
+        return self.spec.low_level
+
     def forward(self, images: Tensor) -> Tensor:
         """Fused scores F_f (eq. 13).
 
@@ -143,8 +149,9 @@ class Segmenter(nn.Module):
         Returns:
             labels (B, H, W) uint8, scores (B, C, gh, gw) float32.
         """
-        scores = self(frames_to_images(frames))
-        return upsample_labels(scores, self.size), scores
+        images = frames_to_images(frames)
+        scores = self(images)
+        return label_pixels(scores, images, self.low_level), scores
 
 
 def frames_to_images(frames: Tensor) -> Tensor:
@@ -153,6 +160,11 @@ def frames_to_images(frames: Tensor) -> Tensor:
     return frames.float().flip(-1).permute(0, 3, 1, 2) / 255.0
 
 
-def upsample_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear upsampling of scores (B, C, gh, gw) and argmax: labels (B, H, W) uint8."""
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)
+def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
+    """Upsample scores (B, C, gh, gw) to images (B, 3, H, W), RGB in [0, 1], and take the best class: labels
+    (B, H, W) uint8."""
+    if spec.refine:
+        full = guided_upsample(scores, images, spec.refine, spec.refine_eps)
+    else:
+        full = F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return full.argmax(1).to(torch.uint8)

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 FORMAT_VERSION = 1
 
+PREDICTION_ALPHA = 0.15
+"""α at prediction: milder than the 0.5 of the paper, since the colours of water and sky mislead."""
+
 ColourSpace = Literal["rgb", "lab"]
 Prior = Literal["none", "mass", "pixel"]
 
@@ -14,7 +17,8 @@ class LowLevelSpec:
     """Settings of the low-level branch.
 
     The default is the form that helps: Lab colours and position, so that alike colours far apart are not
-    one thing. The paper's literal form is `LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1)`.
+    one thing, and upsampling of the fused scores along the edges of the image. The paper's literal form is
+    `LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0)`.
     """
 
     scale: int = 1
@@ -30,6 +34,11 @@ class LowLevelSpec:
     """Bandwidth of the affinity in units of the features."""
     window: int = 0
     """Radius of the affinity in cells; 0 = the whole image."""
+    refine: int = 2
+    """Cells of the edge-aware upsampling (`il2vseg.guided`) along one side of a cell of the scores; 0 =
+    bilinear upsampling."""
+    refine_eps: float = 1e-3
+    """Variance of colour, RGB in [0, 1], below which a window of 3x3 of them counts as flat."""
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             alpha=recipe.prediction_alpha if config.alpha is None else config.alpha,
             temperature=recipe.temperature,
             centre=selection.centre,
-            low_level=recipe.low_level,
+            low_level=recipe.prediction_low_level,
             training_data=f"{len(bank)} frames of {config.dataset} ({config.split}), no labels",
             selection=selection.to_dict(),
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,7 @@ from il2vseg.losses import (
 )
 from il2vseg.model import Classifier, low_level_memberships, low_level_scores
 from il2vseg.processes import Processes
-from il2vseg.spec import LowLevelSpec
+from il2vseg.spec import PREDICTION_ALPHA, LowLevelSpec
 from il2vseg.whitening import Whitening
 
 Method = Literal["kmeans", "stego", "smooseg", "hp", "eagle", "il2vseg"]
@@ -33,10 +33,6 @@ AUTOCAST: dict[MixedPrecision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-
-PREDICTION_ALPHA = 0.3
-"""α at prediction and of the labels that the head learns: milder than the 0.5 of the paper, since the
-colours of water and sky mislead."""
 
 SAVE_EVERY = 50
 """Steps between two saved states."""
@@ -79,7 +75,7 @@ class Recipe:
     temperature: float = 0.1
     alpha: float = 0.5
     """α of F_f in the eigenfunction losses (paper)."""
-    fused_alpha: float = PREDICTION_ALPHA
+    fused_alpha: float = 0.3
     """α of F_f in L_fused."""
     gamma: float = 0.1
     beta: float = 0.05
@@ -97,6 +93,11 @@ class Recipe:
     def prediction_alpha(self) -> float:
         """Weight of F_l at prediction: the baselines have no low-level branch."""
         return PREDICTION_ALPHA if self.method == "il2vseg" else 0.0
+
+    @property
+    def prediction_low_level(self) -> LowLevelSpec:
+        """The low-level branch at prediction; the baselines upsample bilinearly."""
+        return self.low_level if self.method == "il2vseg" else replace(self.low_level, refine=0)
 
     @property
     def prototypes(self) -> int:

@@ -22,7 +22,6 @@ from il2vseg.distillation import (
     distillation_loss,
     draw_view,
     feature_loss,
-    guided_filter,
     merge_clusters,
     targets_key,
     vary_colours,
@@ -83,22 +82,6 @@ def test_targets_are_merged_and_follow_the_frames_edges() -> None:
     labels = targets.scores[0].argmax(0)
     assert (labels[:, :22] == 1).all()
     assert (labels[:, 22:] == 0).all()
-
-
-def test_guided_filter_moves_a_blurred_edge_onto_the_images() -> None:
-    guide = two_halves(96).astype(np.float32) / np.float32(255)
-    shifted = np.zeros((2, *SIZE), np.float32)
-    shifted[0, :, :93], shifted[1, :, 93:] = 1, 1
-    out = guided_filter(guide, shifted, radius=12)
-    assert ((out[0] > 0.5) == (np.arange(192) < 96)).mean() > 0.99
-    np.testing.assert_allclose(out.sum(0), 1, atol=1e-5)
-
-
-def test_guided_filter_keeps_what_is_constant() -> None:
-    rng = np.random.default_rng(0)
-    scores = np.full((3, 16, 24), 1 / 3, np.float32)
-    out = guided_filter(rng.random((16, 24, 3), np.float32), scores)
-    np.testing.assert_allclose(out, scores, atol=1e-4)
 
 
 def test_targets_are_read_back_only_with_their_key(tmp_path: Path) -> None:

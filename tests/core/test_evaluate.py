@@ -15,7 +15,8 @@ from il2vseg.errors import UserError
 from il2vseg.evaluate import evaluate, main, read_assignment
 from il2vseg.images import resize_frame, resize_labels
 from il2vseg.metrics import Confusion, hungarian, score
-from il2vseg.model import upsample_labels
+from il2vseg.model import frames_to_images, label_pixels
+from il2vseg.spec import LowLevelSpec
 
 
 class Stripes(nn.Module):
@@ -29,6 +30,7 @@ class Stripes(nn.Module):
         self.size = size
         self.num_classes = 3
         self.alpha = 0.25
+        self.low_level = LowLevelSpec()
         self.alphas_seen: set[float] = set()
 
     def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +41,7 @@ class Stripes(nn.Module):
         rows = torch.linspace(-1, 1, h // 4)[:, None].expand(b, 1, h // 4, w // 4)
         lean = torch.linspace(0.4, -0.4, w // 4).expand(b, 1, h // 4, w // 4)
         scores = torch.cat([1 - 2 * grey + lean, 2 * rows, grey - rows], 1).mul(2).softmax(1)
-        return upsample_labels(scores, self.size), scores
+        return label_pixels(scores, frames_to_images(frames), self.low_level), scores
 
 
 def scenes(limit: int = 5) -> Dataset:
@@ -95,7 +97,8 @@ def test_flip_averages_the_scores_of_the_mirrored_frame() -> None:
         frame = torch.from_numpy(resize_frame(sample.frame, model.size))[None]
         mirrored = torch.from_numpy(frame.numpy()[:, :, ::-1].copy())
         scores = (model.predict(frame)[1].numpy() + model.predict(mirrored)[1].numpy()[..., ::-1]) / 2
-        labels = upsample_labels(torch.from_numpy(scores.copy()), model.size)[0].numpy()
+        images = frames_to_images(frame)
+        labels = label_pixels(torch.from_numpy(scores.copy()), images, model.low_level)[0].numpy()
         expected.update(resize_labels(labels, sample.labels.shape), sample.labels)
     found = evaluate(model, scenes(3), flip=True).confusion
     assert np.array_equal(found, expected.counts)

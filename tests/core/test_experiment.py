@@ -61,10 +61,23 @@ def test_variants_that_differ_at_prediction_share_a_training(
     assert (out / "alpha.png").stat().st_size > 1000
 
 
+def test_forms_of_the_branch_are_judged_with_and_without_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "forms"
+    keep(monkeypatch, "low-level", "no branch", "F_l of the paper, α = 0.5", "guided")
+    assert experiment.main(["low-level", *FAST, "--out", str(out)]) == 0
+    assert len(list((out / "runs").iterdir())) == 1
+    rows = list(csv.DictReader((out / "low-level.csv").open()))
+    assert len({row["boundary_f2"] for row in rows}) == 3
+    assert len({row["consistency"] for row in rows}) == 3
+    assert all(0 < float(row["consistency"]) <= 100 for row in rows)
+
+
 def test_every_grid_has_rows_of_distinct_names_and_known_settings() -> None:
     from il2vseg.train import TrainConfig, recipe_of
 
-    for grid in ("methods", "ablation", "alpha", "seeds", "backbones"):
+    for grid in ("methods", "ablation", "alpha", "low-level", "seeds", "backbones"):
         rows = experiment.variants(grid)
         assert len({v.name for v in rows}) == len(rows)
         for v in rows:

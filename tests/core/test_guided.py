@@ -1,0 +1,103 @@
+"""Edge-aware upsampling: the textbook's filter, edges on the image's, and nothing where there is nothing."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from il2vseg.guided import guided_filter, guided_upsample, linear_models
+from il2vseg.model import label_pixels
+from il2vseg.spec import LowLevelSpec
+
+
+def slow_filter(
+    guide: NDArray[np.float64], scores: NDArray[np.float64], radius: int, eps: float
+) -> NDArray[np.float64]:
+    """He, Sun & Tang 2010, eq. 19-21, window by window: guide (H, W, 3), scores (H, W)."""
+    height, width = scores.shape
+    slopes, offsets = np.zeros((height, width, 3)), np.zeros((height, width))
+
+    def window(y: int, x: int) -> tuple[slice, slice]:
+        return slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
+
+    for y in range(height):
+        for x in range(width):
+            colours = guide[window(y, x)].reshape(-1, 3)
+            p = scores[window(y, x)].ravel()
+            mean = colours.mean(0)
+            covariance = (colours - mean).T @ (colours - mean) / len(p)
+            cross = (colours * p[:, None]).mean(0) - mean * p.mean()
+            slopes[y, x] = np.linalg.solve(covariance + eps * np.eye(3), cross)
+            offsets[y, x] = p.mean() - slopes[y, x] @ mean
+    out = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            slope = slopes[window(y, x)].reshape(-1, 3).mean(0)
+            out[y, x] = slope @ guide[y, x] + offsets[window(y, x)].mean()
+    return out
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    radius=st.integers(1, 2),
+    eps=st.sampled_from([1e-2, 1e-3]),
+)
+def test_it_is_the_filter_of_the_paper(seed: int, size: tuple[int, int], radius: int, eps: float) -> None:
+    rng = np.random.default_rng(seed)
+    guide, scores = rng.random((*size, 3)), rng.dirichlet(np.ones(2), size)
+    out = guided_filter(
+        torch.from_numpy(guide).float().permute(2, 0, 1)[None],
+        torch.from_numpy(scores).float().permute(2, 0, 1)[None],
+        radius,
+        eps,
+    )
+    for c in range(2):
+        expected = slow_filter(guide, scores[..., c], radius, eps)
+        np.testing.assert_allclose(out[0, c].numpy(), expected, atol=2e-4)
+
+
+def test_one_cell_a_pixel_is_the_filter_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 6, 8, generator=generator)
+    scores = torch.rand(2, 4, 6, 8, generator=generator).softmax(1)
+    torch.testing.assert_close(
+        guided_upsample(scores, images, 1, 1e-3), guided_filter(images, scores, 1, 1e-3), atol=1e-5, rtol=1e-4
+    )
+
+
+def halves(edge: int) -> torch.Tensor:
+    """(1, 3, 56, 56), dark on the left of column `edge`, light on its right."""
+    row = torch.where(torch.arange(56) < edge, 0.2, 0.8)
+    return row.expand(1, 3, 56, 56)
+
+
+@pytest.mark.parametrize("edge", [24, 28, 31])
+def test_an_edge_of_tokens_moves_onto_the_edge_of_the_image(edge: int) -> None:
+    left = (halves(edge).mean(1, keepdim=True) < 0.5).float()
+    scores = F.avg_pool2d(torch.cat([left, 1 - left], 1), 14)
+    assert scores.shape[-2:] == (4, 4)
+    expected = left[0, 0] == 0
+    wrong = label_pixels(scores, halves(edge), LowLevelSpec(refine=2))[0].bool() != expected
+    blurred = label_pixels(scores, halves(edge), LowLevelSpec(refine=0))[0].bool() != expected
+    assert wrong.sum() == 0
+    assert edge == 28 or blurred.sum() > 0
+
+
+def test_a_flat_image_leaves_scores_between_their_neighbours() -> None:
+    scores = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(1)).softmax(1)
+    slopes, offset = linear_models(torch.full((1, 3, 4, 5), 0.5), scores, 1, 1e-3)
+    assert slopes.abs().max() < 1e-3
+    assert offset.max() <= scores.max() + 1e-5
+    assert offset.min() >= scores.min() - 1e-5
+
+
+def test_scores_stay_a_distribution() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand(1, 5, 3, 4, generator=generator).mul(8).softmax(1)
+    full = guided_upsample(scores, torch.rand(1, 3, 42, 56, generator=generator))
+    torch.testing.assert_close(full.sum(1), torch.ones(1, 42, 56), atol=1e-4, rtol=0)
