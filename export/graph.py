@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from il2vseg.calib.graphs import replace
 from il2vseg.errors import UserError
 from il2vseg.export.deploy_form import deploy_form
 from il2vseg.files import atomic_path
-from il2vseg.model import Segmenter, frames_to_images, upsample_labels
+from il2vseg.model import Segmenter, frames_to_images, label_pixels
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +34,9 @@ class DeployableGraph(nn.Module):
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 BGR (1, H, W, 3) -> labels (1, H, W) uint8, scores (1, C, gh, gw) float32."""
-        scores = self.segmenter(frames_to_images(frame))
-        return upsample_labels(scores, self.segmenter.size), scores
+        images = frames_to_images(frame)
+        scores = self.segmenter(images)
+        return label_pixels(scores, images, self.segmenter.low_level), scores
 
 
 def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
@@ -69,6 +71,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
     program.optimize()
     model = program.model_proto
     name_nodes(model)
+    store_in_half(model)
     onnx.checker.check_model(model, full_check=True)
     buffer = io.BytesIO()
     onnx.save(model, buffer)
@@ -87,3 +90,28 @@ def name_nodes(model: "onnx.ModelProto") -> None:
         module = scopes[-1].removeprefix("segmenter.") if scopes else ""
         node.name = f"{module}/{node.name}" if module else node.name
         del node.metadata_props[:]
+
+
+def store_in_half(model: "onnx.ModelProto") -> None:
+    """Store the kernels that half precision holds exactly in it, cast where the graph starts.
+
+    Runtimes fold the cast when they load the file: the same numbers from half the bytes. Those of a student
+    are such (`il2vseg.student.finish`).
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in kernels:
+            continue
+        exact = numpy_helper.to_array(tensor)
+        half = exact.astype(np.float16)
+        if np.array_equal(half, exact):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(
+                helper.make_node("Cast", [tensor.name], [name], f"cast/{name}", to=TensorProto.FLOAT)
+            )
+    replace(model.graph.node, [*casts, *model.graph.node])

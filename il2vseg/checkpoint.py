@@ -83,9 +83,13 @@ def save_checkpoint(folder: Path, classifier: Classifier, spec: ModelSpec) -> Pa
 
 
 def save_student(folder: Path, student: Student) -> Path:
-    """Write FOLDER/checkpoint.safetensors: all of a student, which has no frozen part."""
+    """Write FOLDER/checkpoint.safetensors: all of a finished student, which has no frozen part.
+
+    Its weights are stored in half precision, which `il2vseg.student.finish` rounded them to.
+    """
     path = folder / FILE_NAME
-    save_tensors(path, dict(student.state_dict()), dataclasses.asdict(student.spec))
+    tensors = {name: tensor.half() for name, tensor in student.state_dict().items()}
+    save_tensors(path, tensors, dataclasses.asdict(student.spec))
     return path
 
 

@@ -131,7 +131,7 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.distillation import Distiller, DistillRecipe, compute_targets, targets_key
     from il2vseg.monitor import Monitor
     from il2vseg.spec import LowLevelSpec, ModelSpec
-    from il2vseg.student import METHOD, Encoder, Student
+    from il2vseg.student import METHOD, Encoder, Student, finish
     from il2vseg.train import write_preview
 
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
@@ -159,7 +159,7 @@ def distill(config: DistillConfig) -> "Student":
             alpha=0.0,
             temperature=1.0,
             centre=False,
-            low_level=LowLevelSpec(),
+            low_level=LowLevelSpec(refine=0),
             training_data=(
                 f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
                 f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
@@ -170,7 +170,7 @@ def distill(config: DistillConfig) -> "Student":
         )
         # The steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
-        student = Distiller(Student(spec), frames, targets, recipe).run(monitor.step)
+        student = finish(Distiller(Student(spec), frames, targets, recipe).run(monitor.step))
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
     if note := dataset.skipped_note():

@@ -5,11 +5,13 @@ quarter of the input. It is a `Segmenter` to everything that takes one.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from il2vseg.backbones import check_size
 from il2vseg.errors import UserError
@@ -158,9 +160,30 @@ class Student(Segmenter):
         return self.logits(images).softmax(1)
 
 
+def _fold_norms(module: nn.Module) -> None:
+    """Fold every batch normalisation into the convolution before it, in place; `module` is in eval mode."""
+    for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+            # timm's normalisation holds the activation after it.
+            setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
+    for child in module.children():
+        _fold_norms(child)
+
+
+@torch.no_grad()
+def finish(student: Student) -> Student:
+    """Bring a trained student, in place, into the form that is stored: normalisations folded, weights rounded
+    to half precision. It still computes in float32; its files are half as large, and lose nothing more."""
+    _fold_norms(student.eval())
+    for parameter in student.parameters():
+        parameter.copy_(parameter.half())
+    return student
+
+
 def load_student(tensors: dict[str, Tensor], spec: ModelSpec, size: tuple[int, int] | None = None) -> Student:
-    """Rebuild a student from its checkpoint's tensors, for any input size of whole strides."""
+    """Rebuild a finished student from its checkpoint's tensors, for any input size of whole strides."""
     with torch.random.fork_rng(devices=[]):
-        student = Student(spec, size)
+        student = finish(Student(spec, size))
     student.load_state_dict(tensors)
-    return student.eval()
+    return student

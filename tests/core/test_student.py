@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from il2vseg.checkpoint import load_checkpoint, rename_clusters, save_student
 from il2vseg.errors import UserError
 from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, STUDENTS, Student
+from il2vseg.student import METHOD, STUDENTS, Student, finish
 
 SPEC = ModelSpec(
     method=METHOD,
@@ -25,11 +26,21 @@ SPEC = ModelSpec(
 )
 
 
+def shake_norms(network: Student) -> None:
+    """Give batch normalisations statistics and weights as of a training, so that folding them is work."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.5, 1.5)
+
+
 @pytest.fixture(scope="module")
 def student() -> Student:
     torch.manual_seed(0)
-    network: Student = Student(SPEC).eval()
-    return network
+    network = Student(SPEC)
+    shake_norms(network)
+    return finish(network)
 
 
 def test_scores_are_distributions_at_a_quarter_of_the_frame(student: Student) -> None:
@@ -51,8 +62,22 @@ def test_every_student_of_the_table_can_be_built(name: str) -> None:
     assert network(torch.rand(1, 3, 64, 96)).shape == (1, 3, 16, 24)
 
 
-def test_default_student_fits_a_wheel() -> None:
-    assert sum(p.numel() for p in Student(SPEC).parameters()) * 4 < 4_000_000
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_fits_a_wheel(name: str, tmp_path: Path) -> None:
+    path = save_student(tmp_path, finish(Student(dataclasses.replace(SPEC, backbone=name))))
+    assert path.stat().st_size < 4_000_000
+
+
+def test_finishing_folds_norms_and_rounds_to_half() -> None:
+    torch.manual_seed(1)
+    network: Student = Student(SPEC).eval()
+    shake_norms(network)
+    images = torch.rand(1, 3, 64, 96)
+    before = network.logits(images).detach()
+    finished = finish(network)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in finished.modules())
+    assert all(torch.equal(p, p.half().float()) for p in finished.parameters())
+    torch.testing.assert_close(finished.logits(images), before, atol=0.02 * float(before.abs().max()), rtol=0)
 
 
 def test_a_saved_student_computes_the_same(student: Student, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from il2vseg.runtime import cuda as cuda_module
 from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.providers import open_engine
 from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, Student
+from il2vseg.student import METHOD, Student, finish
 
 from .conftest import SIZE
 from .fakes import FakeCuda, fake_tensorrt
@@ -234,7 +234,7 @@ def test_tensorrt_for_rtx_builds_a_student(tmp_path: Path, require: Any) -> None
     names = ("water", "obstacle", "sky")
     student = "mobilenetv4_small_050"
     spec = ModelSpec(METHOD, student, "random", (64, 96), names, 0.0, 1.0, False, LowLevelSpec(), "none")
-    export_onnx(Student(spec).eval(), path)
+    export_onnx(finish(Student(spec)), path)
     assert len(build_engine(path, "fp32", trt, configure=for_ada(trt))) > 10_000
 
 

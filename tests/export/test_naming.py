@@ -25,7 +25,7 @@ from il2vseg.export.naming import (
 )
 from il2vseg.images import Frame, Labels
 from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, Student
+from il2vseg.student import METHOD, Student, finish
 
 SIZE = (64, 96)
 
@@ -47,7 +47,7 @@ def checkpoint(tmp_path: Path) -> Path:
     names = ("class 0", "class 1", "class 2", "class 3")
     student = "mobilenetv4_small_050"
     spec = ModelSpec(METHOD, student, "random", SIZE, names, 0.0, 1.0, False, LowLevelSpec(), "none")
-    save_student(tmp_path, Student(spec).eval())
+    save_student(tmp_path, finish(Student(spec)))
     return tmp_path
 
 
