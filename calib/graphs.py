@@ -57,18 +57,30 @@ def consumers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if tensor in node.input]
 
 
-def transformer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """List the nodes between the input of the first and that of the last layer normalisation."""
-    norms = layer_norms(model)
-    if not norms:
-        return []
-    reached = {norms[0].input[0]}
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the convolutions of a graph."""
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def network_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the nodes of the transformer, from the input of its first to that of its last layer normalisation;
+    without a transformer those of the convolutional network, up to the output of its last layer."""
+    if norms := layer_norms(model):
+        return _between(model, norms[0].input[0], norms[-1].input[0])
+    if convs := convolutions(model):
+        return _between(model, convs[0].input[0], convs[-1].output[0])
+    return []
+
+
+def _between(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]:
+    """List the nodes that compute the tensor `last` from the tensor `first`."""
+    reached = {first}
     downstream = []
     for node in model.graph.node:  # in topological order
         if reached.intersection(node.input):
             reached.update(node.output)
             downstream.append(node)
-    needed = {norms[-1].input[0]}
+    needed = {last}
     between = []
     for node in reversed(downstream):
         if needed.intersection(node.output):

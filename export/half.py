@@ -2,44 +2,55 @@
 
 The residual stream, layer normalisation and softmax stay in float32 (a ViT's residual stream has outliers
 that half precision cannot hold), and so does everything after the backbone: cosine, fuzzy c-means,
-affinity, fusion. Types live in the graph, so TensorRT, which is strongly typed, and ONNX Runtime agree.
+affinity, fusion. Of a convolutional student, all from its first to its last layer is in half precision.
+Types live in the graph, so TensorRT, which is strongly typed, and ONNX Runtime agree.
 """
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from il2vseg.calib.graphs import drop_unused_constants, initializers, replace, transformer_nodes, value
+from il2vseg.calib.graphs import (
+    drop_unused_constants,
+    initializers,
+    layer_norms,
+    network_nodes,
+    replace,
+    value,
+)
 from il2vseg.errors import UserError
 
 FLOAT_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "Pow", "Sqrt"})
 """Operators that sum or exponentiate many values."""
 
-SHAPE_OPS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"})
+SHAPE_OPS = frozenset({"Reshape", "Resize", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"})
 """Operators whose first input alone is data; the others are shapes."""
 
 
 def half_nodes(model: onnx.ModelProto) -> set[str]:
     """Names of the nodes that run in half precision."""
     names = set()
-    for node in transformer_nodes(model):
-        is_residual = node.op_type == "Add" and not set(node.input).intersection(initializers(model))
+    has_stream = bool(layer_norms(model))
+    for node in network_nodes(model):
+        is_residual = (
+            has_stream and node.op_type == "Add" and not set(node.input).intersection(initializers(model))
+        )
         if node.op_type not in FLOAT_OPS and not is_residual:
             names.add(node.name)
     return names
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a graph with its transformer in mixed precision; inputs and outputs keep their types.
+    """Copy a graph with its network in mixed precision; inputs and outputs keep their types.
 
     Raises:
-        UserError: the graph has no transformer.
+        UserError: the graph has no network to speak of.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     chosen = half_nodes(copy)
     if not chosen:
-        raise UserError("fp16 needs a model with a transformer backbone; export it as fp32")
+        raise UserError("fp16 needs a transformer or a convolutional network; export it as fp32")
     constants = initializers(copy)
     is_half: set[str] = set()
     casts: dict[tuple[str, bool], str] = {}

@@ -39,7 +39,7 @@ def write_half(folder: Path) -> list[Variant]:
     """Write FOLDER/model.fp16.onnx beside model.onnx; see `half.to_half` for what stays in float.
 
     Raises:
-        UserError: the model has no transformer.
+        UserError: the model has neither a transformer nor a convolutional network.
     """
     import onnx
 
@@ -65,6 +65,8 @@ def write_int8(
     """
     import onnx
 
+    from il2vseg.calib.convolutions import quantise_convolutions
+    from il2vseg.calib.graphs import layer_norms
     from il2vseg.calib.qdq import CPU, TENSORRT
     from il2vseg.calib.quantise import quantise
 
@@ -74,7 +76,8 @@ def write_int8(
     for path, target in families:
         progress(f"int8 for {target}")
         convention = TENSORRT if target == "tensorrt" else CPU
-        quantised = quantise(model, frames, convention, method=method, progress=progress)
+        quantiser = quantise if layer_norms(model) else quantise_convolutions
+        quantised = quantiser(model, frames, convention, method=method, progress=progress)
         _write(quantised.model, folder / path)
         variants.append(Variant(path, "int8", target, quantised.describe()))
     return variants

@@ -42,7 +42,7 @@ class DistillConfig:
     steps: int = flag(3000, "optimisation steps", metavar="N")
     batch: int = flag(8, "crops a step", metavar="N")
     scales: tuple[float, ...] = flag(
-        (1.0, 1.5), "input sizes of the teacher, relative to its own; targets are the mean", metavar="S"
+        (1.0,), "input sizes of the teacher, relative to its own; targets are the mean", metavar="S"
     )
     flip: bool = flag(False, "also ask the teacher about mirrored frames")
     limit: int | None = flag(None, "use at most this many frames, spread evenly", metavar="N")

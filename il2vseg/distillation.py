@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from il2vseg.files import atomic_path
-from il2vseg.guided import guided_filter
 from il2vseg.images import Frame, resize_frame
-from il2vseg.model import Segmenter, frames_to_images
+from il2vseg.model import Segmenter, frames_to_images, pixel_scores
 from il2vseg.student import STRIDE, Student
 from il2vseg.training import StepReport
 from il2vseg.whitening import TokenStatistics
@@ -35,12 +34,10 @@ TOKEN_STRIDE = 16
 """Stride of the student's features that are compared with them."""
 
 
-def merge_clusters(names: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
-    """Classes as they first appear, and the matrix (classes, clusters) that sums their scores."""
+def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Classes as they first appear among the names of clusters, and the clusters of each."""
     classes = tuple(dict.fromkeys(names))
-    matrix = torch.zeros(len(classes), len(names))
-    matrix[[classes.index(n) for n in names], torch.arange(len(names))] = 1.0
-    return classes, matrix
+    return classes, [[i for i, name in enumerate(names) if name == c] for c in classes]
 
 
 @dataclass(frozen=True)
@@ -90,15 +87,14 @@ def compute_targets(
     size: tuple[int, int],
     flip: bool = False,
 ) -> Targets:
-    """Ask the teacher about every frame: mean over its input sizes and, with `flip`, the mirrored frame.
-
-    Clusters of one name are summed into one class. The scores' edges are then moved onto those of the frame.
+    """Ask the teacher, with its low-level branch, about every frame: mean over its input sizes and, with
+    `flip`, the mirrored frame.
 
     Args:
         teachers: one model at one or more input sizes; the first gives the tokens.
         size: the student's (H, W).
     """
-    class_names, merge = merge_clusters(teachers[0].class_names)
+    class_names, members = classes_of(teachers[0].class_names)
     grid = (size[0] // STRIDE, size[1] // STRIDE)
     backbone = getattr(teachers[0], "backbone", None)
     captured: list[Tensor] = []
@@ -111,23 +107,25 @@ def compute_targets(
         total = torch.zeros(1, len(class_names), *grid)
         for teacher in teachers:
             images = frames_to_images(torch.from_numpy(resize_frame(frame, teacher.size))[None])
-            total += _merged(teacher, images, merge, grid)
+            total += _class_scores(teacher, images, members, grid)
             if flip:
-                total += _merged(teacher, images.flip(3), merge, grid).flip(3)
+                total += _class_scores(teacher, images.flip(3), members, grid).flip(3)
         tokens += [t.half() for t in captured[:1]]
         captured.clear()
-        guide = frames_to_images(torch.from_numpy(resize_frame(frame, grid))[None])
-        refined = guided_filter(guide, total / total.sum(1, keepdim=True))[0].clamp(0.0, 1.0)
-        scores.append((refined * 255.0).round().byte().numpy())
+        mean = (total / total.sum(1, keepdim=True))[0]
+        scores.append((mean * 255.0).round().byte().numpy())
     if hook is not None:
         hook.remove()
     return Targets(np.stack(scores), _whiten(tokens), class_names)
 
 
-def _merged(teacher: Segmenter, images: Tensor, merge: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Scores (1, C, gh, gw) of named classes on the grid."""
-    scores = torch.einsum("kc,bchw->bkhw", merge, teacher(images))
-    return F.interpolate(scores, size=grid, mode="bilinear", align_corners=False)
+def _class_scores(
+    teacher: Segmenter, images: Tensor, members: Sequence[list[int]], grid: tuple[int, int]
+) -> Tensor:
+    """Scores (1, C, gh, gw) of named classes: of each its best cluster's, as in the teacher's labels."""
+    clusters = pixel_scores(teacher(images), images, teacher.low_level).clamp_min(0.0)
+    classes = torch.stack([clusters[:, ids].amax(1) for ids in members], 1)
+    return F.interpolate(classes / classes.sum(1, keepdim=True), size=grid, mode="area")
 
 
 def _whiten(tokens: list[Tensor]) -> NDArray[np.float16]:
@@ -144,6 +142,10 @@ def _whiten(tokens: list[Tensor]) -> NDArray[np.float16]:
     return np.asarray(torch.stack(z).half().numpy(), np.float16)
 
 
+DUSK = 0.2
+"""Share of the light that the dimmest views keep."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How hard the frames are varied; every draw is independent."""
@@ -156,6 +158,10 @@ class Augmentation:
     """Degrees that the horizon leans, either way (three standard deviations)."""
     colour: float = 0.35
     """Change of brightness, contrast, saturation and gamma, either way."""
+    shade: float = 0.1
+    """Probability of uneven light: smooth fields of shadow and sun."""
+    dim: float = 0.1
+    """Probability of dusk: down to DUSK of the light."""
     degrade: float = 0.3
     """Probability of each of blur, noise, JPEG and rain."""
 
@@ -195,7 +201,8 @@ def warp_frame(frame: Frame, view: NDArray[np.float64], crop: tuple[int, int]) -
 
 
 def vary_colours(rng: np.random.Generator, frame: Frame, a: Augmentation) -> Frame:
-    """Brightness, contrast, gamma, saturation and hue, then blur, noise, rain and JPEG."""
+    """Light, then brightness, contrast, gamma, saturation and hue, then blur, noise, rain and JPEG."""
+    frame = vary_light(rng, frame, a)
 
     def factor() -> float:
         return math.exp(rng.uniform(-a.colour, a.colour))
@@ -217,6 +224,18 @@ def vary_colours(rng: np.random.Generator, frame: Frame, a: Augmentation) -> Fra
     if rng.random() < a.degrade:
         x = jpeg(x, int(rng.integers(20, 80)))
     return x
+
+
+def vary_light(rng: np.random.Generator, frame: Frame, a: Augmentation) -> Frame:
+    """Shadows, sun and dusk: the colours stay, their brightness does not."""
+    h, w = frame.shape[:2]
+    light = np.ones((h, w), np.float32)
+    if rng.random() < a.shade:
+        coarse = rng.normal(0.0, 0.4, (4, 5)).astype(np.float32)
+        light = np.exp(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC))
+    if rng.random() < a.dim:
+        light = light * np.float32(math.exp(rng.uniform(math.log(DUSK), 0.0)))
+    return np.asarray((frame * light[..., None]).clip(0, 255), dtype=np.uint8)
 
 
 def streaks(rng: np.random.Generator, frame: Frame, density: float, length: int = 15) -> Frame:
@@ -248,26 +267,40 @@ class DistillRecipe:
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     ema: float = 0.998
-    confidence: float = 0.5
-    """Cells where the teacher's best class has at most this probability teach nothing; above, linearly."""
+    balance: float = 0.5
+    """Exponent of how much more a cell of a rare class counts: 0 = as much as any, 1 = as many times more as
+    the class is rarer than the mean."""
     edge_weight: float = 1.0
     """How much more a cell beside the target's edges counts."""
     feature_weight: float = 0.5
     augmentation: Augmentation = Augmentation()
 
 
-def distillation_loss(logits: Tensor, target: Tensor, confidence: float, edge_weight: float) -> Tensor:
+def class_weights(scores: NDArray[np.uint8], balance: float) -> Tensor:
+    """How much a cell of each class counts: (C,), from all targets (n, C, h, w); see `DistillRecipe`."""
+    share = np.array([scores[:, c].mean(dtype=np.float64) for c in range(scores.shape[1])])
+    share = (share / share.sum()).clip(1e-3, None)
+    return torch.from_numpy((1.0 / (len(share) * share)) ** balance).float()
+
+
+def distillation_loss(
+    logits: Tensor, target: Tensor, class_weight: Tensor, edge_weight: float = 1.0
+) -> Tensor:
     """Weighted KL(target ‖ student), a scalar.
+
+    A cell counts as the teacher is sure: nothing at even odds, linearly more above.
 
     Args:
         logits, target: (B, C, h, w); the target is a distribution over C.
-        confidence, edge_weight: see `DistillRecipe`.
+        class_weight: (C,), see `class_weights`. edge_weight: see `DistillRecipe`.
     """
     kl = F.kl_div(logits.log_softmax(1), target, reduction="none").sum(1)
-    sure = ((target.amax(1) - confidence) / (1.0 - confidence)).clamp(0.0, 1.0)
+    chance = 1.0 / target.shape[1]
+    sure = ((target.amax(1) - chance) / (1.0 - chance)).clamp(0.0, 1.0)
     most = F.max_pool2d(target, 5, 1, 2)
     least = -F.max_pool2d(-target, 5, 1, 2)
     weight = sure * (1.0 + edge_weight * (most - least).amax(1))
+    weight = weight * torch.einsum("c,bchw->bhw", class_weight, target)
     return (weight * kl).sum() / weight.sum().clamp_min(1.0)
 
 
@@ -288,6 +321,7 @@ class Distiller:
         self.recipe = recipe
         self.frames = frames
         self.targets = targets
+        self.class_weight = class_weights(targets.scores, recipe.balance)
         self.student = student.to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
         components = targets.tokens.shape[1]
@@ -343,7 +377,8 @@ class Distiller:
         r = self.recipe
         images, target, tokens = self.batch(step)
         fine, coarse = self.student.features(images.to(memory_format=torch.channels_last))
-        losses = {"kl": distillation_loss(self.student.classify(fine), target, r.confidence, r.edge_weight)}
+        logits = self.student.classify(fine)
+        losses = {"kl": distillation_loss(logits, target, self.class_weight, r.edge_weight)}
         if self.projection is not None and tokens is not None:
             losses["features"] = r.feature_weight * feature_loss(self.projection(coarse), tokens)
         for group in self.optimizer.param_groups:

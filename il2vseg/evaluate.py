@@ -7,6 +7,7 @@ literature's) and many to one; `--assignment` scores with a mapping that was fou
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -202,7 +203,7 @@ def _predict(
 
     stacked = torch.from_numpy(np.stack(frames))
     if isinstance(segmenter, torch.nn.Module):
-        stacked = stacked.to(next(segmenter.buffers()).device)
+        stacked = stacked.to(next(chain(segmenter.parameters(), segmenter.buffers())).device)
     labels, scores = segmenter.predict(stacked)
     if flip:
         mirrored = segmenter.predict(stacked.flip(2))[1].flip(3)

@@ -213,7 +213,8 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     from il2vseg.metrics import transfer
 
     folder = out / "runs" / f"{variant.run_name}_seed{seed}"
-    scores_file = folder / variant.scores_name
+    judged = config.grid == "low-level"
+    scores_file = folder / (f"judged-{variant.scores_name}" if judged else variant.scores_name)
     if scores_file.exists():
         known: dict[str, Any] = json.loads(scores_file.read_text())
         return known
@@ -243,9 +244,8 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         "boundary_f5": report.boundary_f[5],
         "water_edge": report.water_edge_rmse,
         "transfer_water_iou": None,
-        "consistency": None,
     }
-    if config.grid == "low-level":
+    if judged:
         segmenter.alpha = segmenter.alpha if variant.alpha is None else variant.alpha
         scores["consistency"] = consistency(config, folder, segmenter)
     if config.transfer_split is not None:
@@ -295,13 +295,15 @@ def shown(values: list[float | None]) -> str:
 def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of all variants, with the mIoU of every seed; columns without values are left out."""
     columns = [
-        i for i, m in enumerate(METRICS) if any(r[m] is not None for rows in results.values() for r in rows)
+        i
+        for i, m in enumerate(METRICS)
+        if any(r.get(m) is not None for rows in results.values() for r in rows)
     ]
     seeds = len(next(iter(results.values())))
     header = ["", *(HEADINGS[i] for i in columns), f"mIoU of seeds 0-{seeds - 1}"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for name, rows in results.items():
-        cells = [shown([r[METRICS[i]] for r in rows]) for i in columns]
+        cells = [shown([r.get(METRICS[i]) for r in rows]) for i in columns]
         cells.append(", ".join(f"{r['miou']:.1f}" for r in rows))
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
@@ -403,7 +405,7 @@ def write_results(
     writer.writerow(["variant", "seed", *METRICS])
     for name, rows in results.items():
         for seed, row in enumerate(rows):
-            writer.writerow([name, seed, *(row[m] for m in METRICS)])
+            writer.writerow([name, seed, *(row.get(m) for m in METRICS)])
     table = markdown(results)
     write_text(out / f"{config.grid}.csv", buffer.getvalue())
     write_text(out / f"{config.grid}.md", table)

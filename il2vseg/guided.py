@@ -15,24 +15,24 @@ from torch import Tensor
 from il2vseg.lowlevel import pool_colours
 
 
-def _window_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the (2·radius+1)² neighbours that lie inside the image."""
-    return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+def _window_mean(x: Tensor) -> Tensor:
+    """Mean over those of the 3x3 neighbours that lie inside the image."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def linear_models(guide: Tensor, scores: Tensor, radius: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Fit scores ≈ slopes · colour + offset in every window, and average the windows over every cell.
+def linear_models(guide: Tensor, scores: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Fit scores ≈ slopes · colour + offset in every window of 3x3 cells, and average the windows over every
+    cell.
 
     Args:
         guide: (B, 3, h, w) RGB in [0, 1]. scores: (B, C, h, w).
-        radius: of the window in cells. eps: variance of colour below which a window counts as flat.
+        eps: variance of colour below which a window counts as flat.
     Returns:
         slopes (B, 3, C, h, w) and offset (B, C, h, w).
     """
-    mean_i, mean_p = _window_mean(guide, radius), _window_mean(scores, radius)
+    mean_i, mean_p = _window_mean(guide), _window_mean(scores)
     covariance = [
-        [_window_mean(guide[:, i : i + 1] * guide[:, j : j + 1], radius) for j in range(i, 3)]
-        for i in range(3)
+        [_window_mean(guide[:, i : i + 1] * guide[:, j : j + 1]) for j in range(i, 3)] for i in range(3)
     ]
     (rr, rg, rb), (gg, gb), (bb,) = (
         [c - mean_i[:, i : i + 1] * mean_i[:, j : j + 1] for j, c in enumerate(row, start=i)]
@@ -44,28 +44,13 @@ def linear_models(guide: Tensor, scores: Tensor, radius: int, eps: float) -> tup
     a_gg, a_gb, a_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
     determinant = rr * a_rr + rg * a_rg + rb * a_rb
     inverse = ((a_rr, a_rg, a_rb), (a_rg, a_gg, a_gb), (a_rb, a_gb, a_bb))
-    cross = [
-        _window_mean(guide[:, i : i + 1] * scores, radius) - mean_i[:, i : i + 1] * mean_p for i in range(3)
-    ]
+    cross = [_window_mean(guide[:, i : i + 1] * scores) - mean_i[:, i : i + 1] * mean_p for i in range(3)]
     slopes = [sum((k * c for k, c in zip(row, cross, strict=True)), 0.0) / determinant for row in inverse]
     offset = mean_p - sum((s * mean_i[:, i : i + 1] for i, s in enumerate(slopes)), 0.0)
     return (
-        torch.stack([_window_mean(torch.as_tensor(s), radius) for s in slopes], 1),
-        _window_mean(offset, radius),
+        torch.stack([_window_mean(torch.as_tensor(s)) for s in slopes], 1),
+        _window_mean(offset),
     )
-
-
-def guided_filter(guide: Tensor, scores: Tensor, radius: int = 4, eps: float = 1e-3) -> Tensor:
-    """Move the edges of scores onto the edges of an image of the same grid.
-
-    Args:
-        guide: (B, 3, h, w) RGB in [0, 1]. scores: (B, C, h, w), a distribution over C.
-        radius, eps: see `linear_models`.
-    Returns:
-        (B, C, h, w), summing to 1 over C; single values may leave [0, 1].
-    """
-    slopes, offset = linear_models(guide, scores, radius, eps)
-    return (slopes * guide.unsqueeze(2)).sum(1) + offset
 
 
 def guided_upsample(scores: Tensor, images: Tensor, cells: int = 2, eps: float = 1e-3) -> Tensor:
@@ -81,7 +66,7 @@ def guided_upsample(scores: Tensor, images: Tensor, cells: int = 2, eps: float =
     """
     grid, size = (scores.shape[-2] * cells, scores.shape[-1] * cells), images.shape[-2:]
     scores = F.interpolate(scores, size=grid, mode="bilinear", align_corners=False)
-    slopes, offset = linear_models(pool_colours(images, grid), scores, 1, eps)
+    slopes, offset = linear_models(pool_colours(images, grid), scores, eps)
     out = F.interpolate(offset, size=size, mode="bilinear", align_corners=False)
     for i in range(3):
         slope = F.interpolate(slopes[:, i], size=size, mode="bilinear", align_corners=False)

@@ -160,11 +160,13 @@ def frames_to_images(frames: Tensor) -> Tensor:
     return frames.float().flip(-1).permute(0, 3, 1, 2) / 255.0
 
 
-def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
-    """Upsample scores (B, C, gh, gw) to images (B, 3, H, W), RGB in [0, 1], and take the best class: labels
-    (B, H, W) uint8."""
+def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
+    """Upsample scores (B, C, gh, gw) to images (B, 3, H, W), RGB in [0, 1], as the spec says."""
     if spec.refine:
-        full = guided_upsample(scores, images, spec.refine, spec.refine_eps)
-    else:
-        full = F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return full.argmax(1).to(torch.uint8)
+        return guided_upsample(scores, images, spec.refine, spec.refine_eps)
+    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
+    """The best class of every pixel, arguments as `pixel_scores`: labels (B, H, W) uint8."""
+    return pixel_scores(scores, images, spec).argmax(1).to(torch.uint8)

@@ -18,13 +18,15 @@ from il2vseg.distillation import (
     Distiller,
     DistillRecipe,
     Targets,
+    class_weights,
+    classes_of,
     compute_targets,
     distillation_loss,
     draw_view,
     feature_loss,
-    merge_clusters,
     targets_key,
     vary_colours,
+    vary_light,
     warp_frame,
 )
 from il2vseg.errors import UserError
@@ -50,6 +52,7 @@ class ColourTeacher(Segmenter):
         self.size, self.grid, self.alpha = size, (size[0] // 8, size[1] // 8), 0.0
         self.class_names = ["blue", "red", "blue"]
         self.num_classes = 3
+        self.spec = spec(("blue", "red", "blue"))
 
     def forward(self, images: Tensor) -> Tensor:
         red = F.adaptive_avg_pool2d(images[:, :1] - images[:, 2:], self.grid).mul(8).sigmoid()
@@ -68,10 +71,21 @@ def png(frame: Frame) -> bytes:
     return cv2.imencode(".png", frame)[1].tobytes()
 
 
-def test_clusters_of_one_name_are_summed() -> None:
-    names, matrix = merge_clusters(["water", "sky", "water"])
-    assert names == ("water", "sky")
-    assert matrix.tolist() == [[1, 0, 1], [0, 1, 0]]
+def test_clusters_of_one_name_are_one_class() -> None:
+    assert classes_of(["water", "sky", "water"]) == (("water", "sky"), [[0, 2], [1]])
+
+
+def test_targets_are_the_teachers_labels() -> None:
+    teacher = ColourTeacher()
+    frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    frame = cv2.GaussianBlur(frame, (0, 0), 15).astype(np.uint8)
+    frame = cv2.normalize(frame, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
+    targets = compute_targets([teacher], [frame], SIZE)
+    clusters = teacher.predict(torch.from_numpy(frame)[None])[0][0].numpy()
+    expected = np.array([0, 1, 0])[clusters]
+    labels = targets.scores[0].argmax(0).repeat(4, 0).repeat(4, 1)
+    assert (labels == expected).mean() > 0.95
+    assert 0.1 < expected.mean() < 0.9
 
 
 def test_targets_are_merged_and_follow_the_frames_edges() -> None:
@@ -134,17 +148,44 @@ def test_varied_colours_keep_the_frames_shape(seed: int) -> None:
 
 def test_the_loss_is_least_at_the_target() -> None:
     target = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).mul(5).softmax(1)
-    at_target = distillation_loss(target.log(), target, 0.0, 1.0)
+    at_target = distillation_loss(target.log(), target, torch.ones(3))
     assert float(at_target) == pytest.approx(0.0, abs=1e-5)
-    assert float(distillation_loss(torch.zeros_like(target), target, 0.0, 1.0)) > 0.01
+    assert float(distillation_loss(torch.zeros_like(target), target, torch.ones(3))) > 0.01
 
 
 def test_unsure_cells_teach_nothing() -> None:
     target = torch.full((1, 2, 4, 4), 0.5)
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    distillation_loss(logits, target, confidence=0.5, edge_weight=1.0).backward()
+    distillation_loss(logits, target, torch.ones(2)).backward()
     assert logits.grad is not None
     assert float(logits.grad.abs().max()) == 0.0
+
+
+def test_cells_of_rare_classes_count_more() -> None:
+    scores = np.zeros((2, 3, 4, 4), np.uint8)
+    scores[:, 0], scores[0, 1, 0], scores[0, 0, 0] = 255, 255, 0  # shares 7/8, 1/8, 0
+    torch.testing.assert_close(class_weights(scores, 0.0), torch.ones(3))
+    weights = class_weights(scores, 0.5)
+    torch.testing.assert_close(weights[:2], torch.tensor([8 / 21, 8 / 3]).sqrt())
+    assert torch.isfinite(weights).all()
+    target = F.one_hot(torch.tensor([[[0, 1]]]), 3).permute(0, 3, 1, 2).float()
+    wrong_on_common = torch.tensor([[0.0, 0.0], [4.0, 4.0], [0.0, 0.0]]).reshape(1, 3, 1, 2)
+    wrong_on_rare = torch.tensor([[4.0, 4.0], [0.0, 0.0], [0.0, 0.0]]).reshape(1, 3, 1, 2)
+    assert distillation_loss(wrong_on_rare, target, weights) > distillation_loss(
+        wrong_on_common, target, weights
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_light_varies_brightness_and_nothing_else(seed: int) -> None:
+    frame = np.full((24, 32, 3), (40, 80, 120), np.uint8)
+    lit = vary_light(np.random.default_rng(seed), frame, Augmentation(shade=1.0, dim=1.0)).astype(int)
+    inside = (lit.max(2) < 255) & (lit.min(2) > 20)
+    assert (abs(lit[..., 1] - 2 * lit[..., 0]) <= 3)[inside].all()
+    assert (abs(lit[..., 2] - 3 * lit[..., 0]) <= 4)[inside].all()
+    untouched = vary_light(np.random.default_rng(seed), frame, Augmentation(shade=0.0, dim=0.0))
+    np.testing.assert_array_equal(untouched, frame)
 
 
 def test_feature_loss_sees_direction_only() -> None:

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from il2vseg.checkpoint import load_checkpoint, rename_clusters, save_student
+from il2vseg.data import open_dataset
 from il2vseg.errors import UserError
+from il2vseg.evaluate import evaluate
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.student import METHOD, STUDENTS, Student, finish
 
@@ -88,6 +90,12 @@ def test_a_saved_student_computes_the_same(student: Student, tmp_path: Path) -> 
     assert torch.equal(loaded(images), student(images))
     assert loaded.class_names == ["obstacle", "water", "sky"]
     assert loaded.alpha == 0.0
+
+
+def test_a_student_is_scored_like_any_model(student: Student) -> None:
+    report = evaluate(student, open_dataset("synthetic", None, "val", labelled=True, limit=2))
+    assert report.images == 2
+    assert 0 <= report.one_to_one.accuracy <= 100
 
 
 def test_a_student_can_be_loaded_for_another_size(student: Student, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from il2vseg.calib.quantise import quantise
 from il2vseg.errors import CheckFailed, UserError
 from il2vseg.export import cli
 from il2vseg.export.engine import ENGINE_NAME, BuildError, build_engine, build_into
-from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import Output
 from il2vseg.export.runners import onnx_runner
@@ -23,8 +22,6 @@ from il2vseg.images import Frame
 from il2vseg.runtime import cuda as cuda_module
 from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.providers import open_engine
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, Student, finish
 
 from .conftest import SIZE
 from .fakes import FakeCuda, fake_tensorrt
@@ -227,15 +224,6 @@ def test_tensorrt_for_rtx_parses_and_builds_our_graphs(
         proto = quantise(proto, frames[:2], TENSORRT, goal=0).model
     onnx.save(proto, path)
     assert len(build_engine(path, precision, trt, configure=for_ada(trt))) > 10_000
-
-
-def test_tensorrt_for_rtx_builds_a_student(tmp_path: Path, require: Any) -> None:
-    trt, path = rtx(require), tmp_path / "model.onnx"
-    names = ("water", "obstacle", "sky")
-    student = "mobilenetv4_small_050"
-    spec = ModelSpec(METHOD, student, "random", (64, 96), names, 0.0, 1.0, False, LowLevelSpec(), "none")
-    export_onnx(finish(Student(spec)), path)
-    assert len(build_engine(path, "fp32", trt, configure=for_ada(trt))) > 10_000
 
 
 def test_tensorrt_refuses_the_int8_file_for_cpus(

@@ -145,7 +145,7 @@ def test_half_precision_survives_activations_that_it_cannot_hold(
     assert report.passed, report.failures
 
 
-def test_half_precision_needs_a_transformer() -> None:
+def test_half_precision_needs_a_network() -> None:
     from tests.runtime.conftest import build_graph
 
     with pytest.raises(UserError, match="fp32"):

@@ -1,0 +1,102 @@
+"""Static INT8 of a convolutional network (a student), by ONNX Runtime's quantiser.
+
+A ViT needs care that a convolutional network with folded normalisations does not: see `calib.quantise` for
+the former.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from il2vseg.calib.graphs import convolutions, initializers, replace, value
+from il2vseg.calib.observe import Method, session
+from il2vseg.calib.qdq import Convention
+from il2vseg.calib.quantise import CHECK_FRAMES, Quantised
+from il2vseg.errors import UserError
+from il2vseg.images import Frame
+
+
+def quantise_convolutions(
+    model: onnx.ModelProto,
+    frames: Sequence[tuple[str, Frame]],
+    convention: Convention,
+    *,
+    method: Method = "minmax",
+    progress: Callable[[str], None] = lambda line: None,
+) -> Quantised:
+    """Quantise the convolutions of a graph and the sums between them; the last one, the classifier, stays in
+    float.
+
+    Args:
+        frames: representative (name, BGR uint8 (H, W, 3)) of the graph's size.
+    Raises:
+        UserError: the graph has no convolution but the classifier.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.frames = iter(frames)
+
+        def get_next(self) -> dict[str, Any] | None:
+            item = next(self.frames, None)
+            return None if item is None else {model.graph.input[0].name: item[1][None]}
+
+    *layers, classifier = [node.name for node in convolutions(model)] or [""]
+    if not layers:
+        raise UserError("the model has no large linear layer, INT8 would change nothing; export it as fp32")
+    progress(f"observing {len(layers)} convolutions on {len(frames)} frames")
+    ranges = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,
+        "entropy": CalibrationMethod.Entropy,
+    }
+    signed = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            kernels_in_float(model),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Add"],
+            per_channel=True,
+            activation_type=QuantType.QInt8 if convention.signed else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[classifier],
+            calibrate_method=ranges[method],
+            extra_options=signed if convention.signed else {},
+        )
+        quantised = onnx.load(path)
+    before, after = session(model, ["labels"]), session(quantised, ["labels"])
+    checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
+    agreement = float(np.mean([(before(f)[0] == after(f)[0]).mean() for f in checked]))
+    progress(f"labels agree on {agreement:.2%}")
+    return Quantised(quantised, method, len(frames), 0.0, agreement, [classifier])
+
+
+def kernels_in_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a graph with its kernels as plain float constants, which is where the quantiser looks for them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = initializers(copy)
+    rest = []
+    for node in copy.graph.node:
+        if node.op_type == "Cast" and node.input[0] in constants:
+            tensor = constants[node.input[0]]
+            tensor.CopyFrom(numpy_helper.from_array(value(tensor), node.output[0]))
+        else:
+            rest.append(node)
+    replace(copy.graph.node, rest)
+    return copy

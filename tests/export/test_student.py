@@ -1,0 +1,120 @@
+"""A student exports like everything else: small files, FP16 and INT8 for both families of runtimes."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from il2vseg.calib.convolutions import quantise_convolutions
+from il2vseg.calib.qdq import CPU, TENSORRT, Convention
+from il2vseg.data import open_dataset
+from il2vseg.errors import UserError
+from il2vseg.export.engine import build_engine
+from il2vseg.export.graph import export_onnx
+from il2vseg.export.half import half_nodes, to_half
+from il2vseg.export.parity import LIMITS, compare
+from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.images import Frame, resize_frame
+from il2vseg.spec import LowLevelSpec, ModelSpec
+from il2vseg.student import METHOD, Student, finish
+from tests.export.test_engine import for_ada, rtx
+
+SIZE = (64, 96)
+NAMES = ("water", "obstacle", "sky")
+SPEC = ModelSpec(
+    METHOD, "mobilenetv4_small_050", "random", SIZE, NAMES, 0.0, 1.0, False, LowLevelSpec(refine=0), "none"
+)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[tuple[str, Frame]]:
+    scenes = open_dataset("synthetic", None, "val", limit=6)
+    return [(sample.name, resize_frame(sample.frame, SIZE)) for sample in scenes]
+
+
+@pytest.fixture(scope="module")
+def student(frames: list[tuple[str, Frame]]) -> Student:
+    """A network that has learned brightness: random ones put everything into one class."""
+    torch.manual_seed(0)
+    random.seed(0)
+    network = Student(SPEC).train()
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    images = torch.from_numpy(np.stack([f for _, f in frames])).float().flip(-1).permute(0, 3, 1, 2) / 255
+    grey = torch.nn.functional.adaptive_avg_pool2d(images.mean(1), network.grid)
+    low, high = grey.quantile(1 / 3), grey.quantile(2 / 3)
+    target = (grey > low).long() + (grey > high).long()
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network.logits(images), target).backward()
+        optimizer.step()
+    return finish(network)
+
+
+@pytest.fixture(scope="module")
+def model(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("student") / "model.onnx"
+    export_onnx(student, path)
+    return path
+
+
+def test_kernels_are_stored_in_half_and_nothing_is_lost(
+    student: Student, model: Path, frames: list[tuple[str, Frame]]
+) -> None:
+    graph = onnx.load(model).graph
+    stored = {t.data_type for t in graph.initializer if len(t.dims) == 4}
+    assert stored == {TensorProto.FLOAT16}
+    weights = sum(p.numel() for p in student.parameters())
+    assert model.stat().st_size < 2.5 * weights
+    report = compare(eager_runner(student), onnx_runner(model, 1), frames, LIMITS["fp32"])
+    assert report.passed, report.failures
+
+
+def test_half_precision_covers_the_network(model: Path, frames: list[tuple[str, Frame]]) -> None:
+    proto = onnx.load(model)
+    convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"}
+    # What reads the frame itself is outside: the network starts behind the first layer's input.
+    assert [n for n in convolutions - half_nodes(proto)] == [n for n in convolutions if "edges" in n]
+    half = model.with_name("half.onnx")
+    onnx.save(to_half(proto), half)
+    report = compare(onnx_runner(model, 1), onnx_runner(half, 1), frames, LIMITS["fp16"])
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("convention", [CPU, TENSORRT], ids=["cpu", "tensorrt"])
+def test_int8_agrees_on_both_families(
+    convention: Convention, model: Path, frames: list[tuple[str, Frame]]
+) -> None:
+    proto = onnx.load(model)
+    quantised = quantise_convolutions(proto, frames[:3], convention)
+    kinds = {t.data_type for t in quantised.model.graph.initializer if len(t.dims) == 4}
+    assert TensorProto.INT8 in kinds
+    assert len(quantised.float_nodes) == 1
+    path = model.with_name(f"int8-{convention.signed}.onnx")
+    onnx.save(quantised.model, path)
+    report = compare(onnx_runner(model, 1), onnx_runner(path, 1), frames[3:], LIMITS["int8"])
+    assert report.passed, report.failures
+
+
+def test_int8_of_a_graph_without_layers_is_refused(frames: list[tuple[str, Frame]]) -> None:
+    from tests.runtime.conftest import build_graph
+
+    with pytest.raises(UserError, match="fp32"):
+        quantise_convolutions(build_graph(), frames, CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_for_rtx_builds_a_student(
+    precision: Any, model: Path, frames: list[tuple[str, Frame]], tmp_path: Path, require: Any
+) -> None:
+    trt, path, proto = rtx(require), tmp_path / "model.onnx", onnx.load(model)
+    if precision == "fp16":
+        proto = to_half(proto)
+    elif precision == "int8":
+        proto = quantise_convolutions(proto, frames[:2], TENSORRT).model
+    onnx.save(proto, path)
+    assert len(build_engine(path, precision, trt, configure=for_ada(trt))) > 10_000
