@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.command import flag, parse
 from il2vseg.errors import UserError, run_command
-from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.runners import eager_runner, onnx_runner, openvino_runner
 
 if TYPE_CHECKING:
     import torch
@@ -124,26 +124,6 @@ def write_low_level(path: Path, tile: int) -> None:
 
     inputs = (torch.zeros(1, 3, *LARGE), torch.full((1, FCM_CLASSES, *LARGE), 1 / FCM_CLASSES))
     write_module(Branch(), inputs, path)
-
-
-def openvino_runner(model: Path, threads: int) -> "Runner":
-    """Run an ONNX file in OpenVINO as the runtime does.
-
-    Raises:
-        UserError: OpenVINO is not installed.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise UserError("OpenVINO is not installed (pip install 'il2vseg[openvino]')") from None
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(str(model), "CPU", {"PERFORMANCE_HINT": "LATENCY"} | options)
-
-    def run(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        outputs = compiled({"frame": frame})
-        return np.array(outputs["labels"]), np.array(outputs["scores"])
-
-    return run
 
 
 def open_form(form: str, folder: Path, config: ExportBenchConfig, size: Size) -> "Runner":

@@ -1,16 +1,19 @@
 """python bench/student.py: teacher and student beside ordinary segmentation networks, interleaved.
 
-Everything is exported the same way (uint8 frame in, labels out, one ONNX file) and run in ONNX Runtime on
-the CPU. What is trained is random here: speed does not depend on it.
+Everything is exported the same way (uint8 frame in, labels out, one ONNX file) and run on the CPU: in ONNX
+Runtime, and where it is installed the teacher in OpenVINO, which is its fastest. What is trained is random
+here: speed does not depend on it.
 """
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -18,13 +21,18 @@ from torch import Tensor, nn
 
 from il2vseg.backbones import backbone_spec
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
+from il2vseg.calib.convolutions import quantise_convolutions
+from il2vseg.calib.graphs import layer_norms
+from il2vseg.calib.qdq import CPU
+from il2vseg.calib.quantise import quantise
 from il2vseg.command import flag, parse
 from il2vseg.errors import UserError, run_command
 from il2vseg.export.graph import export_onnx
-from il2vseg.export.runners import onnx_runner
+from il2vseg.export.runners import onnx_runner, openvino_runner
+from il2vseg.images import Frame
 from il2vseg.model import Segmenter
 from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, STUDENTS, Student
+from il2vseg.student import METHOD, STUDENTS, Student, finish
 
 PROGRAM = "bench/student.py"
 CLASSES = 3
@@ -75,8 +83,9 @@ def measure(config: StudentBenchConfig) -> dict[str, float]:
     teacher = random_segmenter(
         BenchConfig(backbone=config.backbone, weights=config.weights, size=teacher_size, num_classes=CLASSES)
     )
-    models: dict[str, Segmenter] = {f"teacher, {config.backbone}": teacher}
-    models |= {f"student, {name}": random_student(name, config.size) for name in STUDENTS}
+    first = f"teacher, {config.backbone}"
+    models: dict[str, Segmenter] = {first: teacher}
+    models |= {f"student, {name}": finish(random_student(name, config.size)) for name in STUDENTS}
     names = ["lraspp_mobilenet_v3_large", *(["deeplabv3_resnet50"] if config.deeplab else [])]
     models |= {f"torchvision, {name}": TorchvisionSegmenter(name, config.size) for name in names}
     cases: dict[str, Callable[[], Any]] = {}
@@ -87,13 +96,32 @@ def measure(config: StudentBenchConfig) -> dict[str, float]:
             run = onnx_runner(path, config.threads)
             frame = torch.randint(0, 256, (1, *model.size, 3), dtype=torch.uint8).numpy()
             cases[name] = partial(run, frame)
+            if isinstance(model, Student) or name == first:
+                int8 = write_int8(path, [("random", frame[0])])
+                cases[f"{name}, int8"] = partial(onnx_runner(int8, config.threads), frame)
+            if name == first and find_spec("openvino"):
+                for suffix, file in (("", path), (", int8", int8)):
+                    case = openvino_runner(file, config.threads)
+                    cases[f"{name}{suffix}, OpenVINO"] = partial(case, frame)
         return interleaved(cases, config.rounds)
+
+
+def write_int8(model: Path, frames: list[tuple[str, Frame]]) -> Path:
+    """Write the INT8 file for CPUs beside a graph; its ranges are of random frames."""
+    proto = onnx.load(model)
+    if layer_norms(proto):
+        quantised = quantise(proto, frames, CPU, goal=0)
+    else:
+        quantised = quantise_convolutions(proto, frames, CPU)
+    path = model.with_suffix(".int8.onnx")
+    onnx.save(quantised.model, path)
+    return path
 
 
 def table(times: dict[str, float], config: StudentBenchConfig) -> Table:
     """The result for people, each against the first."""
     height, width = config.size
-    out = Table(title=f"{width}x{height}, {config.threads} threads, fp32, median of {config.rounds}")
+    out = Table(title=f"{width}x{height}, {config.threads} threads, median of {config.rounds}")
     out.add_column("network")
     for heading in ("ms", "frames/s", "× teacher"):
         out.add_column(heading, justify="right")

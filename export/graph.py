@@ -110,7 +110,7 @@ def store_in_half(model: "onnx.ModelProto") -> None:
         half = exact.astype(np.float16)
         if np.array_equal(half, exact):
             name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_stored"))
             casts.append(
                 helper.make_node("Cast", [tensor.name], [name], f"cast/{name}", to=TensorProto.FLOAT)
             )

@@ -45,7 +45,11 @@ class NameConfig:
     root: Path | None = flag(None, "the footage; without it no picture is made", metavar="DIR|CLIP")
     split: str = flag("train", "split of the data set")
     set: tuple[str, ...] | None = flag(None, "names: 0=water 1=sky 2=water", metavar="N=NAME")
-    from_masks: bool = flag(False, "name every cluster after the class that it covers most in this split")
+    from_masks: Path | None = flag(
+        None,
+        "name clusters after the masks in this split of a data set (ROOT/SPLIT) of the layout --dataset",
+        metavar="DIR",
+    )
     picture: Path | None = flag(
         None, f"where to write the exemplars; default: MODEL/{PICTURE_NAME}", metavar="FILE"
     )
@@ -148,7 +152,8 @@ def parse_names(settings: Sequence[str], current: Sequence[str]) -> list[str]:
 def names_from_masks(
     model: NamedModel, dataset: "Dataset", current: Sequence[str]
 ) -> tuple[list[str], list[int]]:
-    """Name every cluster after the class that it covers most.
+    """Name clusters after classes: a class gets the cluster that Hungarian matching finds for it where that
+    holds most of the class, the other clusters the class that they cover most.
 
     Args:
         dataset: opened with masks.
@@ -156,15 +161,19 @@ def names_from_masks(
     Returns:
         names, and the clusters that did not occur.
     """
-    from il2vseg.metrics import Confusion, many_to_one
+    from il2vseg.metrics import UNASSIGNED, Confusion, hungarian, many_to_one
 
     confusion = Confusion(len(current), len(dataset.class_names))
     for sample in dataset:
         assert sample.labels is not None
         predicted = model.predict(resize_frame(sample.frame, model.size))
         confusion.update(resize_labels(predicted, sample.labels.shape[:2]), sample.labels)
-    seen = confusion.counts.sum(1) > 0
-    found = many_to_one(confusion.counts)
+    counts = confusion.counts
+    seen = counts.sum(1) > 0
+    matched = hungarian(counts)
+    held = counts[np.arange(len(counts)), matched] / counts.sum(0)[matched].clip(1)
+    own = (matched != UNASSIGNED) & (held > 0.5)
+    found = np.where(own, matched, many_to_one(counts))
     names = [dataset.class_names[c] if s else n for c, s, n in zip(found, seen, current, strict=True)]
     return names, np.flatnonzero(~seen).tolist()
 
@@ -230,16 +239,15 @@ def name(config: NameConfig) -> list[str]:
     """Run the command; return the names, one a cluster.
 
     Raises:
-        UserError: no such model or footage, wrong names, or --from-masks without masks.
+        UserError: no such model, footage or masks, or wrong names.
     """
     from il2vseg.data import open_dataset
 
-    if config.from_masks and config.root is None and config.dataset != "synthetic":
-        raise UserError("--from-masks needs --dataset and --root of frames with masks")
     model = open_model(config.model, config.weights)
     names = list(model.names)
-    if config.from_masks:
-        masks = open_dataset(config.dataset, config.root, config.split, labelled=True, limit=config.limit)
+    if config.from_masks is not None:
+        root, split = config.from_masks.resolve().parent, config.from_masks.name
+        masks = open_dataset(config.dataset, root, split, labelled=True, limit=config.limit)
         names, unseen = names_from_masks(model, masks, names)
         _warn(unseen, "does not occur in these masks and keeps its name")
     names = parse_names(config.set or (), names)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.errors import UserError
 from il2vseg.export.parity import Output, Runner
 
 if TYPE_CHECKING:
@@ -38,5 +39,25 @@ def onnx_runner(model: Path, threads: int | None = None) -> Runner:
     def run(frame: NDArray[np.uint8]) -> Output:
         labels, scores = session.run(None, {name: frame})
         return labels, scores
+
+    return run
+
+
+def openvino_runner(model: Path, threads: int) -> Runner:
+    """Run an ONNX file in OpenVINO as the runtime does.
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise UserError("OpenVINO is not installed (pip install 'il2vseg[openvino]')") from None
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(str(model), "CPU", {"PERFORMANCE_HINT": "LATENCY"} | options)
+
+    def run(frame: NDArray[np.uint8]) -> Output:
+        outputs = compiled({"frame": frame})
+        return np.array(outputs["labels"]), np.array(outputs["scores"])
 
     return run

@@ -23,7 +23,7 @@ from il2vseg.export.naming import (
     survey,
     write_exemplars,
 )
-from il2vseg.images import Frame, Labels
+from il2vseg.images import Frame, Labels, write_image
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.student import METHOD, Student, finish
 
@@ -39,6 +39,13 @@ def bands(frame: Frame) -> Labels:
 
 
 BANDS = NamedModel(SIZE, ("a", "b", "c", "d"), bands, lambda names: None)
+
+
+def write_pair(split: Path, stem: str, frame: Frame, labels: Labels) -> None:
+    """Write a frame and its mask as INTCATCH lays them out."""
+    for folder, name, image in (("images", f"{stem}.png", frame), ("masks", f"{stem}m.png", labels)):
+        (split / folder).mkdir(parents=True, exist_ok=True)
+        write_image(split / folder / name, image)
 
 
 @pytest.fixture
@@ -129,6 +136,29 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "neither a checkpoint" in capsys.readouterr().err
 
 
-def test_masks_need_to_be_somewhere(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", str(checkpoint), "--from-masks"]) == 2
-    assert "--root" in capsys.readouterr().err
+def test_masks_need_to_be_somewhere(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(checkpoint), "--dataset", "intcatch"]
+    assert main([*arguments, "--from-masks", str(tmp_path / "val")]) == 2
+    assert f"{tmp_path}: no intcatch data here" in capsys.readouterr().err
+
+
+def test_a_handful_of_masks_names_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    split = tmp_path / "set" / "few"
+    for sample in open_dataset("synthetic", None, "val", labelled=True, limit=3):
+        assert sample.labels is not None
+        write_pair(split, sample.name.replace("/", "_"), sample.frame, sample.labels)
+    assert main(["--model", str(checkpoint), "--dataset", "intcatch", "--from-masks", str(split)]) == 0
+    assert set(load_checkpoint(checkpoint).class_names) & {"water", "obstacle", "sky"}
+
+
+def test_a_small_class_gets_a_cluster_although_that_covers_more_of_another(tmp_path: Path) -> None:
+    truth = np.ones((40, 60), np.uint8)  # water
+    truth[:4] = 0  # obstacle
+    write_pair(tmp_path / "few", "frame", np.zeros((40, 60, 3), np.uint8), truth)
+    clusters = np.ones((40, 60), np.uint8)
+    clusters[:10] = 0
+    model = NamedModel((40, 60), ("a", "b"), lambda frame: clusters, lambda names: None)
+    masks = open_dataset("intcatch", tmp_path, "few", labelled=True)
+    assert names_from_masks(model, masks, model.names) == (["obstacle", "water"], [])

@@ -48,7 +48,7 @@ def student(frames: list[tuple[str, Frame]]) -> Student:
     grey = torch.nn.functional.adaptive_avg_pool2d(images.mean(1), network.grid)
     low, high = grey.quantile(1 / 3), grey.quantile(2 / 3)
     target = (grey > low).long() + (grey > high).long()
-    for _ in range(40):
+    for _ in range(25):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network.logits(images), target).backward()
         optimizer.step()
