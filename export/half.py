@@ -28,16 +28,16 @@ SHAPE_OPS = frozenset({"Reshape", "Resize", "Transpose", "Squeeze", "Unsqueeze",
 
 
 def half_nodes(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that run in half precision."""
-    names = set()
+    """First outputs of the nodes that run in half precision (nodes may have no names)."""
+    chosen = set()
     has_stream = bool(layer_norms(model))
     for node in network_nodes(model):
         is_residual = (
             has_stream and node.op_type == "Add" and not set(node.input).intersection(initializers(model))
         )
         if node.op_type not in FLOAT_OPS and not is_residual:
-            names.add(node.name)
-    return names
+            chosen.add(node.output[0])
+    return chosen
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,7 +75,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         return casts[name, half]
 
     for node in copy.graph.node:
-        half = node.name in chosen
+        half = node.output[0] in chosen
         for i, name in enumerate(node.input):
             if name and not (node.op_type in SHAPE_OPS and i > 0) and (half or name in is_half):
                 node.input[i] = as_type(name, half)

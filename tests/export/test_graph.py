@@ -19,6 +19,7 @@ from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.images import Frame
 from il2vseg.lowlevel import AFFINITY_TILE
 from il2vseg.model import Segmenter
+from tests.runtime.conftest import build_graph
 
 from .conftest import SIZE, make_segmenter
 
@@ -119,10 +120,11 @@ def test_half_precision_agrees_and_keeps_the_delicate_parts_in_float(
 ) -> None:
     full = onnx.load(model)
     chosen = half_nodes(full)
-    ops = {node.op_type for node in full.graph.node if node.name in chosen}
+    nodes = [node for node in full.graph.node if node.output[0] in chosen]
+    ops = {node.op_type for node in nodes}
     assert "MatMul" in ops
     assert not ops & {"Softmax", "LayerNormalization", "ReduceSum", "Resize", "ArgMax"}
-    assert all(name.startswith("backbone.vit.") for name in chosen)
+    assert all(node.name.startswith("backbone.vit.") for node in nodes)
     onnx.save(to_half(full), tmp_path / "half.onnx")
     assert (tmp_path / "half.onnx").stat().st_size < 0.7 * model.stat().st_size
     report = compare(eager_runner(segmenter), onnx_runner(tmp_path / "half.onnx", 1), frames, LIMITS["fp16"])
@@ -146,10 +148,18 @@ def test_half_precision_survives_activations_that_it_cannot_hold(
 
 
 def test_half_precision_needs_a_network() -> None:
-    from tests.runtime.conftest import build_graph
-
+    graph = build_graph()
+    del graph.graph.node[4:6]  # its one convolution and what follows
+    graph.graph.node[4].input[0] = "cells"
     with pytest.raises(UserError, match="fp32"):
-        to_half(build_graph())
+        to_half(graph)
+
+
+def test_half_precision_of_nodes_without_names() -> None:
+    graph = build_graph()
+    assert not any(node.name for node in graph.graph.node)
+    ops = [node.op_type for node in to_half(graph).graph.node if node.op_type in ("Cast", "Conv")]
+    assert ops == ["Cast", "Cast", "Conv", "Cast", "Cast"]
 
 
 def test_bisection_finds_nothing_in_a_faithful_graph(
