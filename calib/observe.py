@@ -18,6 +18,9 @@ SAMPLE = 20_000
 ROWS = 8
 """Whole rows (tokens) kept of each tensor and frame."""
 
+GRAM_ROWS = 160
+"""Rows of each tensor and frame that count in its Gram matrix."""
+
 PERCENTILE = 99.99
 BINS, LEVELS = 2048, 128
 
@@ -27,11 +30,13 @@ class Observation:
 
     Attributes:
         low, high: extreme values. channel_max: largest magnitude by channel of the last axis.
+        gram: Σ xᵀx over random rows x, (channels, channels).
     """
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
         self.channel_max: NDArray[np.float32] = np.zeros(1, np.float32)
+        self.gram: NDArray[np.float32] = np.zeros(1, np.float32)
         self._samples: list[NDArray[np.float32]] = []
         self._rows: list[NDArray[np.float32]] = []
 
@@ -43,6 +48,8 @@ class Observation:
         self._samples.append(flat[rng.integers(flat.size, size=min(SAMPLE, flat.size))])
         rows = values.reshape(-1, values.shape[-1])
         self._rows.append(rows[rng.integers(len(rows), size=min(ROWS, len(rows)))])
+        some = rows[rng.integers(len(rows), size=min(GRAM_ROWS, len(rows)))]
+        self.gram = self.gram + some.T @ some
 
     @property
     def sample(self) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from il2vseg.calib.graphs import (
     value,
 )
 from il2vseg.calib.observe import Method, Observation
+from il2vseg.calib.rounding import RoundedWeight
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,10 @@ CPU = Convention(signed=False)
 TENSORRT = Convention(signed=True)
 
 
-def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a matrix (in, out) to int8, symmetric by output channel; returns it and its scales (out,)."""
-    scale = np.abs(weight).max(0) / 127
-    scale[scale == 0] = 1.0
-    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale.astype(np.float32)
-
-
 def insert_qdq(
     model: onnx.ModelProto,
     observed: dict[str, Observation],
+    weights: dict[str, RoundedWeight],
     convention: Convention,
     method: Method,
     keep_float: Collection[str] = (),
@@ -69,7 +64,8 @@ def insert_qdq(
     """Copy a graph with its linear layers in INT8.
 
     Args:
-        observed: of every layer's activation. keep_float: names of nodes left as they are.
+        observed: of every layer's activation. weights: of every layer, by name of the weight.
+        keep_float: names of nodes left as they are.
     Returns:
         the graph; biases and everything else stay in float.
     """
@@ -94,7 +90,7 @@ def insert_qdq(
                 nodes.append(helper.make_node("QuantizeLinear", [x, *parts], [f"{x}_q"], f"{x}_q"))
                 nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *parts], [f"{x}_dq"], f"{x}_dq"))
             if w not in done:
-                integers, scales = quantise_weight(value(constants[w]))
+                integers, scales = weights[w]
                 parts = [f"{w}_q", f"{w}_scale", f"{w}_zero_point"]
                 values: tuple[NDArray[Any], ...] = (integers, scales, np.zeros(len(scales), np.int8))
                 new += [numpy_helper.from_array(v, n) for v, n in zip(values, parts, strict=True)]

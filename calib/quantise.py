@@ -8,7 +8,8 @@ import onnx
 
 from il2vseg.calib.graphs import initializers, linears, value
 from il2vseg.calib.observe import Method, Observation, observe, session
-from il2vseg.calib.qdq import Convention, insert_qdq, quantise_weight
+from il2vseg.calib.qdq import Convention, insert_qdq
+from il2vseg.calib.rounding import RoundedWeight, round_weight
 from il2vseg.calib.smooth import STRENGTH, smooth
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
@@ -42,8 +43,21 @@ class Quantised:
         return {name: v for name, v in vars(self).items() if name != "model"}
 
 
+def rounded_weights(model: onnx.ModelProto, observed: dict[str, Observation]) -> dict[str, RoundedWeight]:
+    """Round the weight of every linear layer for the inputs that it was seen with; by the weight's name."""
+    constants = initializers(model)
+    return {
+        x.weight: round_weight(value(constants[x.weight]), observed[x.activation].gram)
+        for x in linears(model)
+    }
+
+
 def sensitivity(
-    model: onnx.ModelProto, observed: dict[str, Observation], convention: Convention, method: Method
+    model: onnx.ModelProto,
+    observed: dict[str, Observation],
+    weights: dict[str, RoundedWeight],
+    convention: Convention,
+    method: Method,
 ) -> dict[str, float]:
     """Noise that INT8 adds to each linear layer's output, relative to the output's power.
 
@@ -54,7 +68,7 @@ def sensitivity(
     for linear in linears(model):
         seen = observed[linear.activation]
         x, w = seen.rows, value(constants[linear.weight])
-        integers, scale = quantise_weight(w)
+        integers, scale = weights[linear.weight]
         exact = x @ w
         rounded = convention.round_trip(x, *seen.range(method)) @ (integers * scale)
         noise[linear.node] = float(np.square(rounded - exact).sum() / max(np.square(exact).sum(), 1e-12))
@@ -92,14 +106,16 @@ def quantise(
         model = smooth(model, observed, smoothing)
         activations = [layer.activation for layer in linears(model)]
         observed = observe(model, activations, frames)
-    noise = sensitivity(model, observed, convention, method)
+    progress("rounding weights")
+    weights = rounded_weights(model, observed)
+    noise = sensitivity(model, observed, weights, convention, method)
     ranked = sorted(noise, key=lambda node: -noise[node])
     checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
     run = session(model, ["labels"])
     expected = [run(frame)[0] for frame in checked]
     kept = 0
     while True:
-        candidate = insert_qdq(model, observed, convention, method, ranked[:kept])
+        candidate = insert_qdq(model, observed, weights, convention, method, ranked[:kept])
         run = session(candidate, ["labels"])
         agreement = float(np.mean([(run(f)[0] == e).mean() for f, e in zip(checked, expected, strict=True)]))
         progress(f"{kept} of {len(ranked)} layers in float: labels agree on {agreement:.2%}")

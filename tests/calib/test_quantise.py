@@ -1,5 +1,6 @@
 """INT8: ranges, rounding, rescaling and the choice of layers that stay in float, on small graphs."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from il2vseg.calib.graphs import linears
 from il2vseg.calib.observe import Observation, entropy_threshold, observe, session
-from il2vseg.calib.qdq import CPU, TENSORRT, Convention, insert_qdq, quantise_weight
-from il2vseg.calib.quantise import quantise, sensitivity
+from il2vseg.calib.qdq import CPU, TENSORRT, Convention, insert_qdq
+from il2vseg.calib.quantise import quantise, rounded_weights, sensitivity
+from il2vseg.calib.rounding import round_weight
 from il2vseg.calib.smooth import smooth
 from il2vseg.errors import UserError
 from il2vseg.images import Frame
@@ -96,6 +98,15 @@ def activations(model: onnx.ModelProto) -> list[str]:
     return [layer.activation for layer in linears(model)]
 
 
+def int8(
+    model: onnx.ModelProto,
+    observed: dict[str, Observation],
+    convention: Convention,
+    keep_float: Collection[str] = (),
+) -> onnx.ModelProto:
+    return insert_qdq(model, observed, rounded_weights(model, observed), convention, "minmax", keep_float)
+
+
 def error(model: onnx.ModelProto, exact: NDArray[np.float32], frames: list[tuple[str, Frame]]) -> float:
     return float(np.abs(scores(model, frames) - exact).mean())
 
@@ -125,15 +136,41 @@ def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero(
 def test_weights_are_rounded_by_output_channel(seed: int, columns: int) -> None:
     rng = np.random.default_rng(seed)
     w = (rng.normal(size=(12, columns)) * 10.0 ** rng.integers(-4, 4, columns)).astype(np.float32)
-    integers, scale = quantise_weight(w)
+    integers, scale = round_weight(w)
     assert (np.abs(integers * scale - w) <= 0.5001 * scale).all()
     assert (np.abs(integers).max(0) == 127).all()
 
 
 def test_a_column_of_zeros_stays_zero() -> None:
-    integers, scale = quantise_weight(np.zeros((4, 2), np.float32))
+    integers, scale = round_weight(np.zeros((4, 2), np.float32))
     assert not integers.any()
     assert (scale > 0).all()
+
+
+@given(seed=st.integers(0, 100), size=st.integers(1, 150), shared=st.floats(0, 10))
+@settings(max_examples=30, deadline=None)
+def test_rounding_for_inputs_changes_the_output_less(seed: int, size: int, shared: float) -> None:
+    rng = np.random.default_rng(seed)
+    # Tokens have much in common: some directions, and a mean.
+    x = rng.normal(size=(400, 4)) @ rng.normal(size=(4, size)) + shared * rng.normal(size=size)
+    x = (x + 0.1 * rng.normal(size=(400, size))).astype(np.float32)
+    w = rng.normal(size=(size, 5)).astype(np.float32)
+
+    def change(gram: NDArray[np.float32] | None) -> float:
+        integers, scale = round_weight(w, gram)
+        assert (np.abs(integers.astype(int)) <= 127).all()
+        return float(np.square(x @ (integers * scale) - x @ w).sum())
+
+    assert change(x.T @ x) <= 1.05 * change(None)
+    if size > 30:
+        assert change(x.T @ x) < 0.5 * change(None)
+
+
+def test_inputs_without_common_directions_leave_nearest_rounding() -> None:
+    w = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    for gram in (None, np.zeros((100, 100), np.float32), 3 * np.eye(100, dtype=np.float32)):
+        integers, scale = round_weight(w, gram)
+        np.testing.assert_array_equal(integers, np.rint(w / scale))
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
@@ -161,7 +198,7 @@ def test_quantised_graph_stays_near_and_names_its_types(
 ) -> None:
     model = network()
     exact = scores(model, frames)
-    quantised = insert_qdq(model, observe(model, activations(model), frames), convention, "minmax")
+    quantised = int8(model, observe(model, activations(model), frames), convention)
     onnx.checker.check_model(quantised, full_check=True)
     assert 0 < error(quantised, exact, frames) < 0.02 * np.abs(exact).mean()
     zeros = [numpy_helper.to_array(t) for t in quantised.graph.initializer if t.name.endswith("_zero_point")]
@@ -175,7 +212,7 @@ def test_onnx_runtime_really_multiplies_integers(frames: list[tuple[str, Frame]]
     import onnxruntime as ort
 
     model = network()
-    quantised = insert_qdq(model, observe(model, activations(model), frames), CPU, "minmax")
+    quantised = int8(model, observe(model, activations(model), frames), CPU)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -187,7 +224,7 @@ def test_onnx_runtime_really_multiplies_integers(frames: list[tuple[str, Frame]]
 def test_layers_can_stay_in_float(frames: list[tuple[str, Frame]]) -> None:
     model = network()
     observed = observe(model, activations(model), frames)
-    kept = insert_qdq(model, observed, CPU, "minmax", [f"linear{i}" for i in range(LAYERS)])
+    kept = int8(model, observed, CPU, [f"linear{i}" for i in range(LAYERS)])
     np.testing.assert_array_equal(scores(kept, frames), scores(model, frames))
 
 
@@ -199,15 +236,16 @@ def test_smoothing_changes_nothing_in_float_and_helps_int8(frames: list[tuple[st
     smoothed = smooth(model, observed)
     assert model.SerializeToString() == before
     np.testing.assert_allclose(scores(smoothed, frames), exact, rtol=1e-3, atol=1e-3)
-    plain = error(insert_qdq(model, observed, TENSORRT, "minmax"), exact, frames)
+    plain = error(int8(model, observed, TENSORRT), exact, frames)
     rescaled = observe(smoothed, activations(smoothed), frames)
-    better = error(insert_qdq(smoothed, rescaled, TENSORRT, "minmax"), exact, frames)
+    better = error(int8(smoothed, rescaled, TENSORRT), exact, frames)
     assert better < 0.7 * plain
 
 
 def test_the_layer_that_cannot_bear_int8_is_found_and_kept(frames: list[tuple[str, Frame]]) -> None:
     model = network(spoiled=1e4)
-    noise = sensitivity(model, observe(model, activations(model), frames), TENSORRT, "minmax")
+    observed = observe(model, activations(model), frames)
+    noise = sensitivity(model, observed, rounded_weights(model, observed), TENSORRT, "minmax")
     assert max(noise, key=lambda node: noise[node]) == "linear2"
     lines: list[str] = []
     # Without smoothing, which would mend the layer.
