@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROGRAM = "bench/export.py"
 EAGER = "eager"
 SCIKIT = "scikit-fuzzy"
+PRODUCTS = "(matrix products alone)"
 CPU = "CPUExecutionProvider"
 FORMS: dict[str, str | None] = {
     EAGER: None,
@@ -216,6 +217,28 @@ def write_module(module: "torch.nn.Module", inputs: "tuple[torch.Tensor, ...]", 
         torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
 
 
+def matrix_products(segmenter: "Segmenter") -> Callable[[], Any]:
+    """The products of the transformer's blocks and nothing else, in PyTorch: what a perfect float32 runtime
+    would still have to do."""
+    import torch
+
+    blocks: Any = segmenter.backbone.vit.blocks
+    count = segmenter.grid[0] * segmenter.grid[1] + 1
+    weights = [m.weight for m in blocks.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {w.shape[1]: torch.rand(count, w.shape[1]) for w in weights}
+    heads = blocks[0].attn.num_heads
+    q = torch.rand(heads, count, segmenter.backbone.dim // heads)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for w in weights:
+            torch.nn.functional.linear(inputs[w.shape[1]], w)
+        for _ in blocks:
+            (q @ q.mT) @ q
+
+    return run
+
+
 def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     """Fuzzy c-means on the same data and seed: ours, and scikit-fuzzy's where it is installed."""
     import onnxruntime as ort
@@ -238,11 +261,17 @@ def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     session = ort.InferenceSession(str(path), options, providers=[CPU])
     values = dict(zip((v.name for v in session.get_inputs()), (x.numpy(), seed.numpy()), strict=True))
 
-    @torch.inference_mode()
-    def eager() -> Any:
-        return Fcm()(x, seed)
+    def in_torch(module: Callable[..., Any]) -> Callable[[], Any]:
+        return torch.inference_mode()(partial(module, x, seed))
 
+    eager = in_torch(Fcm())
     cases: dict[str, Callable[[], Any]] = {EAGER: eager, "ONNX Runtime": partial(session.run, None, values)}
+    compiled = in_torch(torch.compile(Fcm()))
+    try:
+        torch.testing.assert_close(compiled(), eager(), atol=1e-4, rtol=0)
+        cases["compiled"] = compiled
+    except RuntimeError as error:  # it needs a C++ compiler
+        print(f"left out the compiled FCM: {str(error).splitlines()[0]}", file=sys.stderr)
     try:
         import skfuzzy
     except ImportError:
@@ -255,12 +284,12 @@ def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
 
 @dataclass(frozen=True)
 class Row:
-    """A form at a size: median milliseconds, peak MiB, file MiB (None: no file), agreement in [0, 1]."""
+    """A form at a size: median milliseconds, peak MiB, file MiB, agreement in [0, 1]; None: has none."""
 
     milliseconds: float
-    peak: int
-    file: float | None
-    agreement: float
+    peak: int | None = None
+    file: float | None = None
+    agreement: float | None = None
 
 
 def measure(
@@ -283,6 +312,7 @@ def measure(
                 print(f"left out {form}: {error}", file=sys.stderr)
     say("measuring latencies")
     cases = {key: partial(run, frames[key[0]][0]) for key, run in runners.items()}
+    cases |= {(size, PRODUCTS): matrix_products(segmenter_of(config, size)) for size in folders}
     medians = interleaved(cases, config.rounds)
     rows = {}
     expected = {size: [runners[size, EAGER](f)[0] for f in frames[size]] for size in folders}
@@ -293,6 +323,7 @@ def measure(
         peak, file = alone(form, folders[size], config, size), FORMS[form]
         mib = (folders[size] / file).stat().st_size / 2**20 if file else None
         rows[size, form] = Row(medians[size, form], peak, mib, float(agreement))
+    rows |= {(size, PRODUCTS): Row(medians[size, PRODUCTS]) for size in folders}
     shares = {
         size: low_level_share(where / "model.onnx", frames[size][0], config.threads)
         for size, where in folders.items()
@@ -326,13 +357,13 @@ def bench(config: ExportBenchConfig) -> None:
     table.add_column("form")
     for heading in ("median ms", "speed-up", "peak MiB", "file MiB", "agreement"):
         table.add_column(heading, justify="right")
-    for (size, form), row in rows.items():
+    for (size, form), row in sorted(rows.items(), key=lambda item: -item[0][0][0]):
         if form == EAGER:
             table.add_section()
         speed_up = f"{rows[size, EAGER].milliseconds / row.milliseconds:.2f}x"
-        file_size = "" if row.file is None else f"{row.file:.1f}"
-        values = (f"{row.milliseconds:.1f}", speed_up, str(row.peak), file_size, f"{row.agreement:.2%}")
-        table.add_row(f"{size[0]}x{size[1]} {form}", *values)
+        measured = zip(("{}", "{:.1f}", "{:.2%}"), (row.peak, row.file, row.agreement), strict=True)
+        values = ["" if value is None else shape.format(value) for shape, value in measured]
+        table.add_row(f"{size[0]}x{size[1]} {form}", f"{row.milliseconds:.1f}", speed_up, *values)
     table.add_section()
     for threads, times in fcm.items():
         for name, milliseconds in times.items():

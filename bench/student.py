@@ -50,6 +50,12 @@ class StudentBenchConfig:
     deeplab: bool = flag(False, "also deeplabv3_resnet50, which takes seconds a frame")
 
 
+def random_spec(name: str, size: tuple[int, int]) -> ModelSpec:
+    """Of a network with random weights and without a low-level branch."""
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    return ModelSpec(METHOD, name, "random", size, names, 0.0, 1.0, False, LowLevelSpec(refine=0), "none")
+
+
 class TorchvisionSegmenter(Segmenter):
     """A network of torchvision with random weights in the shape that the exporter takes."""
 
@@ -62,18 +68,13 @@ class TorchvisionSegmenter(Segmenter):
         nn.Module.__init__(self)
         build: Callable[..., nn.Module] = getattr(torchvision.models.segmentation, name)
         self.net = build(weights=None, weights_backbone=None, num_classes=CLASSES)
+        self.spec = random_spec(name, size)
         self.size, self.grid, self.num_classes, self.alpha = size, size, CLASSES, 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] -> (B, C, H, W), a distribution over C."""
         out: dict[str, Tensor] = self.net((images - 0.45) / 0.225)
         return out["out"].softmax(1)
-
-
-def random_student(name: str, size: tuple[int, int]) -> Student:
-    """A student of the table with random weights."""
-    names = tuple(f"class {i}" for i in range(CLASSES))
-    return Student(ModelSpec(METHOD, name, "random", size, names, 0.0, 1.0, False, LowLevelSpec(), "none"))
 
 
 def measure(config: StudentBenchConfig) -> dict[str, float]:
@@ -85,7 +86,7 @@ def measure(config: StudentBenchConfig) -> dict[str, float]:
     )
     first = f"teacher, {config.backbone}"
     models: dict[str, Segmenter] = {first: teacher}
-    models |= {f"student, {name}": finish(random_student(name, config.size)) for name in STUDENTS}
+    models |= {f"student, {name}": finish(Student(random_spec(name, config.size))) for name in STUDENTS}
     names = ["lraspp_mobilenet_v3_large", *(["deeplabv3_resnet50"] if config.deeplab else [])]
     models |= {f"torchvision, {name}": TorchvisionSegmenter(name, config.size) for name in names}
     cases: dict[str, Callable[[], Any]] = {}

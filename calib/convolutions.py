@@ -88,6 +88,8 @@ def quantise_convolutions(
 
 def kernels_in_float(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a graph with its kernels as plain float constants, which is where the quantiser looks for them."""
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     constants = initializers(copy)
@@ -99,4 +101,5 @@ def kernels_in_float(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             rest.append(node)
     replace(copy.graph.node, rest)
+    add_pre_process_metadata(copy)  # shapes are known: else the quantiser asks for its own preparation
     return copy

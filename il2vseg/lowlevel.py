@@ -84,6 +84,18 @@ def squared_distances(x: Tensor, centroids: Tensor) -> Tensor:
     return (v @ z).clamp_min(EPS).reshape(*v.shape[:2], *x.shape[2:])
 
 
+def normalised(w: Tensor) -> Tensor:
+    """Divide weights (B, C, h, w) by their sum over C."""
+    return w / w.sum(1, keepdim=True).clamp_min(EPS)
+
+
+def fcm_weights(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
+    """π_ij (1/d²_ij)^{1/(m−1)}: memberships up to a factor of each pixel; arguments as `fcm_memberships`."""
+    d2 = squared_distances(x, centroids)
+    w = d2.reciprocal() if m == 2.0 else d2 ** (-1.0 / (m - 1.0))
+    return w if prior is None else w * prior
+
+
 def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
     """Membership update, the minimiser of eq. 3 for fixed centroids: U_ij ∝ π_ij (1/d²_ij)^{1/(m−1)}.
 
@@ -93,38 +105,39 @@ def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor 
     Returns:
         (B, C, h, w), summing to 1 over C.
     """
-    d2 = squared_distances(x, centroids)
-    u = d2.reciprocal() if m == 2.0 else d2 ** (-1.0 / (m - 1.0))
-    if prior is not None:
-        u = u * prior
-    return u / u.sum(1, keepdim=True).clamp_min(EPS)
+    return normalised(fcm_weights(x, centroids, m, prior))
+
+
+def spatial_weights(u: Tensor) -> Tensor:
+    """Weight memberships (B, C, h, w) by the mean of their 3x3 neighbourhood (eq. 5), borders replicated."""
+    return u * F.avg_pool2d(F.pad(u, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
 def spatial_membership(u: Tensor) -> Tensor:
-    """Weight memberships by their 3x3 neighbourhood and renormalise (eq. 5-6), borders replicated.
+    """Weight memberships by their 3x3 neighbourhood and renormalise (eq. 5-6).
 
     Args:
         u: memberships (B, C, h, w), non-negative, summing to 1 over C.
     Returns:
         memberships of the same shape, summing to 1 over C.
     """
-    s = F.avg_pool2d(F.pad(u, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    u = u * s
-    return u / u.sum(1, keepdim=True).clamp_min(EPS)
+    return normalised(spatial_weights(u))
 
 
 def fcm_centroids(x: Tensor, u: Tensor, m: float = 2.0) -> Tensor:
     """v_j = Σ_i U_ij^m x_i / Σ_i U_ij^m (eq. 7). A class without mass gets a finite centroid near 0.
 
     Args:
-        x: (B, F, h, w). u: (B, C, h, w).
+        x: (B, F, h, w). u: (B, C, h, w), memberships up to a factor of each pixel.
     Returns:
         (B, C, F).
     """
     weight = (u * u if m == 2.0 else u**m).flatten(2)
-    z = x.flatten(2)
-    # The column of ones makes the masses Σ_i U_ij^m part of the same product.
-    sums = weight @ torch.cat([z, torch.ones_like(z[:, :1])], 1).transpose(1, 2)
+    # The column of ones makes the masses Σ_i U_ij^m part of the same product. U is normalised here, where
+    # that divides F+1 numbers a pixel instead of C.
+    total = u.sum(1, keepdim=True).clamp_min(EPS)
+    z = torch.cat([x, torch.ones_like(x[:, :1])], 1) / (total * total if m == 2.0 else total**m)
+    sums = weight @ z.flatten(2).transpose(1, 2)
     return sums[..., :-1] / sums[..., -1:].clamp_min(EPS)
 
 
@@ -153,13 +166,13 @@ def fuzzy_cmeans(
     Returns:
         P: memberships (B, C, h, w), summing to 1 over C.
     """
-    u = seed
+    w = seed
     x = x - x.mean((2, 3), keepdim=True)  # changes no distance, and the rounding of all of them
     for _ in range(iterations):
-        u = fcm_memberships(x, fcm_centroids(x, u, m), m, prior)
+        w = fcm_weights(x, fcm_centroids(x, w, m), m, prior)
         if spatial:
-            u = spatial_membership(u)
-    return u
+            w = spatial_weights(normalised(w))
+    return normalised(w)
 
 
 def _affinity_operands(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
