@@ -24,8 +24,8 @@ from il2vseg.calib.observe import Observation
 
 Largest = NDArray[np.float32]
 
-STRENGTH = 0.7
-"""Share of the difficulty moved to the weights, 0 to 1 (the paper's α)."""
+STRENGTH = 0.85
+"""Share of the difficulty moved to the weights, 0 to 1 (the paper's α); `rounding` lets them bear that much."""
 
 
 def _factors(activation: Largest, rows: list[Largest], strength: float) -> Largest:
