@@ -68,44 +68,53 @@ def low_level_features(colours: Tensor, space: ColourSpace = "rgb", xy_weight: f
     return torch.cat([x, position.expand(x.shape[0], 2, h, w)], 1)
 
 
-def squared_distances(x: Tensor, centroids: Tensor) -> Tensor:
-    """d²_ij = ‖x_i − v_j‖², at least EPS.
+def homogeneous(x: Tensor) -> Tensor:
+    """Append to every pixel's features what makes distances and centroids one matrix product each.
 
     Args:
-        x: (B, F, h, w), with its mean near 0: the expanded form loses digits as ‖x‖² grows beside d².
-        centroids: (B, C, F).
+        x: (B, F, h, w), with its mean near 0: a distance loses digits as ‖x‖² grows beside it.
     Returns:
-        (B, C, h, w).
+        z = [x, ‖x‖², 1], (B, F + 2, N).
     """
-    # ‖x‖² − 2x·v + ‖v‖² as one matrix product of homogeneous coordinates: it never holds (B, C, F, h, w).
-    z, v = x.flatten(2), centroids
-    z = torch.cat([z, z.square().sum(1, keepdim=True), torch.ones_like(z[:, :1])], 1)
-    v = torch.cat([-2.0 * v, torch.ones_like(v[..., :1]), v.square().sum(2, keepdim=True)], 2)
-    return (v @ z).clamp_min(EPS).reshape(*v.shape[:2], *x.shape[2:])
+    x = x.flatten(2)
+    return torch.cat([x, x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
 
 
-def normalised(w: Tensor) -> Tensor:
-    """Divide weights (B, C, h, w) by their sum over C."""
-    return w / w.sum(1, keepdim=True).clamp_min(EPS)
-
-
-def fcm_weights(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
-    """π_ij (1/d²_ij)^{1/(m−1)}: memberships up to a factor of each pixel; arguments as `fcm_memberships`."""
-    d2 = squared_distances(x, centroids)
-    w = d2.reciprocal() if m == 2.0 else d2 ** (-1.0 / (m - 1.0))
-    return w if prior is None else w * prior
-
-
-def fcm_memberships(x: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
-    """Membership update, the minimiser of eq. 3 for fixed centroids: U_ij ∝ π_ij (1/d²_ij)^{1/(m−1)}.
+def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:
+    """d²_ji = ‖v_j‖² − 2 v_j·x_i + ‖x_i‖², at least EPS.
 
     Args:
-        x: (B, F, h, w). centroids: (B, C, F). m: fuzzifier, > 1.
-        prior: π, broadcastable to (B, C, h, w), non-negative; None is the paper's flat prior.
+        z: (B, F + 2, N), `homogeneous` of x. centroids: v, (B, F, C).
     Returns:
-        (B, C, h, w), summing to 1 over C.
+        (B, C, N).
     """
-    return normalised(fcm_weights(x, centroids, m, prior))
+    norms = centroids.square().sum(1, keepdim=True)
+    return (torch.cat([-2.0 * centroids, torch.ones_like(norms), norms], 1).mT @ z).clamp_min(EPS)
+
+
+def class_sums(u: Tensor) -> Tensor:
+    """Σ_j u_ji of (B, C, N), at least EPS: (B, 1, N)."""
+    # A product with ones: ONNX Runtime adds up along an inner axis four times as slowly as it multiplies.
+    return (u.new_ones(1, u.shape[1]) @ u).clamp_min(EPS)
+
+
+def normalised(u: Tensor) -> Tensor:
+    """Divide weights (B, C, N) by their sum over the classes."""
+    return u / class_sums(u)
+
+
+def fcm_weights(z: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | None = None) -> Tensor:
+    """π_ji (1/d²_ji)^{1/(m−1)}: the memberships that minimise eq. 3 for fixed centroids, once `normalised`.
+
+    Args:
+        z, centroids: as in `squared_distances`. m: fuzzifier, > 1.
+        prior: π, broadcastable to (B, C, N), non-negative; None is the paper's flat prior.
+    Returns:
+        (B, C, N), > 0 where π is.
+    """
+    d2 = squared_distances(z, centroids)
+    u = d2.reciprocal() if m == 2.0 else d2 ** (-1.0 / (m - 1.0))
+    return u if prior is None else u * prior
 
 
 def spatial_weights(u: Tensor) -> Tensor:
@@ -113,37 +122,24 @@ def spatial_weights(u: Tensor) -> Tensor:
     return u * F.avg_pool2d(F.pad(u, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
-def spatial_membership(u: Tensor) -> Tensor:
-    """Weight memberships by their 3x3 neighbourhood and renormalise (eq. 5-6).
+def fcm_centroids(z: Tensor, u: Tensor, m: float = 2.0) -> Tensor:
+    """v_j = Σ_i U_ji^m x_i / Σ_i U_ji^m (eq. 7). A class without mass gets a finite centroid near 0.
 
     Args:
-        u: memberships (B, C, h, w), non-negative, summing to 1 over C.
+        z: (B, F + 2, N), `homogeneous` of x. u: (B, C, N), memberships up to a factor of each pixel.
     Returns:
-        memberships of the same shape, summing to 1 over C.
+        (B, F, C).
     """
-    return normalised(spatial_weights(u))
+    total = class_sums(u)
+    # U is normalised where that divides the F + 2 numbers of a pixel instead of its C memberships.
+    z, weights = (z / (total * total), u * u) if m == 2.0 else (z / total**m, u**m)
+    sums = z @ weights.mT
+    return sums[:, :-2] / sums[:, -1:].clamp_min(EPS)
 
 
-def fcm_centroids(x: Tensor, u: Tensor, m: float = 2.0) -> Tensor:
-    """v_j = Σ_i U_ij^m x_i / Σ_i U_ij^m (eq. 7). A class without mass gets a finite centroid near 0.
-
-    Args:
-        x: (B, F, h, w). u: (B, C, h, w), memberships up to a factor of each pixel.
-    Returns:
-        (B, C, F).
-    """
-    weight = (u * u if m == 2.0 else u**m).flatten(2)
-    # The column of ones makes the masses Σ_i U_ij^m part of the same product. U is normalised here, where
-    # that divides F+1 numbers a pixel instead of C.
-    total = u.sum(1, keepdim=True).clamp_min(EPS)
-    z = torch.cat([x, torch.ones_like(x[:, :1])], 1) / (total * total if m == 2.0 else total**m)
-    sums = weight @ z.flatten(2).transpose(1, 2)
-    return sums[..., :-1] / sums[..., -1:].clamp_min(EPS)
-
-
-def fcm_objective(x: Tensor, u: Tensor, centroids: Tensor, m: float = 2.0) -> Tensor:
-    """J = Σ_ij U_ij^m ‖x_i − v_j‖² (eq. 3), one value an image: (B,)."""
-    return (u**m * squared_distances(x, centroids)).sum((1, 2, 3))
+def fcm_objective(z: Tensor, u: Tensor, centroids: Tensor, m: float = 2.0) -> Tensor:
+    """J = Σ_ij U_ji^m ‖x_i − v_j‖² (eq. 3), one value an image: (B,)."""
+    return (u**m * squared_distances(z, centroids)).sum((1, 2))
 
 
 def fuzzy_cmeans(
@@ -162,17 +158,19 @@ def fuzzy_cmeans(
     Args:
         x: features (B, F, h, w). seed: U⁰ (B, C, h, w), summing to 1 over C.
         spatial: False leaves eq. 5-6 out: plain fuzzy c-means, which never increases `fcm_objective`.
-        prior: as in `fcm_memberships`.
+        prior: π, broadcastable to (B, C, h, w), non-negative; None is the paper's flat prior.
     Returns:
         P: memberships (B, C, h, w), summing to 1 over C.
     """
-    w = seed
-    x = x - x.mean((2, 3), keepdim=True)  # changes no distance, and the rounding of all of them
+    grid = x.shape[-2:]
+    z = homogeneous(x - x.mean((2, 3), keepdim=True))  # centring changes no distance, and the rounding of all
+    u = seed.flatten(2)
+    prior = None if prior is None else prior.flatten(2)
     for _ in range(iterations):
-        w = fcm_weights(x, fcm_centroids(x, w, m), m, prior)
+        u = fcm_weights(z, fcm_centroids(z, u, m), m, prior)
         if spatial:
-            w = spatial_weights(normalised(w))
-    return normalised(w)
+            u = spatial_weights(normalised(u).unflatten(2, grid)).flatten(2)
+    return normalised(u).unflatten(2, grid)
 
 
 def _affinity_operands(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:

@@ -64,35 +64,38 @@ def reference_affinity(x: F64, p: F64, sigma: float) -> F64:
 
 
 def test_memberships_agree_with_the_reference() -> None:
-    x, v = image(0), torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(5))
+    x, v = image(0), torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(5))
     for m in (1.5, 2.0, 3.0):
-        expected = reference_memberships(x[0].double().numpy(), v[0].double().numpy(), m)
-        np.testing.assert_allclose(lowlevel.fcm_memberships(x, v, m)[0].numpy(), expected, atol=1e-5)
+        expected = reference_memberships(x[0].double().numpy(), v[0].T.double().numpy(), m)
+        u = lowlevel.normalised(lowlevel.fcm_weights(lowlevel.homogeneous(x), v, m))
+        np.testing.assert_allclose(u[0].unflatten(1, x.shape[-2:]).numpy(), expected, atol=1e-5)
 
 
 def test_spatial_step_agrees_with_the_reference() -> None:
     u = distribution(1)
     expected = reference_spatial(u[0].double().numpy())
-    np.testing.assert_allclose(lowlevel.spatial_membership(u)[0].numpy(), expected, atol=1e-6)
+    weights = lowlevel.spatial_weights(u).flatten(2)
+    np.testing.assert_allclose(lowlevel.normalised(weights)[0].numpy(), expected.reshape(3, -1), atol=1e-6)
 
 
 def test_centroids_are_weighted_means() -> None:
     x, u = image(2), distribution(2)
     xs, us = x[0].double().numpy(), u[0].double().numpy() ** 2
-    expected = [[(us[c] * xs[f]).sum() / us[c].sum() for f in range(3)] for c in range(3)]
-    np.testing.assert_allclose(lowlevel.fcm_centroids(x, u)[0].numpy(), expected, atol=1e-6)
+    expected = [[(us[c] * xs[f]).sum() / us[c].sum() for c in range(3)] for f in range(3)]
+    v = lowlevel.fcm_centroids(lowlevel.homogeneous(x), u.flatten(2))
+    np.testing.assert_allclose(v[0].numpy(), expected, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), m=st.sampled_from([1.5, 2.0, 3.0]), c=st.integers(2, 5))
 def test_plain_fcm_never_increases_its_objective(seed: int, m: float, c: int) -> None:
-    x, u = image(seed).double(), distribution(seed, c).double()
+    z, u = lowlevel.homogeneous(image(seed).double()), distribution(seed, c).double().flatten(2)
     values = []
     for _ in range(8):
-        v = lowlevel.fcm_centroids(x, u, m)
-        values.append(float(lowlevel.fcm_objective(x, u, v, m)))
-        u = lowlevel.fcm_memberships(x, v, m)
-        values.append(float(lowlevel.fcm_objective(x, u, v, m)))
+        v = lowlevel.fcm_centroids(z, u, m)
+        values.append(float(lowlevel.fcm_objective(z, u, v, m)))
+        u = lowlevel.normalised(lowlevel.fcm_weights(z, v, m))
+        values.append(float(lowlevel.fcm_objective(z, u, v, m)))
     assert all(b <= a * (1 + 1e-9) for a, b in pairwise(values))
 
 
