@@ -41,9 +41,7 @@ def farthest_points(points: NDArray[np.float32], count: int) -> list[int]:
     return chosen
 
 
-def representative_frames(
-    source: Path | None, size: tuple[int, int], count: int = 32
-) -> list[tuple[str, Frame]]:
+def representative_frames(source: Path | None, size: tuple[int, int], count: int) -> list[tuple[str, Frame]]:
     """Choose up to `count` frames that represent a folder or clip.
 
     Args:

@@ -50,7 +50,7 @@ class ExportConfig:
     calib: Path | None = flag(
         None, "frames to calibrate int8 on; default: those of --verify", metavar="DIR|CLIP"
     )
-    calib_frames: int = flag(32, "frames chosen from them", metavar="N")
+    calib_frames: int = flag(96, "frames chosen from them", metavar="N")
     calib_method: Literal["minmax", "percentile", "entropy"] = flag("minmax", "how int8 ranges are found")
     trt: bool = flag(False, "build a TensorRT engine for the GPU of this machine")
     model: Path | None = flag(

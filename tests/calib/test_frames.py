@@ -74,7 +74,7 @@ def test_blank_frames_are_no_frames(tmp_path: Path) -> None:
     for i in range(3):
         write_image(source / f"{i}.png", np.full((30, 40, 3), 8, np.uint8))
     with pytest.raises(UserError, match="no usable frame"):
-        representative_frames(source, (48, 64))
+        representative_frames(source, (48, 64), 4)
 
 
 @pytest.mark.parametrize("content", ["nothing", "no folder", "no image", "empty"])
@@ -87,7 +87,7 @@ def test_a_source_without_frames_is_refused(content: str, tmp_path: Path) -> Non
     if content == "empty":
         (source / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="frames"):
-        representative_frames(source, (48, 64))
+        representative_frames(source, (48, 64), 4)
 
 
 def test_descriptors_tell_scenes_apart() -> None:
