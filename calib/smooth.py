@@ -25,7 +25,7 @@ from il2vseg.calib.observe import Observation
 Largest = NDArray[np.float32]
 
 STRENGTH = 0.85
-"""Share of the difficulty moved to the weights, 0 to 1 (the paper's α); `rounding` lets them bear that much."""
+"""Share of the difficulty moved to the weights, 0 to 1 (the paper's α); `rounding` lets them bear it."""
 
 
 def _factors(activation: Largest, rows: list[Largest], strength: float) -> Largest:

@@ -15,7 +15,7 @@ TINY = ("--backbone", "tiny", "--rounds", "1", "--threads", "1")
     ("script", "options", "rows"),
     [
         ("student.py", ("--size", "64", "96", *TINY), ("teacher, tiny, int8", "mobilenetv4_small", "lraspp")),
-        ("export.py", ("--size", "112", "126", *TINY), ("eager", "ONNX Runtime, int8", "FCM")),
+        ("export.py", ("--size", "112", "128", *TINY), ("eager", "ONNX Runtime, int8", "FCM")),
     ],
 )
 def test_a_table_is_printed(script: str, options: tuple[str, ...], rows: tuple[str, ...]) -> None:
