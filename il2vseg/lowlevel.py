@@ -162,15 +162,14 @@ def fuzzy_cmeans(
     Returns:
         P: memberships (B, C, h, w), summing to 1 over C.
     """
-    grid = x.shape[-2:]
     z = homogeneous(x - x.mean((2, 3), keepdim=True))  # centring changes no distance, and the rounding of all
     u = seed.flatten(2)
     prior = None if prior is None else prior.flatten(2)
     for _ in range(iterations):
         u = fcm_weights(z, fcm_centroids(z, u, m), m, prior)
         if spatial:
-            u = spatial_weights(normalised(u).unflatten(2, grid)).flatten(2)
-    return normalised(u).unflatten(2, grid)
+            u = spatial_weights(normalised(u).reshape_as(seed)).flatten(2)
+    return normalised(u).reshape_as(seed)
 
 
 def _affinity_operands(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
