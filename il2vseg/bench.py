@@ -47,8 +47,8 @@ class BenchConfig:
 def interleaved(cases: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
     """Median milliseconds of each case.
 
-    The cases take turns, so that whatever else the machine does falls on all of them alike. A quick one repeats
-    for the TURN: its first call finds other cases' data in the caches.
+    The cases take turns, so that whatever else the machine does falls on all of them alike. A quick one
+    repeats for the TURN: its first call finds other cases' data in the caches.
     """
     times: dict[Key, list[float]] = {name: [] for name in cases}
     for case in cases.values():
