@@ -33,11 +33,12 @@ class Convention:
     signed: bool
 
     def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.integer]]:
-        """Scale and zero point of the range (low ≤ 0 ≤ high)."""
+        """Scale and zero point of the range (low ≤ 0 ≤ high); scale 1 where float32 has none so small."""
+        scale = max(-low, high) / 127 if self.signed else (high - low) / 255
+        if scale < np.finfo(np.float32).tiny:
+            scale = 1.0
         if self.signed:
-            bound = max(-low, high)
-            return np.float32(bound / 127 if bound else 1.0), np.array(0, np.int8)
-        scale = (high - low) / 255 or 1.0
+            return np.float32(scale), np.array(0, np.int8)
         return np.float32(scale), np.array(round(np.clip(-low / scale, 0, 255)), np.uint8)
 
     def round_trip(self, x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -119,6 +119,8 @@ def test_only_large_matrices_are_linear_layers() -> None:
     low=st.floats(-50, 0, width=32), high=st.floats(0, 50, width=32), share=st.floats(0, 1, width=32),
     convention=st.sampled_from([CPU, TENSORRT]),
 )  # fmt: skip
+@example(low=0.0, high=1e-45, share=0.0, convention=CPU)
+@example(low=-1e-45, high=0.0, share=0.0, convention=TENSORRT)
 @settings(max_examples=100, deadline=None)
 def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero(
     low: float, high: float, share: float, convention: Convention

@@ -1,3 +1,6 @@
+import time
+from functools import partial
+
 import pytest
 
 from il2vseg import bench as module
@@ -6,10 +9,29 @@ from il2vseg.bench import BenchConfig, bench, interleaved, loss_shares, uncached
 
 def test_cases_take_turns_after_one_warm_up_each() -> None:
     order: list[str] = []
-    medians = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+
+    def case(name: str) -> None:
+        order.append(name)
+        time.sleep(module.TURN)
+
+    medians = interleaved({name: partial(case, name) for name in "ab"}, rounds=2)
     assert "".join(order) == "ab" + "abab"
     assert medians.keys() == {"a", "b"}
-    assert all(m >= 0 for m in medians.values())
+    assert all(m >= 1e3 * module.TURN for m in medians.values())
+
+
+def test_a_quick_case_fills_its_turn_and_its_time_is_that_of_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def case() -> None:
+        nonlocal now
+        now += module.TURN / 4
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert interleaved({"quick": case}, rounds=1) == {"quick": pytest.approx(1e3 * module.TURN / 4)}
+    assert now == pytest.approx((1 + 4) * module.TURN / 4)  # the first call warms up
 
 
 def test_a_loss_takes_what_the_step_saves_without_it() -> None:
