@@ -108,7 +108,7 @@ def fcm_weights(z: Tensor, centroids: Tensor, m: float = 2.0, prior: Tensor | No
 
     Args:
         z, centroids: as in `squared_distances`. m: fuzzifier, > 1.
-        prior: π, broadcastable to (B, C, N), non-negative; None is the paper's flat prior.
+        prior: π, (B, C, N) or (B, C, 1), non-negative; None is the paper's flat prior.
     Returns:
         (B, C, N), > 0 where π is.
     """
@@ -158,7 +158,7 @@ def fuzzy_cmeans(
     Args:
         x: features (B, F, h, w). seed: U⁰ (B, C, h, w), summing to 1 over C.
         spatial: False leaves eq. 5-6 out: plain fuzzy c-means, which never increases `fcm_objective`.
-        prior: π, broadcastable to (B, C, h, w), non-negative; None is the paper's flat prior.
+        prior: π, (B, C, h, w) or (B, C, 1, 1), non-negative; None is the paper's flat prior.
     Returns:
         P: memberships (B, C, h, w), summing to 1 over C.
     """

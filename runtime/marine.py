@@ -3,6 +3,7 @@
 Plain geometry on class ids; `water_plane` turns pixels into bearings and ranges.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,20 @@ def water_body(labels: Labels, water: int) -> NDArray[np.uint8]:
 def water_edge(body: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the row of the topmost water in every column of a mask (H, W); H where there is none."""
     return np.where(body.any(0), body.argmax(0), len(body)).astype(np.int64)
+
+
+def finer_edge(labels: Labels, edge: NDArray[np.int64], rows: int, water: int) -> NDArray[np.int64]:
+    """Return the water's edge of labels (H, W), given `edge` (W,) of the same columns shrunk to `rows`.
+
+    A shrunk row stands for the one at its centre, so the edge is among the rows up to the centre of the next.
+    """
+    height = len(labels)
+    scale = height / rows
+    known = ((edge + 0.5) * scale).astype(np.int64)
+    candidates = (known + np.arange(1 - math.ceil(scale), 1)[:, None]).clip(0, height - 1)
+    wet = labels[candidates, np.arange(len(edge))] == water
+    found = np.take_along_axis(candidates, wet.argmax(0)[None], 0)[0]
+    return np.where(edge < rows, found, height)
 
 
 def far_edge(edge: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -284,14 +299,13 @@ class MarineAnalyser:
         small = resize_labels(labels, (max(1, round(size[0] / scale)), round(size[1] / scale)))
         body = water_body(small, self._classes.water)
         edge = water_edge(body)
-        horizon = fit_horizon(small, edge, self._classes.sky)
+        # Rows of the frame itself: a row of the shrunk labels is several, and range is worth each of them.
+        tall = resize_labels(labels, (size[0], small.shape[1]))
+        fine = finer_edge(tall, edge, len(small), self._classes.water)
+        horizon = fit_horizon(tall, fine, self._classes.sky)
         obstacles = find_obstacles(small, body, edge, self._classes) if body.any() else []
-        rows = np.where(edge < small.shape[0], edge * np.float32(scale), np.nan).astype(np.float32)
+        rows = np.where(fine < size[0], fine, np.nan).astype(np.float32)
         columns = np.minimum((np.arange(size[1]) / scale).astype(int), small.shape[1] - 1)
-        if horizon is not None:
-            # Centres of pixels are whole numbers, so the origin of both scales is half a pixel before.
-            left, right = ((v + 0.5) * scale - 0.5 for v in (horizon.line.left, horizon.line.right))
-            horizon = Horizon(Line(left, right), horizon.residual * scale)
         located = [self._located(_scaled(o, scale), size, horizon) for o in obstacles]
         located.sort(key=lambda o: (o.range_m is None, o.range_m or 0.0, -o.foot[1]))
         return Scene(size, rows[columns], horizon, tuple(located), any(o.danger for o in located))
