@@ -1,5 +1,7 @@
 """The model: backbone, whitening, head and prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,19 +65,25 @@ class Classifier(nn.Module):
         return p.transpose(1, 2).reshape(b, -1, h, w)
 
 
-def low_level_memberships(colours: Tensor, p_seg: Tensor, spec: LowLevelSpec) -> tuple[Tensor, Tensor]:
+def low_level_memberships(
+    colours: Tensor,
+    p_seg: Tensor,
+    spec: LowLevelSpec,
+    fuzzy_cmeans: Callable[..., Tensor] = lowlevel.fuzzy_cmeans,
+) -> tuple[Tensor, Tensor]:
     """Features x and memberships P of fuzzy c-means seeded by P_seg (eq. 3-8).
 
     Args:
         colours: RGB (B, 3, gh, gw) on the branch's grid. p_seg: (B, C, gh, gw) on the same grid, detached
             here: the branch is a cue, not a path for gradients into its own seed.
+        fuzzy_cmeans: that of `fcm_kernel` is faster on a CPU, and cannot be exported.
     Returns:
         x (B, F, gh, gw) and P (B, C, gh, gw), a distribution over C.
     """
     seed = p_seg.detach()
     x = lowlevel.low_level_features(colours, spec.space, spec.xy_weight)
     prior = {"none": None, "mass": seed.mean((2, 3), keepdim=True), "pixel": seed}[spec.prior]
-    return x, lowlevel.fuzzy_cmeans(x, seed, spec.iterations, spec.m, prior=prior)
+    return x, fuzzy_cmeans(x, seed, spec.iterations, spec.m, prior=prior)
 
 
 def low_level_scores(

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from il2vseg import clustering, lowlevel
+from il2vseg import clustering, fcm_kernel, lowlevel
 from il2vseg.errors import UserError
 from il2vseg.losses import (
     correspondence,
@@ -540,7 +540,9 @@ class Trainer:
         c = self.classifier
         p_seg = c.logits(c.head(z), c.global_prototypes).softmax(-1)
         on_grid = p_seg.transpose(1, 2).reshape(len(images), -1, *self.bank.grid)
-        x, p = low_level_memberships(self.bank.colours(images, 1), on_grid, self.recipe.low_level)
+        x, p = low_level_memberships(
+            self.bank.colours(images, 1), on_grid, self.recipe.low_level, fcm_kernel.fuzzy_cmeans
+        )
         f_l = lowlevel.affinity_rows(x, p, self.recipe.low_level.sigma, index)
         return p_seg[:, index], f_l.transpose(1, 2)
 
