@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from il2vseg import lowlevel
 from il2vseg.backbones import Backbone
-from il2vseg.guided import guided_upsample
+from il2vseg.guided import guided_quads, stitch
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.whitening import Whitening
 
@@ -170,11 +170,16 @@ def frames_to_images(frames: Tensor) -> Tensor:
 
 def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     """Upsample scores (B, C, gh, gw) to images (B, 3, H, W), RGB in [0, 1], as the spec says."""
+    size = (images.shape[-2], images.shape[-1])
     if spec.refine:
-        return guided_upsample(scores, images, spec.refine, spec.refine_eps)
-    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return stitch(guided_quads(scores, images, spec.refine, spec.refine_eps), size)
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     """The best class of every pixel, arguments as `pixel_scores`: labels (B, H, W) uint8."""
-    return pixel_scores(scores, images, spec).argmax(1).to(torch.uint8)
+    if not spec.refine:
+        return pixel_scores(scores, images, spec).argmax(1).to(torch.uint8)
+    # The best class first: one byte a pixel is to be put in order then, not C floats.
+    best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True)
+    return stitch(best.to(torch.uint8), (images.shape[-2], images.shape[-1]))[:, 0]

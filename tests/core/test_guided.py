@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from il2vseg.guided import guided_upsample, linear_models
-from il2vseg.model import label_pixels
+from il2vseg.guided import guided_quads, linear_models, stitch
+from il2vseg.model import label_pixels, pixel_scores
 from il2vseg.spec import LowLevelSpec
 
 
@@ -52,10 +52,38 @@ def test_with_one_cell_a_pixel_it_is_the_filter_of_the_paper(
     rng = np.random.default_rng(seed)
     guide, scores = rng.random((*size, 3)), rng.dirichlet(np.ones(2), size)
     image = torch.from_numpy(guide).float().permute(2, 0, 1)[None]
-    out = guided_upsample(torch.from_numpy(scores).float().permute(2, 0, 1)[None], image, 1, eps)
+    out = stitch(guided_quads(torch.from_numpy(scores).float().permute(2, 0, 1)[None], image, 1, eps), size)
     for c in range(2):
         expected = slow_filter(guide, scores[..., c], 1, eps)
         np.testing.assert_allclose(out[0, c].numpy(), expected, atol=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    b=st.integers(1, 2),
+    c=st.integers(1, 4),
+    cells=st.integers(1, 3),
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    pixels=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+)
+def test_quads_are_the_interpolated_planes(
+    seed: int, b: int, c: int, cells: int, grid: tuple[int, int], pixels: tuple[int, int]
+) -> None:
+    """He & Sun 2015, eq. 8, literally: the planes of slopes and offset at full size."""
+    generator = torch.Generator().manual_seed(seed)
+    fine = (grid[0] * cells, grid[1] * cells)
+    size = (fine[0] * pixels[0], fine[1] * pixels[1])
+    images = torch.rand(b, 3, *size, generator=generator)
+    scores = torch.rand(b, c, *grid, generator=generator).softmax(1)
+    coarse = F.interpolate(scores, size=fine, mode="bilinear")
+    models = linear_models(F.avg_pool2d(images, pixels), coarse, 1e-3)
+    planes = F.interpolate(models.flatten(1, 2), size=size, mode="bilinear").unflatten(1, (4, c))
+    expected = (planes[:, :3] * images[:, :, None]).sum(1) + planes[:, 3]
+    found = pixel_scores(scores, images, LowLevelSpec(refine=cells))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    labels = label_pixels(scores, images, LowLevelSpec(refine=cells))
+    torch.testing.assert_close(labels, found.argmax(1).to(torch.uint8), atol=0, rtol=0)
 
 
 def halves(edge: int) -> torch.Tensor:
@@ -78,7 +106,8 @@ def test_an_edge_of_tokens_moves_onto_the_edge_of_the_image(edge: int) -> None:
 
 def test_a_flat_image_leaves_scores_between_their_neighbours() -> None:
     scores = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(1)).softmax(1)
-    slopes, offset = linear_models(torch.full((1, 3, 4, 5), 0.5), scores, 1e-3)
+    models = linear_models(torch.full((1, 3, 4, 5), 0.5), scores, 1e-3)
+    slopes, offset = models[:, :3], models[:, 3]
     assert slopes.abs().max() < 1e-3
     assert offset.max() <= scores.max() + 1e-5
     assert offset.min() >= scores.min() - 1e-5
@@ -87,5 +116,5 @@ def test_a_flat_image_leaves_scores_between_their_neighbours() -> None:
 def test_scores_stay_a_distribution() -> None:
     generator = torch.Generator().manual_seed(2)
     scores = torch.rand(1, 5, 3, 4, generator=generator).mul(8).softmax(1)
-    full = guided_upsample(scores, torch.rand(1, 3, 42, 56, generator=generator))
+    full = pixel_scores(scores, torch.rand(1, 3, 42, 56, generator=generator), LowLevelSpec(refine=2))
     torch.testing.assert_close(full.sum(1), torch.ones(1, 42, 56), atol=1e-4, rtol=0)
