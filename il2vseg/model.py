@@ -180,7 +180,7 @@ def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     """The best class of every pixel, arguments as `pixel_scores`: labels (B, H, W) uint8."""
     if not spec.refine:
         return pixel_scores(scores, images, spec).argmax(1).to(torch.uint8)
-    # The best class first: one number a pixel is to be put in order then, not C. As int32: TensorRT takes uint8
+    # The best class first: one number a pixel is to be put in order then, not C. As int32: TensorRT has uint8
     # as an output, but moves none.
     best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True).int()
     return stitch(best, (images.shape[-2], images.shape[-1]))[:, 0].to(torch.uint8)
