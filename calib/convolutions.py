@@ -62,7 +62,11 @@ def quantise_convolutions(
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    signed = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    options: dict[str, bool] = {}
+    if convention.signed:
+        options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    if convention.paired:
+        options |= {"AddQDQPairToWeight": True, "DedicatedQDQPair": True}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         quantize_static(
@@ -76,7 +80,7 @@ def quantise_convolutions(
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[classifier],
             calibrate_method=ranges[method],
-            extra_options=signed if convention.signed else {},
+            extra_options=options,
         )
         quantised = onnx.load(path)
     before, after = session(model, ["labels"]), session(quantised, ["labels"])

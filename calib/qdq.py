@@ -28,9 +28,16 @@ from il2vseg.calib.rounding import RoundedWeight
 
 @dataclass(frozen=True)
 class Convention:
-    """How a family of runtimes wants its activations: signed symmetric, or unsigned with a zero point."""
+    """How a family of runtimes wants its integers.
+
+    Attributes:
+        signed: activations are signed and symmetric, else unsigned with a zero point.
+        paired: constants are floats behind a QuantizeLinear, and no two layers share a pair; else constants are
+            integers, and layers share what they read.
+    """
 
     signed: bool
+    paired: bool
 
     def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.integer]]:
         """Scale and zero point of the range (low ≤ 0 ≤ high); scale 1 where float32 has none so small."""
@@ -50,8 +57,9 @@ class Convention:
         return np.asarray((clipped - zero.astype(np.float32)) * scale, dtype=np.float32)
 
 
-CPU = Convention(signed=False)
-TENSORRT = Convention(signed=True)
+CPU = Convention(signed=False, paired=False)
+TENSORRT = Convention(signed=True, paired=True)
+"""TensorRT 8 has no INT8 constants, and looks for one layer behind each pair; later ones fold both away."""
 
 
 def insert_qdq(
@@ -78,26 +86,35 @@ def insert_qdq(
     new: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
-    for node in graph.node:
+
+    def constant(name: str, array: NDArray[Any] | np.generic) -> str:
+        if name not in done:
+            new.append(numpy_helper.from_array(np.asarray(array), name))
+            done.add(name)
+        return name
+
+    def insert(operator: str, inputs: list[str], output: str, **attributes: int) -> str:
+        if output not in done:
+            nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+            done.add(output)
+        return output
+
+    for node in copy.graph.node:
         if linear := wanted.get(node.name):
             x, w = linear.activation, linear.weight
-            if x not in done:
-                scale, zero = convention.parameters(*observed[x].range(method))
-                parts = [f"{x}_scale", f"{x}_zero_point"]
-                new += [
-                    numpy_helper.from_array(np.asarray(v), n)
-                    for v, n in zip((scale, zero), parts, strict=True)
-                ]
-                nodes.append(helper.make_node("QuantizeLinear", [x, *parts], [f"{x}_q"], f"{x}_q"))
-                nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *parts], [f"{x}_dq"], f"{x}_dq"))
-            if w not in done:
-                integers, scales = weights[w]
-                parts = [f"{w}_q", f"{w}_scale", f"{w}_zero_point"]
-                values: tuple[NDArray[Any], ...] = (integers, scales, np.zeros(len(scales), np.int8))
-                new += [numpy_helper.from_array(v, n) for v, n in zip(values, parts, strict=True)]
-                nodes.append(helper.make_node("DequantizeLinear", parts, [f"{w}_dq"], f"{w}_dq", axis=1))
-            done |= {x, w}
-            node.input[0], node.input[1] = f"{x}_dq", f"{w}_dq"
+            scale, zero = convention.parameters(*observed[x].range(method))
+            integers, steps = weights[w]
+            x_parts = [constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)]
+            w_parts = [constant(f"{w}_scale", steps), constant(f"{w}_zero_point", np.zeros_like(steps, np.int8))]
+            own = f"_{node.name}" if convention.paired else ""
+            x_q = insert("QuantizeLinear", [x, *x_parts], f"{x}{own}_q")
+            if convention.paired:
+                rounded = constant(f"{w}_rounded", integers * steps)
+                w_q = insert("QuantizeLinear", [rounded, *w_parts], f"{w}{own}_q", axis=1)
+            else:
+                w_q = constant(f"{w}_q", integers)
+            node.input[0] = insert("DequantizeLinear", [x_q, *x_parts], f"{x}{own}_dq")
+            node.input[1] = insert("DequantizeLinear", [w_q, *w_parts], f"{w}{own}_dq", axis=1)
             bias = reader.get(node.output[0])
             if bias is not None and bias.input[1] in constants:
                 # ONNX Runtime turns MatMul and a one-dimensional bias into Gemm before it looks for Q/DQ,

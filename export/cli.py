@@ -119,8 +119,9 @@ def build_manifest(
     import onnx
     import torch
 
-    from il2vseg.export.graph import INPUT, OPSET
+    from il2vseg.export.graph import INPUT
     from il2vseg.export.naming import merge
+    from il2vseg.export.opset import OPSET
     from il2vseg.palette import class_colors
     from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
 

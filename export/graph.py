@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from il2vseg.calib.graphs import replace
 from il2vseg.errors import UserError
 from il2vseg.export.deploy_form import deploy_form
+from il2vseg.export.opset import lower_opset
 from il2vseg.files import atomic_path
 from il2vseg.model import Segmenter, frames_to_images, label_pixels
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18
 INPUT, OUTPUTS = "frame", ("labels", "scores")
 
 
@@ -62,7 +62,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
             (frame,),
             input_names=[INPUT],
             output_names=list(OUTPUTS),
-            opset_version=OPSET,
+            opset_version=18,  # the exporter's oldest
             dynamic_shapes=free,
             dynamo=True,
             verbose=False,
@@ -71,6 +71,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
     program.optimize()
     model = program.model_proto
     name_nodes(model)
+    lower_opset(model)
     store_in_half(model)
     onnx.checker.check_model(model, full_check=True)
     buffer = io.BytesIO()

@@ -178,9 +178,9 @@ def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
 
 def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     """The best class of every pixel, arguments as `pixel_scores`: labels (B, H, W) uint8."""
+    # Through float32: TensorRT makes uint8, which it knows as an output only, of floats and of nothing else.
     if not spec.refine:
-        return pixel_scores(scores, images, spec).argmax(1).to(torch.uint8)
-    # The best class first: one number a pixel is to be put in order then, not C. As int32: TensorRT has uint8
-    # as an output, but moves none.
-    best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True).int()
+        return pixel_scores(scores, images, spec).argmax(1).float().to(torch.uint8)
+    # The best class first: one number a pixel is to be put in order then, not C.
+    best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True).float()
     return stitch(best, (images.shape[-2], images.shape[-1]))[:, 0].to(torch.uint8)

@@ -1,0 +1,131 @@
+"""The static check of graphs for TensorRT: ours pass it, and each thing that it looks for is found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from il2vseg.backbones import BACKBONES
+from il2vseg.bench import BenchConfig, random_segmenter
+from il2vseg.calib.qdq import TENSORRT
+from il2vseg.calib.quantise import quantise
+from il2vseg.export.graph import export_onnx
+from il2vseg.export.half import to_half
+from il2vseg.export.tensorrt_support import obstacles
+from il2vseg.images import Frame
+from il2vseg.runtime.models import bundled
+from il2vseg.spec import LowLevelSpec
+
+from .conftest import make_segmenter
+
+Frames = list[tuple[str, Frame]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_transformer_passes_in_every_precision(precision: str, model: Path, frames: Frames) -> None:
+    proto = onnx.load(model)
+    if precision == "fp16":
+        proto = to_half(proto)
+    elif precision == "int8":
+        proto = quantise(proto, frames[:2], TENSORRT, goal=0).model
+    assert obstacles(proto) == []
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    "form",
+    [
+        LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0),
+        LowLevelSpec(scale=2, m=1.7, prior="pixel"),
+        LowLevelSpec(window=2, refine=1),
+    ],
+    ids=["paper", "fine", "windowed"],
+)
+def test_every_form_of_the_low_level_branch_passes(form: LowLevelSpec, batch: int, tmp_path: Path) -> None:
+    segmenter = make_segmenter()
+    segmenter.spec = replace(segmenter.spec, low_level=form)
+    segmenter.grid = tuple(n * form.scale for n in segmenter.backbone.grid)  # type: ignore[assignment]
+    export_onnx(segmenter, tmp_path / "model.onnx", batch)
+    assert obstacles(onnx.load(tmp_path / "model.onnx")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if not spec.random])
+def test_every_backbone_passes(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = (4 * BACKBONES[name].patch, 5 * BACKBONES[name].patch)
+    export_onnx(random_segmenter(BenchConfig(backbone=name, size=size)), tmp_path / "model.onnx")
+    assert obstacles(onnx.load(tmp_path / "model.onnx")) == []
+
+
+@pytest.mark.parametrize("folder", bundled(), ids=lambda folder: folder.name)
+def test_the_models_in_the_package_pass(folder: Path) -> None:
+    assert obstacles(onnx.load(folder / "model.onnx")) == []
+
+
+def graph(
+    *nodes: NodeProto, kind: int = TensorProto.FLOAT, opset: int = 17, **constants: np.ndarray
+) -> onnx.ModelProto:
+    """Nodes from "x" (1, 2, 3) to "y"."""
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info("x", kind, [1, 2, 3])],
+            [helper.make_empty_tensor_value_info("y")],
+            [numpy_helper.from_array(v, k) for k, v in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+    )
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def node(op: str, *inputs: str, output: str = "y", **attributes: object) -> NodeProto:
+    return helper.make_node(op, inputs, [output], f"my_{op}", **attributes)
+
+
+SCALE, ZERO = np.float32(0.1).reshape(()), np.zeros((), np.int8)
+ONES = np.ones((1, 2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (graph(node("Relu", "x"), opset=18), "opset 18: the newest is 17"),
+        (graph(node("NonZero", "x")), "my_NonZero (NonZero): not among the operators"),
+        (graph(node("Relu", "x"), kind=TensorProto.DOUBLE), "my_Relu (Relu): x is DOUBLE"),
+        (graph(node("Erf", "x"), kind=TensorProto.INT32), "my_Erf (Erf): x is INT32"),
+        (graph(node("Identity", "x"), kind=TensorProto.UINT8), "my_Identity (Identity): x is UINT8"),
+        (graph(node("Cast", "x", to=TensorProto.INT32), kind=TensorProto.UINT8), "my_Cast (Cast): x is UINT8"),
+        (
+            graph(node("Cast", "x", to=TensorProto.UINT8), kind=TensorProto.INT32),
+            "my_Cast (Cast): y is UINT8, which only a cast of floats",
+        ),
+        (
+            graph(node("Cast", "x", output="a", to=TensorProto.UINT8), node("Cast", "a", to=TensorProto.FLOAT)),
+            "my_Cast (Cast): a is UINT8, which only a cast of floats",
+        ),
+        (
+            graph(node("Shape", "x", output="a"), node("ReduceSum", "x", "a")),
+            "my_ReduceSum (ReduceSum): a is not a constant",
+        ),
+        (
+            graph(node("DequantizeLinear", "q", "s", "z"), q=ONES.astype(np.int8), s=SCALE, z=ZERO),
+            "my_DequantizeLinear (DequantizeLinear): q is an INT8 constant",
+        ),
+        (
+            graph(node("QuantizeLinear", "x", "s", "z", output="q"), node("DequantizeLinear", "q", "s", "z"),
+                  s=SCALE, z=ZERO + 1),
+            "my_QuantizeLinear (QuantizeLinear): its zero point is not an INT8 zero",
+        ),
+        (graph(node("Shape", "x", output="a"), node("Expand", "x", "a")), "a shape that is known only when it runs"),
+        (graph(node("Reshape", "x", "shape"), shape=np.array([1] * 8 + [6], np.int64)), "9 axes, at most 8"),
+    ],
+)  # fmt: skip
+def test_an_obstacle_is_named(model: onnx.ModelProto, expected: str) -> None:
+    found = obstacles(model)
+    assert any(expected in line for line in found), found
