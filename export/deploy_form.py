@@ -87,7 +87,7 @@ def deploy_form(segmenter: Segmenter) -> Segmenter:
             block.ls1 = nn.Identity()
         if isinstance(getattr(block.mlp, "act", None), nn.GELU):
             block.mlp.act = ErfGelu()
-        if isinstance(getattr(block.mlp, "fc2", None), nn.Linear):
+        if isinstance(getattr(block.mlp, "fc2", None), nn.Linear) and hasattr(block, "ls2"):
             block.mlp.fc2 = scaled_linear(block.mlp.fc2, getattr(block.ls2, "gamma", None))
             block.ls2 = nn.Identity()
     return segmenter.eval().requires_grad_(False)

@@ -71,6 +71,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
     program.optimize()
     model = program.model_proto
     name_nodes(model)
+    read_shapes_of_floats(model)
     lower_opset(model)
     store_in_half(model)
     onnx.checker.check_model(model, full_check=True)
@@ -91,6 +92,16 @@ def name_nodes(model: "onnx.ModelProto") -> None:
         module = scopes[-1].removeprefix("segmenter.") if scopes else ""
         node.name = f"{module}/{node.name}" if module else node.name
         del node.metadata_props[:]
+
+
+def read_shapes_of_floats(model: "onnx.ModelProto") -> None:
+    """Read the free batch axis off the frame as floats: TensorRT has no operator on uint8 but the cast."""
+    nodes = list(model.graph.node)
+    cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == INPUT)
+    for node in nodes:
+        if node.op_type == "Shape" and node.input[0] == INPUT:
+            node.input[0] = cast.output[0]
+    replace(model.graph.node, [cast, *(node for node in nodes if node is not cast)])
 
 
 def store_in_half(model: "onnx.ModelProto") -> None:

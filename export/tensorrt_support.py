@@ -22,7 +22,7 @@ ANY = NUMBER | BOOL
 
 OPERATORS: dict[str, Types] = {
     **dict.fromkeys(
-        ("Add", "ArgMax", "Div", "Equal", "Gather", "Greater", "Less", "Max", "Min", "Mul", "Pad", "Sub"), NUMBER
+        ("Add", "ArgMax", "Div", "Equal", "Gather", "Greater", "Less", "Max", "Min", "Mul", "Neg", "Pad", "Sub"), NUMBER
     ),
     **dict.fromkeys(
         ("AveragePool", "Clip", "Conv", "Erf", "Exp", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish",

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from il2vseg.lowlevel import pool_colours
+from il2vseg.lowlevel import pool_colours, upsample
 
 
 def _window_mean(x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def guided_quads(scores: Tensor, images: Tensor, cells: int = 2, eps: float = 1e
     grid = (scores.shape[-2] * cells, scores.shape[-1] * cells)
     rows, columns = grid[0] + 1, grid[1] + 1
     dy, dx = height // grid[0], width // grid[1]
-    scores = F.interpolate(scores, size=grid, mode="bilinear", align_corners=False)
+    scores = upsample(scores, grid)
     models = linear_models(pool_colours(images, grid), scores, eps).flatten(1, 2)
     models = F.pad(models, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
     corners = [models[:, y : y + rows, x : x + columns] for y in (0, 1) for x in (0, 1)]

@@ -30,8 +30,22 @@ def pool_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (B, 3, h, w) RGB in [0, 1].
     """
-    cell = (images.shape[-2] // grid[0], images.shape[-1] // grid[1])
-    return F.avg_pool2d(images, cell)
+    (b, planes, height, width), (rows, columns) = images.shape, grid
+    # Rows by a sum, columns by a product: OpenVINO pools three planes as if they were sixteen.
+    strips = images.reshape(b, planes, rows, height // rows, width).mean(3)
+    cell = width // columns
+    across = torch.eye(columns, device=images.device).repeat_interleave(cell, 0) / cell
+    return strips @ across
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear upsampling: (B, P, h, w) to (B, P, H, W), whole multiples of h and w."""
+    h, w = x.shape[-2:]
+    if (h, w) == size:
+        return x
+    # By factors: given a size, a graph with a free batch axis computes it, which TensorRT 8.6 does not take.
+    factors = (float(size[0] // h), float(size[1] // w))
+    return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:

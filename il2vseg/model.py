@@ -142,7 +142,7 @@ class Segmenter(nn.Module):
             (B, C, gh, gw) float32, a distribution over C at every cell.
         """
         p_seg = self.classifier(self.backbone(images).float())
-        p_seg = F.interpolate(p_seg, size=self.grid, mode="bilinear", align_corners=False)
+        p_seg = lowlevel.upsample(p_seg, self.grid)
         if self.alpha == 0.0:
             return p_seg
         colours = lowlevel.pool_colours(images.float(), self.grid)
@@ -164,8 +164,9 @@ class Segmenter(nn.Module):
 
 def frames_to_images(frames: Tensor) -> Tensor:
     """uint8 BGR (B, H, W, 3) -> float32 RGB (B, 3, H, W) in [0, 1]."""
-    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast.
-    return frames.float().flip(-1).permute(0, 3, 1, 2) / 255.0
+    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast. Planes before RGB:
+    # whole planes are put in order, not single bytes.
+    return frames.float().permute(0, 3, 1, 2).flip(1) / 255.0
 
 
 def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
@@ -173,7 +174,7 @@ def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     size = (images.shape[-2], images.shape[-1])
     if spec.refine:
         return stitch(guided_quads(scores, images, spec.refine, spec.refine_eps), size)
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return lowlevel.upsample(scores, size)
 
 
 def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from il2vseg.backbones import build_backbone
+from il2vseg.backbones import Backbone, build_backbone
 from il2vseg.checkpoint import assemble, save_checkpoint
 from il2vseg.export.graph import export_onnx
 from il2vseg.images import Frame
@@ -18,20 +18,25 @@ from il2vseg.whitening import Whitening
 SIZE = (96, 128)
 
 
-def make_segmenter(size: tuple[int, int] = SIZE, alpha: float = 0.4) -> Segmenter:
+def make_segmenter(
+    size: tuple[int, int] = SIZE,
+    alpha: float = 0.4,
+    low_level: LowLevelSpec | None = None,
+    backbone: Backbone | None = None,
+) -> Segmenter:
+    backbone = backbone or build_backbone("tiny", size, None)
     spec = ModelSpec(
         method="il2vseg",
-        backbone="tiny",
+        backbone=backbone.name,
         weights_sha256="random",
-        size=size,
+        size=backbone.size,
         class_names=("water", "obstacle", "sky"),
         alpha=alpha,
         temperature=0.1,
         centre=True,
-        low_level=LowLevelSpec(),
+        low_level=low_level or LowLevelSpec(),
         training_data="nothing",
     )
-    backbone = build_backbone("tiny", size, None)
     generator = torch.Generator().manual_seed(0)
     classifier = Classifier(Whitening(backbone.dim, 8, spec.centre), 3)
     classifier.whitening.basis.normal_(generator=generator)

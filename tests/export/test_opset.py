@@ -24,13 +24,14 @@ def graph(op: str, constants: dict[int, np.ndarray], outputs: int = 1, **attribu
             [helper.make_node(op, names, results, "node", **attributes)],
             "graph",
             [helper.make_tensor_value_info("frame", TensorProto.FLOAT, X.shape)],
-            [helper.make_tensor_value_info(y, TensorProto.FLOAT, None) for y in results],
+            [helper.make_empty_tensor_value_info(y) for y in results],
             [numpy_helper.from_array(v, f"constant{k}") for k, v in constants.items()],
         ),
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=9,
     )
-    onnx.checker.check_model(model, full_check=True)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    onnx.checker.check_model(model)
     return model
 
 

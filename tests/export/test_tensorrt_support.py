@@ -1,22 +1,23 @@
 """The static check of graphs for TensorRT: ours pass it, and each thing that it looks for is found."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from il2vseg.backbones import BACKBONES
-from il2vseg.bench import BenchConfig, random_segmenter
+from safetensors.torch import save_file
+
+from il2vseg.backbones import BACKBONES, build_backbone
 from il2vseg.calib.qdq import TENSORRT
 from il2vseg.calib.quantise import quantise
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
+from il2vseg.export.parity import LIMITS, compare
+from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
-from il2vseg.images import Frame
+from il2vseg.images import Frame, resize_frame
 from il2vseg.runtime.models import bundled
 from il2vseg.spec import LowLevelSpec
 
@@ -46,20 +47,25 @@ def test_a_transformer_passes_in_every_precision(precision: str, model: Path, fr
     ids=["paper", "fine", "windowed"],
 )
 def test_every_form_of_the_low_level_branch_passes(form: LowLevelSpec, batch: int, tmp_path: Path) -> None:
-    segmenter = make_segmenter()
-    segmenter.spec = replace(segmenter.spec, low_level=form)
-    segmenter.grid = tuple(n * form.scale for n in segmenter.backbone.grid)  # type: ignore[assignment]
-    export_onnx(segmenter, tmp_path / "model.onnx", batch)
+    export_onnx(make_segmenter(low_level=form), tmp_path / "model.onnx", batch)
     assert obstacles(onnx.load(tmp_path / "model.onnx")) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if not spec.random])
-def test_every_backbone_passes(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    size = (4 * BACKBONES[name].patch, 5 * BACKBONES[name].patch)
-    export_onnx(random_segmenter(BenchConfig(backbone=name, size=size)), tmp_path / "model.onnx")
+def test_every_backbone_passes_and_computes_the_same(name: str, frames: Frames, tmp_path: Path) -> None:
+    import timm
+
+    spec, weights = BACKBONES[name], tmp_path / "weights.safetensors"
+    save_file(timm.create_model(spec.timm_name, num_classes=0).state_dict(), weights)
+    backbone = build_backbone(name, (4 * spec.patch, 5 * spec.patch), weights)
+    segmenter = make_segmenter(backbone=backbone)
+    export_onnx(segmenter, tmp_path / "model.onnx")
     assert obstacles(onnx.load(tmp_path / "model.onnx")) == []
+    small = [(name, resize_frame(frame, backbone.size)) for name, frame in frames[:2]]
+    runners = eager_runner(segmenter), onnx_runner(tmp_path / "model.onnx", 1)
+    report = compare(*runners, small, LIMITS["fp32"])
+    assert report.passed, report.failures
 
 
 @pytest.mark.parametrize("folder", bundled(), ids=lambda folder: folder.name)
