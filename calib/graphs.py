@@ -52,6 +52,39 @@ def layer_norms(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == "LayerNormalization"]
 
 
+@dataclass(frozen=True)
+class Attention:
+    """The two products of an attention: query and key to scores, softmax of the scores and value to output.
+
+    Attributes:
+        scores, output: the MatMul nodes. query, key: the tensors (..., channels) that the scores are made of.
+    """
+
+    scores: onnx.NodeProto
+    output: onnx.NodeProto
+    query: str
+    key: str
+
+
+def attentions(model: onnx.ModelProto) -> list[Attention]:
+    """List the attentions of a graph's ViT, in the order of execution."""
+    nodes = network_nodes(model) if layer_norms(model) else []
+    maker = {output: node for node in nodes for output in node.output}
+
+    def untransposed(tensor: str) -> str:
+        while tensor in maker and maker[tensor].op_type in ("Transpose", "Reshape"):
+            tensor = maker[tensor].input[0]
+        return tensor
+
+    found = []
+    for softmax in nodes:
+        if softmax.op_type == "Softmax":
+            scores, readers = maker.get(softmax.input[0]), consumers(model, softmax.output[0])
+            if scores is not None and [n.op_type for n in (scores, *readers)] == ["MatMul", "MatMul"]:
+                found.append(Attention(scores, readers[0], *map(untransposed, scores.input)))
+    return found
+
+
 def consumers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
     """List the nodes that read a tensor."""
     return [node for node in model.graph.node if tensor in node.input]

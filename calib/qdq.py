@@ -1,4 +1,5 @@
-"""Explicit quantisation: QuantizeLinear/DequantizeLinear pairs around the linear layers of a graph.
+"""Explicit quantisation: QuantizeLinear/DequantizeLinear pairs around the linear layers of a graph, and for
+CPUs around query and key.
 
 Precision lives in the file, so every runtime that reads it computes the same. Two conventions, because
 hardware differs: TensorRT takes signed symmetric activations only; CPUs multiply unsigned by signed.
@@ -15,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from il2vseg.calib.graphs import (
     Linear,
+    attentions,
     drop_unused_constants,
     initializers,
     linears,
@@ -32,12 +34,14 @@ class Convention:
 
     Attributes:
         signed: activations are signed and symmetric, else unsigned with a zero point.
-        paired: constants are floats behind a QuantizeLinear, and no two layers share a pair; else constants are
-            integers, and layers share what they read.
+        paired: constants are floats behind a QuantizeLinear, and no two layers share a pair; else constants
+            are integers, and layers share what they read.
+        scores: attention's scores are a product of integers, too.
     """
 
     signed: bool
     paired: bool
+    scores: bool
 
     def parameters(self, low: float, high: float) -> tuple[np.float32, NDArray[np.integer]]:
         """Scale and zero point of the range (low ≤ 0 ≤ high); scale 1 where float32 has none so small."""
@@ -57,8 +61,8 @@ class Convention:
         return np.asarray((clipped - zero.astype(np.float32)) * scale, dtype=np.float32)
 
 
-CPU = Convention(signed=False, paired=False)
-TENSORRT = Convention(signed=True, paired=True)
+CPU = Convention(signed=False, paired=False, scores=True)
+TENSORRT = Convention(signed=True, paired=True, scores=False)
 """TensorRT 8 has no INT8 constants, and looks for one layer behind each pair; later ones fold both away."""
 
 
@@ -70,10 +74,10 @@ def insert_qdq(
     method: Method,
     keep_float: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """Copy a graph with its linear layers in INT8.
+    """Copy a graph with its linear layers in INT8, and its attention's scores where the convention has it so.
 
     Args:
-        observed: of every layer's activation. weights: of every layer, by name of the weight.
+        observed: of every layer's activation, and of query and key. weights: by name of the float weight.
         keep_float: names of nodes left as they are.
     Returns:
         the graph; biases and everything else stay in float.
@@ -83,6 +87,8 @@ def insert_qdq(
     graph, constants = copy.graph, initializers(copy)
     reader = {node.input[0]: node for node in graph.node if node.op_type == "Add"}
     wanted: dict[str, Linear] = {x.node: x for x in linears(copy) if x.node not in keep_float}
+    products = attentions(copy) if convention.scores else []
+    scores = {x.scores.name: x for x in products if x.scores.name not in keep_float}
     new: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
@@ -100,12 +106,21 @@ def insert_qdq(
         return output
 
     for node in copy.graph.node:
+        if attention := scores.get(node.name):
+            for index, source in enumerate((attention.query, attention.key)):
+                x = node.input[index]
+                # Signed for all: two computed factors with zero points would need the sums of both.
+                scale, zero = TENSORRT.parameters(*observed[source].range(method))
+                parts = [constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)]
+                x_q = insert("QuantizeLinear", [x, *parts], f"{x}_q")
+                node.input[index] = insert("DequantizeLinear", [x_q, *parts], f"{x}_dq")
         if linear := wanted.get(node.name):
             x, w = linear.activation, linear.weight
             scale, zero = convention.parameters(*observed[x].range(method))
             integers, steps = weights[w]
             x_parts = [constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)]
-            w_parts = [constant(f"{w}_scale", steps), constant(f"{w}_zero_point", np.zeros_like(steps, np.int8))]
+            zeros = np.zeros(len(steps), np.int8)
+            w_parts = [constant(f"{w}_scale", steps), constant(f"{w}_zero_point", zeros)]
             own = f"_{node.name}" if convention.paired else ""
             x_q = insert("QuantizeLinear", [x, *x_parts], f"{x}{own}_q")
             if convention.paired:

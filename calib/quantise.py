@@ -1,12 +1,12 @@
 """Static INT8 of an exported graph, with the layers that cannot bear it found by measurement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
-from il2vseg.calib.graphs import initializers, linears, value
+from il2vseg.calib.graphs import attentions, initializers, linears, value
 from il2vseg.calib.observe import Method, Observation, observe, session
 from il2vseg.calib.qdq import Convention, insert_qdq
 from il2vseg.calib.rounding import RoundedWeight, round_weight
@@ -27,7 +27,7 @@ class Quantised:
     """An INT8 graph and how it came about.
 
     Attributes:
-        float_nodes: layers kept in float, most sensitive first.
+        float_nodes: layers, and attention's scores, kept in float where INT8 was to be; most sensitive first.
         agreement: of its labels with the float graph's on calibration frames, [0, 1].
     """
 
@@ -85,10 +85,10 @@ def quantise(
     goal: float = GOAL,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Quantised:
-    """Quantise the linear layers of a graph.
+    """Quantise the linear layers of a graph, and what else the convention asks for.
 
-    All of them first; then, until the labels agree as `goal` asks, the most sensitive 1, 2, 4, … stay in
-    float.
+    All of them first; then, until the labels agree as `goal` asks, attention's scores and the most sensitive
+    0, 1, 2, 4, … layers stay in float.
 
     Args:
         frames: representative (name, BGR uint8 (H, W, 3)) of the graph's size.
@@ -101,25 +101,38 @@ def quantise(
         raise UserError("the model has no large linear layer, INT8 would change nothing; export it as fp32")
     activations = [layer.activation for layer in layers]
     progress(f"observing {len(set(activations))} activations on {len(frames)} frames")
-    observed = observe(model, activations, frames)
     if smoothing > 0:
-        model = smooth(model, observed, smoothing)
+        model = smooth(model, observe(model, activations, frames), smoothing)
         activations = [layer.activation for layer in linears(model)]
-        observed = observe(model, activations, frames)
+    products = attentions(model) if convention.scores else []
+    activations += [tensor for product in products for tensor in (product.query, product.key)]
+    observed = observe(model, activations, frames)
     progress("rounding weights")
     weights = rounded_weights(model, observed)
     noise = sensitivity(model, observed, weights, convention, method)
     ranked = sorted(noise, key=lambda node: -noise[node])
+    scores = [product.scores.name for product in products]
     checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
     run = session(model, ["labels"])
     expected = [run(frame)[0] for frame in checked]
-    kept = 0
-    while True:
-        candidate = insert_qdq(model, observed, weights, convention, method, ranked[:kept])
+    for in_float in _float_nodes(scores, ranked):
+        candidate = insert_qdq(model, observed, weights, convention, method, in_float)
         run = session(candidate, ["labels"])
         agreement = float(np.mean([(run(f)[0] == e).mean() for f, e in zip(checked, expected, strict=True)]))
-        progress(f"{kept} of {len(ranked)} layers in float: labels agree on {agreement:.2%}")
-        following = max(1, 2 * kept)
-        if agreement >= goal or following > FLOAT_SHARE * len(ranked):
-            return Quantised(candidate, method, len(frames), smoothing, agreement, ranked[:kept])
-        kept = following
+        progress(
+            f"{len(in_float)} of {len(scores) + len(ranked)} layers in float: labels agree on {agreement:.2%}"
+        )
+        if agreement >= goal:
+            break
+    return Quantised(candidate, method, len(frames), smoothing, agreement, in_float)
+
+
+def _float_nodes(scores: list[str], ranked: list[str]) -> Iterator[list[str]]:
+    """What may stay in float, from nothing to FLOAT_SHARE of the layers."""
+    yield []
+    if scores:
+        yield scores
+    kept = 1
+    while kept <= FLOAT_SHARE * len(ranked):
+        yield scores + ranked[:kept]
+        kept *= 2

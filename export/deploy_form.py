@@ -1,9 +1,10 @@
 """The deployable form of a ViT: the same function, written the way that inference runtimes fuse it.
 
-Algebra only, and exact up to rounding: the attention scale goes into the query's weights and layer scale
-into the weights before it; query, key and value become three matrices, which needs no five-dimensional
-transpose; GELU is written as x·(1 + erf(x/√2))·½, the form that ONNX Runtime, OpenVINO and TensorRT
-recognise. The parity check compares the result with the untouched model.
+Algebra only, and exact up to rounding: the scale and shift of a layer normalisation go into the weights after
+it, the attention scale into the query's weights and layer scale into the weights before it; query, key and
+value become three matrices, which needs no five-dimensional transpose; GELU is written as
+x·(1 + erf(x/√2))·½, the form that ONNX Runtime, OpenVINO and TensorRT recognise. The parity check compares
+the result with the untouched model.
 """
 
 import copy
@@ -63,6 +64,26 @@ def scaled_linear(linear: nn.Linear, scale: Tensor | None) -> nn.Linear:
     return _linear(weight * scale[:, None], None if bias is None else bias * scale)
 
 
+def with_affine_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
+    """A linear layer whose input is scaled and shifted (in,) first, as one linear layer."""
+    weight = layer.weight.detach()
+    bias = weight @ shift if layer.bias is None else layer.bias.detach() + weight @ shift
+    return _linear(weight * scale, bias)
+
+
+def _unscaled(norm: Any, parent: nn.Module, *layers: str) -> Any:
+    """Move scale and shift of a layer normalisation into the linear layers of `parent` that read it."""
+    linears = [getattr(parent, name, None) for name in layers]
+    if not isinstance(norm, nn.LayerNorm) or norm.weight is None:
+        return norm
+    if not all(isinstance(linear, nn.Linear) for linear in linears):
+        return norm
+    shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+    for name, linear in zip(layers, linears, strict=True):
+        setattr(parent, name, with_affine_input(linear, norm.weight.detach(), shift.detach()))
+    return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
+
+
 def _is_plain(attention: Any) -> bool:
     """Whether `PlainAttention` can express a timm attention: no rotary embedding, gate or q/k norm."""
     return (
@@ -85,9 +106,11 @@ def deploy_form(segmenter: Segmenter) -> Segmenter:
         if _is_plain(block.attn):
             block.attn = PlainAttention(block.attn, getattr(block.ls1, "gamma", None))
             block.ls1 = nn.Identity()
+            block.norm1 = _unscaled(block.norm1, block.attn, "query", "key", "value")
         if isinstance(getattr(block.mlp, "act", None), nn.GELU):
             block.mlp.act = ErfGelu()
         if isinstance(getattr(block.mlp, "fc2", None), nn.Linear) and hasattr(block, "ls2"):
             block.mlp.fc2 = scaled_linear(block.mlp.fc2, getattr(block.ls2, "gamma", None))
             block.ls2 = nn.Identity()
+            block.norm2 = _unscaled(block.norm2, block.mlp, "fc1")
     return segmenter.eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """Opset 18, which PyTorch's exporter writes, in terms of opset 17, the newest that TensorRT 8.6 reads.
 
-TensorRT 8.6 (JetPack 6.0) parses a newer file without a word, takes no notice of the axes that opset 18 gives to
-ReduceMean and its like as an input, and reduces over all of them.
+TensorRT 8.6 (JetPack 6.0) parses newer files, too, but takes no notice of the axes that opset 18 gives to
+ReduceMean and its like as an input: it reduces over all.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ NEW_SETTINGS: dict[str, dict[str, Any]] = {
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
     "Split": {"num_outputs": ...},
 }
-"""What opset 18 lets an operator's attributes say, and the value that is all that opset 17 can do (...: any)."""
+"""Attributes that opset 18 added, by operator, with the value that opset 17 can do without; ...: any."""
 
 
 def lower_opset(model: onnx.ModelProto) -> None:

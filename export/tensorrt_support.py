@@ -1,7 +1,8 @@
 """What TensorRT's ONNX parser takes, from 8.6 on: a check that needs neither TensorRT nor a GPU.
 
-The tables follow the parser's own list of operators (onnx-tensorrt, docs/operators.md) and the notes on its data
-types, for the operators that our graphs have. Later versions take more: what passes here, they read, too.
+The tables follow the parser's list of operators (onnx-tensorrt, docs/operators.md) and TensorRT's notes on
+data types, for the operators that our graphs have. Later versions take more: what passes here, they read,
+too.
 """
 
 from collections.abc import Iterator
@@ -20,21 +21,25 @@ QUANTISED: Types = frozenset({TensorProto.INT8})
 NUMBER = FLOAT | INTEGER
 ANY = NUMBER | BOOL
 
+_OF_NUMBERS = (
+    "Add", "ArgMax", "Div", "Equal", "Gather", "Greater", "Less", "Max", "Min", "Mul", "Neg", "Pad", "Sub",
+)  # fmt: skip
+_OF_FLOATS = (
+    "AveragePool", "Clip", "Conv", "Erf", "Exp", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish",
+    "LayerNormalization", "Log", "MatMul", "MaxPool", "Pow", "QuantizeLinear", "Reciprocal", "ReduceL2",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Resize", "Sigmoid", "Softmax", "Sqrt", "Tanh",
+)  # fmt: skip
+_OF_ANYTHING = (
+    "Cast", "Concat", "Expand", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze", "Where",
+)  # fmt: skip
+
 OPERATORS: dict[str, Types] = {
-    **dict.fromkeys(
-        ("Add", "ArgMax", "Div", "Equal", "Gather", "Greater", "Less", "Max", "Min", "Mul", "Neg", "Pad", "Sub"), NUMBER
-    ),
-    **dict.fromkeys(
-        ("AveragePool", "Clip", "Conv", "Erf", "Exp", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish",
-         "LayerNormalization", "Log", "MatMul", "MaxPool", "Pow", "QuantizeLinear", "Reciprocal", "ReduceL2",
-         "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Resize", "Sigmoid", "Softmax", "Sqrt", "Tanh"), FLOAT
-    ),
-    **dict.fromkeys(
-        ("Cast", "Concat", "Expand", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose",
-         "Unsqueeze", "Where"), ANY
-    ),
+    **dict.fromkeys(_OF_NUMBERS, NUMBER),
+    **dict.fromkeys(_OF_FLOATS, FLOAT),
+    **dict.fromkeys(_OF_ANYTHING, ANY),
     "DequantizeLinear": QUANTISED,
-}  # fmt: skip
+}
 """Types of an operator's data, by operator."""
 
 CONSTANTS: dict[str, tuple[int, ...]] = {

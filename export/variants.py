@@ -1,7 +1,7 @@
 """The files that one export consists of: fp32 always, and what `--precision` adds to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx
 
     from il2vseg.calib.observe import Method
+    from il2vseg.calib.quantise import Quantised
     from il2vseg.images import Frame
 
 MODEL_NAME = "model.onnx"
@@ -65,22 +66,37 @@ def write_int8(
     """
     import onnx
 
-    from il2vseg.calib.convolutions import quantise_convolutions
-    from il2vseg.calib.graphs import layer_norms
-    from il2vseg.calib.qdq import CPU, TENSORRT
-    from il2vseg.calib.quantise import quantise
-
     model = onnx.load(folder / MODEL_NAME)
     families: list[tuple[str, Target]] = [("model.int8.onnx", "tensorrt"), ("model.int8-cpu.onnx", "cpu")]
     variants = []
     for path, target in families:
         progress(f"int8 for {target}")
-        convention = TENSORRT if target == "tensorrt" else CPU
-        quantiser = quantise if layer_norms(model) else quantise_convolutions
-        quantised = quantiser(model, frames, convention, method=method, progress=progress)
+        quantised = to_int8(model, frames, target, method, progress)
         _write(quantised.model, folder / path)
         variants.append(Variant(path, "int8", target, quantised.describe()))
     return variants
+
+
+def to_int8(
+    model: "onnx.ModelProto",
+    frames: "list[tuple[str, Frame]]",
+    target: Target,
+    method: "Method" = "minmax",
+    progress: Callable[[str], None] = lambda line: None,
+) -> "Quantised":
+    """Quantise a float graph for a family of runtimes, "tensorrt" or "cpu"; arguments as `write_int8`."""
+    from il2vseg.calib.convolutions import quantise_convolutions
+    from il2vseg.calib.graphs import layer_norms
+    from il2vseg.calib.qdq import CPU, TENSORRT
+    from il2vseg.calib.quantise import quantise
+    from il2vseg.export.half import attention_to_half
+
+    convention = TENSORRT if target == "tensorrt" else CPU
+    quantiser = quantise if layer_norms(model) else quantise_convolutions
+    quantised = quantiser(model, frames, convention, method=method, progress=progress)
+    if target == "tensorrt":
+        return replace(quantised, model=attention_to_half(quantised.model))
+    return quantised
 
 
 def _write(model: "onnx.ModelProto", path: Path) -> None:

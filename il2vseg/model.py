@@ -164,8 +164,8 @@ class Segmenter(nn.Module):
 
 def frames_to_images(frames: Tensor) -> Tensor:
     """uint8 BGR (B, H, W, 3) -> float32 RGB (B, 3, H, W) in [0, 1]."""
-    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast. Planes before RGB:
-    # whole planes are put in order, not single bytes.
+    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast. Planes before
+    # their order: whole planes are copied, not single numbers.
     return frames.float().permute(0, 3, 1, 2).flip(1) / 255.0
 
 

@@ -10,14 +10,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from il2vseg.calib.qdq import CPU, TENSORRT
-from il2vseg.calib.quantise import quantise
 from il2vseg.errors import CheckFailed, UserError
 from il2vseg.export import cli
 from il2vseg.export.engine import ENGINE_NAME, BuildError, build_engine, build_into
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import Output
 from il2vseg.export.runners import onnx_runner
+from il2vseg.export.variants import to_int8
 from il2vseg.images import Frame
 from il2vseg.runtime import cuda as cuda_module
 from il2vseg.runtime.manifest import Manifest
@@ -221,7 +220,7 @@ def test_tensorrt_for_rtx_parses_and_builds_our_graphs(
     if precision == "fp16":
         proto = to_half(proto)
     elif precision == "int8":
-        proto = quantise(proto, frames[:2], TENSORRT, goal=0).model
+        proto = to_int8(proto, frames[:2], "tensorrt").model
     onnx.save(proto, path)
     assert len(build_engine(path, precision, trt, configure=for_ada(trt))) > 10_000
 
@@ -231,7 +230,7 @@ def test_tensorrt_refuses_the_int8_file_for_cpus(
 ) -> None:
     trt = rtx(require)
     path = tmp_path / "model.onnx"
-    onnx.save(quantise(onnx.load(model), frames[:2], CPU, goal=0).model, path)
+    onnx.save(to_int8(onnx.load(model), frames[:2], "cpu").model, path)
     with pytest.raises(BuildError, match=r"zero.point"):
         build_engine(path, "int8", trt, configure=for_ada(trt))
 

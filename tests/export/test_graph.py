@@ -9,6 +9,9 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from il2vseg.calib.graphs import attentions, linears
+from il2vseg.calib.qdq import CPU
+from il2vseg.calib.quantise import quantise
 from il2vseg.errors import UserError
 from il2vseg.export.bisect import first_divergence
 from il2vseg.export.deploy_form import deploy_form
@@ -16,6 +19,7 @@ from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.variants import to_int8
 from il2vseg.images import Frame
 from il2vseg.lowlevel import AFFINITY_TILE
 from il2vseg.model import Segmenter
@@ -145,6 +149,54 @@ def test_half_precision_survives_activations_that_it_cannot_hold(
     onnx.save(to_half(proto), half)
     report = compare(onnx_runner(full, 1), onnx_runner(half, 1), frames[:2], LIMITS["fp16"])
     assert report.passed, report.failures
+
+
+def test_int8_for_tensorrt_has_its_attention_in_half_and_every_layer_its_own_pairs(
+    segmenter: Segmenter, model: Path, frames: Frames, tmp_path: Path
+) -> None:
+    full = onnx.load(model)
+    products = {node.output[0] for x in attentions(full) for node in (x.scores, x.output)}
+    assert len(products) == 4
+    quantised = to_int8(full, frames[:3], "tensorrt").model
+    inferred = onnx.shape_inference.infer_shapes(quantised).graph.value_info
+    halves = {v.name for v in inferred if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    assert {node.output[0] for node in quantised.graph.node if node.op_type == "MatMul"} & halves == products
+    pairs = [node.output[0] for node in quantised.graph.node if node.op_type == "DequantizeLinear"]
+    readers = [[node.op_type for node in quantised.graph.node if pair in node.input] for pair in pairs]
+    assert readers == [["MatMul"]] * len(pairs)
+    assert len(pairs) == 2 * len(linears(full))
+    onnx.save(quantised, tmp_path / "int8.onnx")
+    runners = eager_runner(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
+    report = compare(*runners, frames[3:], LIMITS["int8"])
+    assert report.passed, report.failures
+
+
+def test_int8_for_cpus_has_its_scores_in_integers_unless_that_costs_too_much(
+    segmenter: Segmenter, model: Path, frames: Frames, tmp_path: Path
+) -> None:
+    full = onnx.load(model)
+    scores = [attention.scores.name for attention in attentions(full)]
+
+    def in_integers(proto: onnx.ModelProto) -> list[str]:
+        made = {output: node.op_type for node in proto.graph.node for output in node.output}
+        return [n.name for n in proto.graph.node if {made.get(x) for x in n.input} == {"DequantizeLinear"}]
+
+    quantised = quantise(full, frames[:3], CPU, goal=0)
+    assert quantised.float_nodes == []
+    assert set(scores) < set(in_integers(quantised.model))
+    onnx.save(quantised.model, tmp_path / "int8.onnx")
+    runners = eager_runner(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
+    report = compare(*runners, frames[3:], LIMITS["int8"])
+    assert report.passed, report.failures
+
+    lines: list[str] = []
+    given_up = quantise(full, frames[:3], CPU, goal=1.1, progress=lines.append)
+    assert given_up.float_nodes[: len(scores)] == scores
+    assert not set(given_up.float_nodes) & set(in_integers(given_up.model))
+    first, *others = [line for line in lines if "in float" in line]
+    assert first.startswith("0 of")
+    assert others[0].startswith(f"{len(scores)} of")
+    assert others[1].startswith(f"{len(scores) + 1} of")
 
 
 def test_half_precision_needs_a_network() -> None:

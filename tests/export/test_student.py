@@ -20,6 +20,7 @@ from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
+from il2vseg.export.variants import to_int8
 from il2vseg.images import Frame, resize_frame
 from il2vseg.spec import LowLevelSpec, ModelSpec
 from il2vseg.student import METHOD, Student, finish
@@ -94,8 +95,12 @@ def test_int8_agrees_on_both_families(
 ) -> None:
     proto = onnx.load(model)
     quantised = quantise_convolutions(proto, frames[:3], convention)
-    kinds = {t.data_type for t in quantised.model.graph.initializer if len(t.dims) == 4}
-    assert TensorProto.INT8 in kinds
+    graph = quantised.model.graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    kernels = [made.get(node.input[1]) for node in graph.node if node.op_type == "Conv"]
+    assert kernels == ["DequantizeLinear"] * (len(kernels) - 1) + [None]
+    stored = {t.data_type for t in graph.initializer if len(t.dims) == 4}
+    assert (TensorProto.INT8 in stored) != convention.paired
     assert len(quantised.float_nodes) == 1
     path = model.with_name(f"int8-{convention.signed}.onnx")
     onnx.save(quantised.model, path)
@@ -116,7 +121,7 @@ def test_tensorrt_takes_a_student(
     if precision == "fp16":
         proto = to_half(proto)
     elif precision == "int8":
-        proto = quantise_convolutions(proto, frames[:2], TENSORRT).model
+        proto = to_int8(proto, frames[:2], "tensorrt").model
     assert obstacles(proto) == []
     trt = rtx(require)
     onnx.save(proto, path)

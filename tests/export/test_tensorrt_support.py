@@ -6,17 +6,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-
 from safetensors.torch import save_file
 
 from il2vseg.backbones import BACKBONES, build_backbone
-from il2vseg.calib.qdq import TENSORRT
-from il2vseg.calib.quantise import quantise
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
+from il2vseg.export.variants import to_int8
 from il2vseg.images import Frame, resize_frame
 from il2vseg.runtime.models import bundled
 from il2vseg.spec import LowLevelSpec
@@ -32,7 +30,7 @@ def test_a_transformer_passes_in_every_precision(precision: str, model: Path, fr
     if precision == "fp16":
         proto = to_half(proto)
     elif precision == "int8":
-        proto = quantise(proto, frames[:2], TENSORRT, goal=0).model
+        proto = to_int8(proto, frames[:2], "tensorrt").model
     assert obstacles(proto) == []
 
 
@@ -98,40 +96,57 @@ SCALE, ZERO = np.float32(0.1).reshape(()), np.zeros((), np.int8)
 ONES = np.ones((1, 2, 3), np.float32)
 
 
+def cast(kind: int, *to: int) -> onnx.ModelProto:
+    """The input, cast to one type after the other."""
+    names = ["x", *(f"a{i}" for i in range(len(to) - 1)), "y"]
+    return graph(
+        *(node("Cast", a, output=b, to=t) for a, b, t in zip(names, names[1:], to, strict=False)), kind=kind
+    )
+
+
+def shaped_by_shape(op: str) -> onnx.ModelProto:
+    return graph(node("Shape", "x", output="a"), node(op, "x", "a"))
+
+
+FLOAT, INT32, UINT8 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT8
+ONLY = "is UINT8, which only a cast of floats to an output"
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
         (graph(node("Relu", "x"), opset=18), "opset 18: the newest is 17"),
         (graph(node("NonZero", "x")), "my_NonZero (NonZero): not among the operators"),
         (graph(node("Relu", "x"), kind=TensorProto.DOUBLE), "my_Relu (Relu): x is DOUBLE"),
-        (graph(node("Erf", "x"), kind=TensorProto.INT32), "my_Erf (Erf): x is INT32"),
-        (graph(node("Identity", "x"), kind=TensorProto.UINT8), "my_Identity (Identity): x is UINT8"),
-        (graph(node("Cast", "x", to=TensorProto.INT32), kind=TensorProto.UINT8), "my_Cast (Cast): x is UINT8"),
-        (
-            graph(node("Cast", "x", to=TensorProto.UINT8), kind=TensorProto.INT32),
-            "my_Cast (Cast): y is UINT8, which only a cast of floats",
-        ),
-        (
-            graph(node("Cast", "x", output="a", to=TensorProto.UINT8), node("Cast", "a", to=TensorProto.FLOAT)),
-            "my_Cast (Cast): a is UINT8, which only a cast of floats",
-        ),
-        (
-            graph(node("Shape", "x", output="a"), node("ReduceSum", "x", "a")),
-            "my_ReduceSum (ReduceSum): a is not a constant",
-        ),
+        (graph(node("Erf", "x"), kind=INT32), "my_Erf (Erf): x is INT32"),
+        (graph(node("Identity", "x"), kind=UINT8), "my_Identity (Identity): x is UINT8"),
+        (cast(UINT8, INT32), "my_Cast (Cast): x is UINT8"),
+        (cast(INT32, UINT8), f"my_Cast (Cast): y {ONLY}"),
+        (cast(FLOAT, UINT8, FLOAT), f"my_Cast (Cast): a0 {ONLY}"),
+        (shaped_by_shape("ReduceSum"), "my_ReduceSum (ReduceSum): a is not a constant"),
+        (shaped_by_shape("Expand"), "a shape that is known only when it runs"),
+        (graph(node("Reshape", "x", "shape"), shape=np.array([1] * 8 + [6])), "9 axes, at most 8"),
         (
             graph(node("DequantizeLinear", "q", "s", "z"), q=ONES.astype(np.int8), s=SCALE, z=ZERO),
             "my_DequantizeLinear (DequantizeLinear): q is an INT8 constant",
         ),
         (
-            graph(node("QuantizeLinear", "x", "s", "z", output="q"), node("DequantizeLinear", "q", "s", "z"),
-                  s=SCALE, z=ZERO + 1),
+            graph(
+                node("QuantizeLinear", "x", "s", "z", output="q"),
+                node("DequantizeLinear", "q", "s", "z"),
+                s=SCALE,
+                z=ZERO + 1,
+            ),
             "my_QuantizeLinear (QuantizeLinear): its zero point is not an INT8 zero",
         ),
-        (graph(node("Shape", "x", output="a"), node("Expand", "x", "a")), "a shape that is known only when it runs"),
-        (graph(node("Reshape", "x", "shape"), shape=np.array([1] * 8 + [6], np.int64)), "9 axes, at most 8"),
     ],
-)  # fmt: skip
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_an_obstacle_is_named(model: onnx.ModelProto, expected: str) -> None:
     found = obstacles(model)
     assert any(expected in line for line in found), found
+
+
+@pytest.mark.parametrize("model", [cast(UINT8, FLOAT), cast(FLOAT, UINT8), cast(UINT8, FLOAT, UINT8)])
+def test_bytes_may_come_in_and_go_out(model: onnx.ModelProto) -> None:
+    assert obstacles(model) == []
