@@ -99,9 +99,9 @@ def insert_qdq(
             done.add(name)
         return name
 
-    def insert(operator: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def insert(operator: str, inputs: list[str], output: str, axis: int | None = None) -> str:
         if output not in done:
-            nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+            nodes.append(helper.make_node(operator, inputs, [output], output, axis=axis))
             done.add(output)
         return output
 

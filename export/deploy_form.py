@@ -71,16 +71,16 @@ def with_affine_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Line
     return _linear(weight * scale, bias)
 
 
-def _unscaled(norm: Any, parent: nn.Module, *layers: str) -> Any:
+def _unscaled(norm: Any, parent: nn.Module, *names: str) -> Any:
     """Move scale and shift of a layer normalisation into the linear layers of `parent` that read it."""
-    linears = [getattr(parent, name, None) for name in layers]
-    if not isinstance(norm, nn.LayerNorm) or norm.weight is None:
+    layers = [getattr(parent, name, None) for name in names]
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    if not isinstance(norm, nn.LayerNorm) or norm.weight is None or len(linears) < len(layers):
         return norm
-    if not all(isinstance(linear, nn.Linear) for linear in linears):
-        return norm
-    shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-    for name, linear in zip(layers, linears, strict=True):
-        setattr(parent, name, with_affine_input(linear, norm.weight.detach(), shift.detach()))
+    scale = norm.weight.detach()
+    shift = torch.zeros_like(scale) if norm.bias is None else norm.bias.detach()
+    for name, linear in zip(names, linears, strict=True):
+        setattr(parent, name, with_affine_input(linear, scale, shift))
     return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
 
 
