@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROGRAM = "il2vseg-export"
 PARITY_NAME = "parity.json"
 PICTURE_NAME = "parity.png"
+DEVICE_NAME, DEVICE_PICTURE = "device.json", "device.png"
 
 
 @dataclass
@@ -54,7 +55,10 @@ class ExportConfig:
     calib_method: Literal["minmax", "percentile", "entropy"] = flag("minmax", "how int8 ranges are found")
     trt: bool = flag(False, "build a TensorRT engine for the GPU of this machine")
     model: Path | None = flag(
-        None, "with --trt: build from this exported model; needs no checkpoint and no PyTorch", metavar="DIR"
+        None,
+        "an exported model, which needs no checkpoint and no PyTorch: build from it with --trt, else compare "
+        "every provider of this machine with its model.onnx on the frames of --verify",
+        metavar="DIR",
     )
     workspace: int = flag(2048, "memory that TensorRT may use while building", metavar="MB")
     timing_cache: Path = flag(
@@ -78,8 +82,10 @@ def check(config: ExportConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it is at least 1")
     if config.workspace < 1:
         raise UserError(f"--workspace {config.workspace}: it is at least 1 MB")
-    if config.model is not None and not config.trt:
-        raise UserError("--model DIR is for --trt; to export a checkpoint, pass --checkpoint DIR")
+    if config.model is not None and not config.trt and config.verify is None:
+        raise UserError(
+            "--model DIR takes --trt, or --verify DIR|CLIP; to export a checkpoint, pass --checkpoint DIR"
+        )
 
 
 def verification_frames(
@@ -173,6 +179,19 @@ def write_variants(
         return [FP32, *write_int8(folder, frames, config.calib_method, status.update)]
 
 
+def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console") -> None:
+    """Say which files TensorRT could not parse, and why; other runtimes may still take them."""
+    import onnx
+
+    from il2vseg.export.tensorrt_support import obstacles
+
+    for variant in variants:
+        found = [] if variant.target == "cpu" else obstacles(onnx.load(folder / variant.path))
+        if found:
+            more = f" (and {len(found) - 1} more)" if found[1:] else ""
+            console.print(f"{variant.path} is nothing for TensorRT: {found[0]}{more}", markup=False)
+
+
 def prove(
     config: ExportConfig, segmenter: "Segmenter", folder: Path, variants: list[Variant], console: "Console"
 ) -> "dict[str, ParityReport]":
@@ -223,7 +242,7 @@ def export(config: ExportConfig) -> Path:
     """
     check(config)
     if config.model is not None:
-        return add_engine(config, config.model)
+        return add_engine(config, config.model) if config.trt else check_device(config, config.model)
     out = require_writable_dir(config.out or config.checkpoint / "export")
 
     from rich.console import Console
@@ -238,6 +257,7 @@ def export(config: ExportConfig) -> Path:
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         work = Path(folder)
         variants = write_variants(config, segmenter, work, console)
+        warn_of_obstacles(work, variants, console)
         reports = prove(config, segmenter, work, variants, console)
         if failed := {path: r for path, r in reports.items() if not r.passed}:
             rejected = out / "rejected"
@@ -296,6 +316,39 @@ def add_engine(config: ExportConfig, folder: Path) -> Path:
         )
     console.print(report.table("model.engine against model.onnx"))
     return folder
+
+
+def check_device(config: ExportConfig, folder: Path) -> Path:
+    """Compare every provider of this machine with model.onnx; write device.json and a picture to OUT.
+
+    Raises:
+        UserError: the model is damaged, there is no frame, or no provider but the reference.
+        CheckFailed: a provider's parity is outside the limits.
+    """
+    from rich.console import Console
+
+    from il2vseg.export.device import compare_providers, table
+
+    out = require_writable_dir(config.out or folder)
+    console = Console(stderr=True)
+    with console.status("") as status:
+        reports, absent = compare_providers(
+            folder,
+            lambda size: verification_frames(config.verify, size, config.verify_frames),
+            status.update,
+        )
+    if reports:
+        console.print(table(f"{config.verify}, against {folder / MODEL_NAME} in ONNX Runtime", reports))
+    for provider, reason in absent.items():
+        console.print(f"not here: {provider}: {reason}", markup=False, highlight=False)
+    if not reports:
+        raise UserError(f"{folder}: no provider here but the one that the others are compared with")
+    values = {name: report.to_dict() for name, report in reports.items()}
+    write_json(out / DEVICE_NAME, {"providers": values, "absent": absent})
+    min(reports.values(), key=lambda r: (r.passed, r.label_agreement)).write_picture(out / DEVICE_PICTURE)
+    if failed := [f"{name}: {', '.join(r.failures)}" for name, r in reports.items() if not r.passed]:
+        raise CheckFailed(f"parity failed: {'; '.join(failed)}; see {out / DEVICE_PICTURE}")
+    return out
 
 
 def main(argv: list[str] | None = None) -> int:

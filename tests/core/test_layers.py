@@ -26,6 +26,8 @@ EXCEPTIONS = {
     ("il2vseg.exported", "il2vseg.runtime.engine"),
     ("il2vseg.exported", "il2vseg.runtime.manifest"),
     ("il2vseg.exported", "il2vseg.runtime.providers"),
+    # A device is checked with the providers that it has.
+    ("il2vseg.export.device", "il2vseg.runtime.providers"),
     # An engine is built for the GPU that is there, and checked by running it as the runtime does.
     ("il2vseg.export.engine", "il2vseg.runtime.cuda"),
     ("il2vseg.export.engine", "il2vseg.runtime.tensorrt_backend"),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from il2vseg import checkpoint as checkpoint_module
 from il2vseg.errors import UserError
@@ -83,6 +83,22 @@ def test_a_graph_that_computes_something_else_is_rejected_with_the_layer_and_a_p
     rejected = json.loads((out / "rejected/parity.json").read_text())
     assert rejected["divergence"]["model.onnx"]["layer"] == "backbone.vit.blocks.1.norm1"
     assert (out / "rejected/parity.png").is_file()
+
+
+def test_what_tensorrt_would_refuse_is_said_and_exported_all_the_same(
+    out: Path, model: Path, footage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(model)
+    labels = proto.graph.node[-1]
+    assert (labels.op_type, list(labels.output)) == ("Cast", ["labels"])
+    integers = onnx.helper.make_node("Cast", list(labels.input), ["ids"], "ids", to=TensorProto.INT32)
+    labels.input[0] = "ids"
+    proto.graph.node.insert(len(proto.graph.node) - 1, integers)
+    monkeypatch.setattr(graph_module, "export_onnx", lambda s, path, batch: onnx.save(proto, path))
+    assert main(["--out", str(out), "--verify", str(footage)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"model.onnx is nothing for TensorRT: {labels.name} (Cast): labels is UINT8" in said
+    assert (out / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize(

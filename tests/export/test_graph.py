@@ -38,9 +38,12 @@ def test_deployable_form_computes_the_same(segmenter: Segmenter, frames: Frames)
     assert all(torch.equal(v, before[k]) for k, v in segmenter.state_dict().items())
 
 
-def test_layer_scale_is_folded() -> None:
+def test_layer_scale_and_the_affine_part_of_norms_are_folded() -> None:
     segmenter = make_segmenter()
     block = segmenter.backbone.vit.blocks[0]  # type: ignore[union-attr, index]
+    for norm in (block.norm1, block.norm2):
+        norm.weight.data = torch.linspace(0.2, 2.0, len(norm.weight))
+        norm.bias.data = torch.linspace(-1.0, 1.0, len(norm.bias))
     gammas = torch.linspace(0.5, 1.5, segmenter.backbone.dim)
 
     class LayerScale(torch.nn.Module):
@@ -52,9 +55,12 @@ def test_layer_scale_is_folded() -> None:
             return x * self.gamma
 
     block.ls1, block.ls2 = LayerScale(), LayerScale()
-    image = torch.rand(1, 3, *SIZE)
+    image, deployed = torch.rand(1, 3, *SIZE), deploy_form(segmenter)
     with torch.inference_mode():
-        torch.testing.assert_close(deploy_form(segmenter)(image), segmenter(image), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(deployed(image), segmenter(image), atol=1e-5, rtol=1e-4)
+    folded = deployed.backbone.vit.blocks[0]  # type: ignore[union-attr, index]
+    assert folded.norm1.weight is folded.norm2.weight is None
+    assert isinstance(folded.ls1, torch.nn.Identity)
 
 
 def test_fp32_graph_equals_the_model(segmenter: Segmenter, model: Path, frames: Frames) -> None:
