@@ -2,7 +2,7 @@
 
 Precision is in the ONNX file (half-typed tensors, explicit Q/DQ). TensorRT 11 always takes types from the
 file, 10 does so when the network is strongly typed, and 8.6 treats them as a hint: there the flags allow
-the lower precision and every layer that is float in the file is pinned to float.
+the lower precision, and every layer that is float in the file and reads no INT8 is pinned to float.
 """
 
 from collections.abc import Callable
@@ -34,10 +34,18 @@ def allow_precision(trt: Any, config: Any, network: Any, precision: Precision) -
     if precision == "int8":
         config.set_flag(flags.INT8)
     config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
-    fixed = {trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}
+    kinds = trt.LayerType
+    fixed = {kinds.CONSTANT, kinds.SHAPE, kinds.QUANTIZE, kinds.DEQUANTIZE}
+    dequantised = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type not in fixed and layer.get_output(0).dtype == trt.float32:
+        inputs = (layer.get_input(i) for i in range(layer.num_inputs))
+        # Pinned to float, what reads a pair would not multiply integers.
+        reads_pair = any(tensor is not None and tensor.name in dequantised for tensor in inputs)
+        output = layer.get_output(0)
+        if layer.type == kinds.DEQUANTIZE:
+            dequantised.add(output.name)
+        elif layer.type not in fixed and output.dtype == trt.float32 and not reads_pair:
             layer.precision = trt.float32
 
 

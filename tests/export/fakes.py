@@ -130,12 +130,21 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
     )
 
     class Layer:
-        def __init__(self, kind: Any, dtype: str) -> None:
-            self.type, self._dtype = kind, dtype
+        def __init__(self, kind: str, reads: list[str], makes: str, dtype: str = "float") -> None:
+            self.type = layer_types[kind]
+            self._inputs = [SimpleNamespace(name=name) for name in reads]
+            self._output = SimpleNamespace(name=makes, dtype=dtype)
             self.pinned: str | None = None
 
+        @property
+        def num_inputs(self) -> int:
+            return len(self._inputs)
+
+        def get_input(self, index: int) -> Any:
+            return self._inputs[index]
+
         def get_output(self, index: int) -> Any:
-            return SimpleNamespace(dtype=self._dtype)
+            return self._output
 
         @property
         def precision(self) -> str | None:
@@ -172,11 +181,12 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
             given = onnx.load_from_string(data).graph.input[0]
             shape = tuple(d.dim_value or -1 for d in given.type.tensor_type.shape.dim)
             self._network.input = SimpleNamespace(name=given.name, shape=shape)
-            half, full = layer_types["MATRIX_MULTIPLY"], layer_types["SOFTMAX"]
             self._network.layers += [
-                Layer(half, "half"),
-                Layer(full, "float"),
-                Layer(layer_types["QUANTIZE"], "float"),
+                Layer("MATRIX_MULTIPLY", ["frame"], "products", "half"),
+                Layer("SOFTMAX", ["products"], "shares"),
+                Layer("QUANTIZE", ["shares"], "integers", "int8"),
+                Layer("DEQUANTIZE", ["integers"], "rounded"),
+                Layer("MATRIX_MULTIPLY", ["rounded", "weights"], "scores"),
             ]
             return broken != "parse"
 

@@ -78,8 +78,9 @@ def test_every_version_builds_every_precision(
         expected = {"fp32": set(), "fp16": {"FP16", "OBEY_PRECISION_CONSTRAINTS"}}
         expected["int8"] = expected["fp16"] | {"INT8"}
         assert config.flags == expected[precision]
-        pinned = [layer.pinned for layer in network.layers]
-        assert pinned == [None, "float" if precision != "fp32" else None, None]
+        # What is half in the file, what quantises, and a product of integers are left to the builder.
+        pinned = [layer.get_output(0).name for layer in network.layers if layer.pinned == "float"]
+        assert pinned == ([] if precision == "fp32" else ["shares"])
         assert lines == []
     else:  # strongly typed: the file decides
         assert not config.flags
