@@ -145,15 +145,15 @@ def fuzzy_cmeans(
     """
     if m != 2.0 or seed.device.type != "cpu":
         return lowlevel.fuzzy_cmeans(x, seed, iterations, m, spatial, prior)
-    u = seed.detach().flatten(2).to(torch.float32, copy=True).contiguous()
+    u = _array(seed).copy()  # by NumPy: waking PyTorch's threads for it takes as long as the loops do
     _iterate(
         _array(x),
-        u.numpy(),
+        u,
         None if prior is None else _array(prior.expand_as(seed)),
         iterations,
         seed.shape[3] if spatial else 0,
     )
-    return u.reshape_as(seed)
+    return torch.from_numpy(u).reshape_as(seed)
 
 
 def _array(x: Tensor) -> Array:
