@@ -9,7 +9,7 @@ import torch
 from il2vseg.backbones import Backbone, build_backbone
 from il2vseg.checkpoint import assemble, save_checkpoint
 from il2vseg.export.graph import export_onnx
-from il2vseg.images import Frame
+from il2vseg.images import Frame, write_image
 from il2vseg.model import Classifier, Segmenter
 from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
 from il2vseg.spec import LowLevelSpec, ModelSpec
@@ -98,3 +98,13 @@ def frames() -> list[tuple[str, Frame]]:
     from il2vseg.data.synthetic import render
 
     return [(f"frame {i}", np.ascontiguousarray(render(3, 5 * i, SIZE)[0])) for i in range(6)]
+
+
+@pytest.fixture
+def footage(frames: list[tuple[str, Frame]], tmp_path: Path) -> Path:
+    """They as a folder of images."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for name, frame in frames:
+        write_image(folder / f"{name}.png", frame)
+    return folder

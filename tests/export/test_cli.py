@@ -23,16 +23,6 @@ Frames = list[tuple[str, Frame]]
 
 
 @pytest.fixture
-def footage(frames: Frames, tmp_path: Path) -> Path:
-    """A folder of images."""
-    folder = tmp_path / "footage"
-    folder.mkdir()
-    for name, frame in frames:
-        write_image(folder / f"{name}.png", frame)
-    return folder
-
-
-@pytest.fixture
 def out(segmenter: Segmenter, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder; checkpoint and graph are those of the session, which saves seconds a test."""
     monkeypatch.setattr(checkpoint_module, "load_checkpoint", lambda folder, **options: segmenter)

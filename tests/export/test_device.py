@@ -12,22 +12,13 @@ import pytest
 
 from il2vseg.export.cli import main
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame, write_image
+from il2vseg.images import Frame
 from il2vseg.runtime.manifest import Manifest, describe_file
 from il2vseg.runtime.providers import PROVIDERS, Provider
 
 from .conftest import SIZE
 
 Frames = list[tuple[str, Frame]]
-
-
-@pytest.fixture
-def footage(frames: Frames, tmp_path: Path) -> Path:
-    folder = tmp_path / "footage"
-    folder.mkdir()
-    for name, frame in frames[:3]:
-        write_image(folder / f"{name}.png", frame)
-    return folder
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def test_every_provider_that_is_here_is_compared(
     assert main(["--model", str(with_int8), "--verify", str(footage)]) == 0
     report = json.loads((with_int8 / "device.json").read_text())
     assert set(report["providers"]) >= {"openvino int8", "openvino fp32", "cpu int8"}
-    assert all(r["passed"] and r["frames"] == 3 for r in report["providers"].values())
+    assert all(r["passed"] and r["frames"] == 6 for r in report["providers"].values())
     assert report["providers"]["cpu int8"]["max_score_difference"] > 0
     assert {*(name.split()[0] for name in report["providers"]), *report["absent"]} == set(PROVIDERS)
     assert cv2.imread(str(with_int8 / "device.png")).shape[1] == 4 * SIZE[1]
