@@ -4,8 +4,8 @@ Tensor operations send all C·N memberships through memory at every step. Here a
 them, which stays in the first cache. There is neither autograd nor tracing, so a model, which is what gets
 exported, computes `lowlevel.fuzzy_cmeans`; training needs no gradient of it.
 
-The arrays of one image: x (F, N) features, F ≥ 2; u (C, N) weights, which memberships are up to `scale` (N,);
-v (C, F) centroids; `row` (N,) scratch.
+The arrays of one image: x, F ≥ 2 features (N,), a tuple so that loops over them are compiled to straight lines;
+u (C, N) weights, which memberships are up to `scale` (N,); v (C, F) centroids; `row` (N,) scratch.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from torch import Tensor
 from il2vseg import lowlevel
 
 Array = NDArray[np.float32]
+Features = tuple[Array, ...]
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 EPS = np.float32(lowlevel.EPS)
@@ -49,7 +50,7 @@ def _normalise(u: Array, scale: Array) -> None:
 
 
 @compiled
-def _centroids(x: Array, u: Array, scale: Array, row: Array, v: Array) -> None:
+def _centroids(x: Features, u: Array, scale: Array, row: Array, v: Array) -> None:
     """Eq. 7 into `v`."""
     for c in range(len(u)):
         weights, first = u[c], x[0]
@@ -71,64 +72,73 @@ def _centroids(x: Array, u: Array, scale: Array, row: Array, v: Array) -> None:
 
 
 @compiled
-def _weights(x: Array, v: Array, prior: Array | None, u: Array, scale: Array) -> None:
+def _weights(x: Features, v: Array, prior: Array | None, u: Array, scale: Array) -> None:
     """π/d² (eq. 4) into `u` and what normalises them into `scale`."""
     scale[:] = ZERO
     for c in range(len(u)):
-        weights = u[c]
-        feature, centre = x[0], v[c, 0]
+        weights, centre = u[c], v[c]
         for i in range(len(scale)):
-            weights[i] = (feature[i] - centre) ** 2
-        for f in range(1, len(x) - 1):
-            feature, centre = x[f], v[c, f]
-            for i in range(len(scale)):
-                weights[i] += (feature[i] - centre) ** 2
-        feature, centre = x[-1], v[c, -1]
-        for i in range(len(scale)):
-            weights[i] = ONE / max(weights[i] + (feature[i] - centre) ** 2, EPS)
+            distance = ZERO
+            for f in range(len(x)):
+                distance += (x[f][i] - centre[f]) ** 2
+            weight = ONE / max(distance, EPS)
             if prior is not None:
-                weights[i] *= prior[c, i]
-            scale[i] += weights[i]
+                weight *= prior[c, i]
+            weights[i] = weight
+            scale[i] += weight
     for i in range(len(scale)):
         scale[i] = ONE / max(scale[i], EPS)
 
 
 @compiled
-def _spatial_weights(u: Array, scale: Array, width: int, row: Array) -> None:
-    """U·S (eq. 5-6) into `u` and what normalises them into `scale`."""
-    height = len(row) // width
-    column = np.empty(width + 2, np.float32)
+def _add_three(above: Array, here: Array, below: Array, total: Array) -> None:
+    """Their sum into `total`."""
+    for i in range(len(total)):
+        total[i] = above[i] + here[i] + below[i]
+
+
+@compiled
+def _spatial_weights(u: Array, scale: Array, width: int, row: Array, column: Array) -> None:
+    """U·S (eq. 5-6) into `u` and what normalises them into `scale`; `column` is (N,) scratch, too."""
+    pixels = len(row)
     for c in range(len(u)):
         weights = u[c]
-        for i in range(len(row)):
+        for i in range(pixels):
             row[i] = weights[i] * scale[i]
-        for y in range(height):
-            above, here, below = max(y - 1, 0) * width, y * width, min(y + 1, height - 1) * width
-            for i in range(width):
-                column[i + 1] = row[above + i] + row[here + i] + row[below + i]
-            column[0], column[width + 1] = column[1], column[width]
-            for i in range(width):
-                weights[here + i] = row[here + i] * (column[i] + column[i + 1] + column[i + 2]) * NINTH
+        # Slices, not offsets: an index that could be negative is not compiled to vectors. Borders replicated.
+        first, second = row[:width], row[min(width, pixels - width) :][:width]
+        _add_three(first, first, second, column[:width])
+        final, before = row[pixels - width :], row[max(pixels - 2 * width, 0) :][:width]
+        _add_three(before, final, final, column[pixels - width :])
+        if pixels > 2 * width:
+            _add_three(row[: -2 * width], row[width:-width], row[2 * width :], column[width:-width])
+        _add_three(column[:-2], column[1:-1], column[2:], weights[1:-1])
+        for left in range(0, pixels, width):
+            right = left + width - 1
+            weights[left] = column[left] + column[left] + column[min(left + 1, right)]
+            weights[right] = column[right] + column[right] + column[max(right - 1, left)]
+        for i in range(pixels):
+            weights[i] *= row[i] * NINTH
     _normalise(u, scale)
 
 
 @compiled
-def _iterate(x: Array, u: Array, prior: Array | None, iterations: int, width: int) -> None:
-    """Replace seeds (B, C, N) by memberships; `width` of the grid, 0: without eq. 5-6."""
-    features, pixels = x.shape[1:]
+def _iterate(x: Features, u: Array, prior: Array | None, iterations: int, width: int) -> None:
+    """Replace seeds (C, N) by memberships; `width` of the grid, 0: without eq. 5-6."""
+    classes, pixels = u.shape
     scale, row = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
-    v = np.empty((u.shape[1], features), np.float32)
-    for b in range(len(u)):
-        _normalise(u[b], scale)
-        for _ in range(iterations):
-            _centroids(x[b], u[b], scale, row, v)
-            _weights(x[b], v, None if prior is None else prior[b], u[b], scale)
-            if width:
-                _spatial_weights(u[b], scale, width, row)
-        for c in range(u.shape[1]):
-            weights = u[b, c]
-            for i in range(pixels):
-                weights[i] *= scale[i]
+    column = np.empty(pixels, np.float32)
+    v = np.empty((classes, len(x)), np.float32)
+    _normalise(u, scale)
+    for _ in range(iterations):
+        _centroids(x, u, scale, row, v)
+        _weights(x, v, prior, u, scale)
+        if width:
+            _spatial_weights(u, scale, width, row, column)
+    for c in range(classes):
+        weights = u[c]
+        for i in range(pixels):
+            weights[i] *= scale[i]
 
 
 def fuzzy_cmeans(
@@ -146,13 +156,10 @@ def fuzzy_cmeans(
     if m != 2.0 or seed.device.type != "cpu":
         return lowlevel.fuzzy_cmeans(x, seed, iterations, m, spatial, prior)
     u = _array(seed).copy()  # by NumPy: waking PyTorch's threads for it takes as long as the loops do
-    _iterate(
-        _array(x),
-        u,
-        None if prior is None else _array(prior.expand_as(seed)),
-        iterations,
-        seed.shape[3] if spatial else 0,
-    )
+    features, priors = _array(x), None if prior is None else _array(prior.expand_as(seed))
+    width = seed.shape[3] if spatial else 0
+    for b in range(len(u)):
+        _iterate(tuple(features[b]), u[b], None if priors is None else priors[b], iterations, width)
     return torch.from_numpy(u).reshape_as(seed)
 
 
