@@ -4,8 +4,8 @@ Tensor operations send all C·N memberships through memory at every step. Here a
 them, which stays in the first cache. There is neither autograd nor tracing, so a model, which is what gets
 exported, computes `lowlevel.fuzzy_cmeans`; training needs no gradient of it.
 
-The arrays of one image: x, F ≥ 2 features (N,), a tuple so that loops over them are compiled to straight lines;
-u (C, N) weights, which memberships are up to `scale` (N,); v (C, F) centroids; `row` (N,) scratch.
+The arrays of one image: x, F features (N,), a tuple so that loops over them are compiled to straight lines; u
+(C, N) weights, which memberships are up to `scale` (N,); v (C, F) centroids; `row` (N,) scratch.
 """
 
 from collections.abc import Callable
