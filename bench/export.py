@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PROGRAM = "bench/export.py"
 EAGER = "eager"
 SCIKIT = "scikit-fuzzy"
-PRODUCTS = "(matrix products alone)"
+ARITHMETIC = "(arithmetic of the blocks)"
 CPU = "CPUExecutionProvider"
 FORMS: dict[str, str | None] = {
     EAGER: None,
@@ -242,24 +242,26 @@ def write_module(module: "torch.nn.Module", inputs: "tuple[torch.Tensor, ...]", 
         torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
 
 
-def matrix_products(segmenter: "Segmenter") -> Callable[[], Any]:
-    """The products of the transformer's blocks and nothing else, in PyTorch: what a perfect float32 runtime
-    would still have to do."""
+def arithmetic(segmenter: "Segmenter") -> Callable[[], Any]:
+    """Linear layers, fused attention and GELU of the transformer's blocks and nothing else, in PyTorch: what a
+    perfect float32 runtime would still have to do."""
     import torch
+    from torch.nn import functional
 
     blocks: Any = segmenter.backbone.vit.blocks
     count = segmenter.grid[0] * segmenter.grid[1] + 1
     weights = [m.weight for m in blocks.modules() if isinstance(m, torch.nn.Linear)]
     inputs = {w.shape[1]: torch.rand(count, w.shape[1]) for w in weights}
     heads = blocks[0].attn.num_heads
-    q = torch.rand(heads, count, segmenter.backbone.dim // heads)
+    q = torch.rand(1, heads, count, segmenter.backbone.dim // heads)
 
     @torch.inference_mode()
     def run() -> None:
         for w in weights:
-            torch.nn.functional.linear(inputs[w.shape[1]], w)
+            functional.linear(inputs[w.shape[1]], w)
         for _ in blocks:
-            (q @ q.mT) @ q
+            functional.scaled_dot_product_attention(q, q, q)
+            functional.gelu(inputs[max(inputs)])
 
     return run
 
@@ -335,7 +337,7 @@ def measure(
                 print(f"left out {form}: {error}", file=sys.stderr)
     say("measuring latencies")
     cases = {key: partial(run, frames[key[0]][0]) for key, run in runners.items()}
-    cases |= {(size, PRODUCTS): matrix_products(segmenter_of(config, size)) for size in folders}
+    cases |= {(size, ARITHMETIC): arithmetic(segmenter_of(config, size)) for size in folders}
     medians = interleaved(cases, config.rounds)
     rows = {}
     expected = {size: [runners[size, EAGER](f)[0] for f in frames[size]] for size in folders}
@@ -346,7 +348,7 @@ def measure(
         peak, file = alone(form, folders[size], config, size), FORMS[form]
         mib = (folders[size] / file).stat().st_size / 2**20 if file else None
         rows[size, form] = Row(medians[size, form], peak, mib, float(agreement))
-    rows |= {(size, PRODUCTS): Row(medians[size, PRODUCTS]) for size in folders}
+    rows |= {(size, ARITHMETIC): Row(medians[size, ARITHMETIC]) for size in folders}
     shares = {
         size: low_level_share(where, frames[size][0], config.threads) for size, where in folders.items()
     }
