@@ -243,8 +243,8 @@ def write_module(module: "torch.nn.Module", inputs: "tuple[torch.Tensor, ...]", 
 
 
 def arithmetic(segmenter: "Segmenter") -> Callable[[], Any]:
-    """Linear layers, fused attention and GELU of the transformer's blocks and nothing else, in PyTorch: what a
-    perfect float32 runtime would still have to do."""
+    """Linear layers, fused attention and GELU of the transformer's blocks and nothing else, in PyTorch: what
+    the best of float32 runtimes still has to do."""
     import torch
     from torch.nn import functional
 
