@@ -102,11 +102,9 @@ def write_files(
     import onnx
 
     from il2vseg.calib.frames import representative_frames
-    from il2vseg.calib.qdq import CPU
-    from il2vseg.calib.quantise import quantise
     from il2vseg.experiment import with_low_level
     from il2vseg.export.graph import export_onnx
-    from il2vseg.export.variants import write_half
+    from il2vseg.export.variants import to_int8, write_half
 
     say("exporting")
     folder.mkdir()
@@ -116,7 +114,7 @@ def write_files(
     plain = with_low_level(segmenter, refine=0)
     plain.alpha = 0.0
     export_onnx(plain, folder / PLAIN)
-    quantised = quantise(onnx.load(folder / "model.onnx"), frames, CPU, progress=say)
+    quantised = to_int8(onnx.load(folder / "model.onnx"), frames, "cpu", progress=say)
     onnx.save(quantised.model, folder / "model.int8-cpu.onnx")
 
 

@@ -105,31 +105,33 @@ def insert_qdq(
             done.add(output)
         return output
 
-    for node in copy.graph.node:
+    def pair(x: str, name: str, *parts: str, integers: str | None = None, axis: int | None = None) -> str:
+        """What a tensor x becomes in INT8: its `integers`, where they are a constant, as floats again."""
+        quantised = integers or insert("QuantizeLinear", [x, *parts], f"{name}_q", axis)
+        return insert("DequantizeLinear", [quantised, *parts], f"{name}_dq", axis)
+
+    for node in graph.node:
         if attention := scores.get(node.name):
             for index, source in enumerate((attention.query, attention.key)):
                 x = node.input[index]
                 # Signed for all: two computed factors with zero points would need the sums of both.
                 scale, zero = TENSORRT.parameters(*observed[source].range(method))
-                parts = [constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)]
-                x_q = insert("QuantizeLinear", [x, *parts], f"{x}_q")
-                node.input[index] = insert("DequantizeLinear", [x_q, *parts], f"{x}_dq")
+                parts = constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)
+                node.input[index] = pair(x, x, *parts)
         if linear := wanted.get(node.name):
             x, w = linear.activation, linear.weight
-            scale, zero = convention.parameters(*observed[x].range(method))
-            integers, steps = weights[w]
-            x_parts = [constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)]
-            zeros = np.zeros(len(steps), np.int8)
-            w_parts = [constant(f"{w}_scale", steps), constant(f"{w}_zero_point", zeros)]
             own = f"_{node.name}" if convention.paired else ""
-            x_q = insert("QuantizeLinear", [x, *x_parts], f"{x}{own}_q")
+            scale, zero = convention.parameters(*observed[x].range(method))
+            parts = constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)
+            node.input[0] = pair(x, f"{x}{own}", *parts)
+            integers, steps = weights[w]
+            zeros = np.zeros(len(steps), np.int8)
+            parts = constant(f"{w}_scale", steps), constant(f"{w}_zero_point", zeros)
             if convention.paired:
                 rounded = constant(f"{w}_rounded", integers * steps)
-                w_q = insert("QuantizeLinear", [rounded, *w_parts], f"{w}{own}_q", axis=1)
+                node.input[1] = pair(rounded, f"{w}{own}", *parts, axis=1)
             else:
-                w_q = constant(f"{w}_q", integers)
-            node.input[0] = insert("DequantizeLinear", [x_q, *x_parts], f"{x}{own}_dq")
-            node.input[1] = insert("DequantizeLinear", [w_q, *w_parts], f"{w}{own}_dq", axis=1)
+                node.input[1] = pair(w, w, *parts, integers=constant(f"{w}_q", integers), axis=1)
             bias = reader.get(node.output[0])
             if bias is not None and bias.input[1] in constants:
                 # ONNX Runtime turns MatMul and a one-dimensional bias into Gemm before it looks for Q/DQ,

@@ -200,6 +200,8 @@ def prove(
     parity.json is the report of the file that agrees least, with those of all files under "files" and,
     for a file that failed, the first layer where it diverges under "divergence".
     """
+    from il2vseg.export.parity import least_alike
+
     reports: dict[str, ParityReport] = {}
     divergence: dict[str, Any] = {}
     for variant in variants:
@@ -219,7 +221,7 @@ def prove(
             divergence[variant.path] = found.to_dict()
             if found.layer:
                 report.failures.append(f"first layer that differs: {found.layer}")
-    least = min(reports.values(), key=lambda r: (r.passed, r.label_agreement))
+    least = least_alike(reports.values())
     files = {path: report.to_dict() for path, report in reports.items()}
     extra = {"divergence": divergence} if divergence else {}
     write_json(folder / PARITY_NAME, least.to_dict() | {"files": files} | extra)
@@ -248,6 +250,7 @@ def export(config: ExportConfig) -> Path:
     from rich.console import Console
 
     from il2vseg.checkpoint import load_checkpoint
+    from il2vseg.export.parity import failures
     from il2vseg.runtime.manifest import describe_file
 
     console = Console(stderr=True)
@@ -259,13 +262,12 @@ def export(config: ExportConfig) -> Path:
         variants = write_variants(config, segmenter, work, console)
         warn_of_obstacles(work, variants, console)
         reports = prove(config, segmenter, work, variants, console)
-        if failed := {path: r for path, r in reports.items() if not r.passed}:
+        if failed := failures(reports):
             rejected = out / "rejected"
             shutil.rmtree(rejected, ignore_errors=True)
             work.rename(rejected)
             work.mkdir()  # the context manager removes it
-            reasons = "; ".join(f"{path}: {', '.join(r.failures)}" for path, r in failed.items())
-            raise CheckFailed(f"parity failed: {reasons}; see {rejected}")
+            raise CheckFailed(f"parity failed: {failed}; see {rejected}")
         files = tuple(
             describe_file(
                 work,
@@ -328,6 +330,7 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
     from rich.console import Console
 
     from il2vseg.export.device import compare_providers, table
+    from il2vseg.export.parity import failures, least_alike
 
     out = require_writable_dir(config.out or folder)
     console = Console(stderr=True)
@@ -345,9 +348,9 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
         raise UserError(f"{folder}: no provider here but the one that the others are compared with")
     values = {name: report.to_dict() for name, report in reports.items()}
     write_json(out / DEVICE_NAME, {"providers": values, "absent": absent})
-    min(reports.values(), key=lambda r: (r.passed, r.label_agreement)).write_picture(out / DEVICE_PICTURE)
-    if failed := [f"{name}: {', '.join(r.failures)}" for name, r in reports.items() if not r.passed]:
-        raise CheckFailed(f"parity failed: {'; '.join(failed)}; see {out / DEVICE_PICTURE}")
+    least_alike(reports.values()).write_picture(out / DEVICE_PICTURE)
+    if failed := failures(reports):
+        raise CheckFailed(f"parity failed: {failed}; see {out / DEVICE_PICTURE}")
     return out
 
 

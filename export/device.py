@@ -39,26 +39,26 @@ def compare_providers(
     Args:
         frames: gives (name, frame) of the model's size to compare on.
     Returns:
-        reports by provider and precision ("openvino int8"), and why other providers did not run.
+        reports by provider and precision ("openvino int8"), and by provider why files of it did not run.
     Raises:
         UserError: the model is damaged.
     """
     manifest = Manifest.load(folder)
     reference = onnx_runner(verify_file(folder, source_file(manifest, "fp32")))
     reports: dict[str, ParityReport] = {}
-    absent: dict[str, str] = {}
+    absent: dict[str, list[str]] = {}
     for name, entry in candidates(manifest):
         progress(f"{name}: {entry.path}")
         verify_file(folder, entry)
         try:
             backend = PROVIDERS[name].open(folder, manifest, entry, None)
         except (UnavailableError, UserError) as error:
-            absent[name] = str(error)
+            absent.setdefault(name, []).append(str(error))
             continue
         report = compare(reference, backend, frames(manifest.size), LIMITS[entry.precision])
         reports[f"{name} {entry.precision}"] = report
         backend.close()
-    return reports, absent
+    return reports, {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in absent.items()}
 
 
 def table(title: str, reports: dict[str, ParityReport]) -> "Table":

@@ -182,6 +182,16 @@ def compare(
     return report
 
 
+def least_alike(reports: Iterable[ParityReport]) -> ParityReport:
+    """The report to show of several: one that failed, else the one that agrees least."""
+    return min(reports, key=lambda r: (r.passed, r.label_agreement))
+
+
+def failures(reports: dict[str, ParityReport]) -> str:
+    """Why reports failed, by name; empty when all passed."""
+    return "; ".join(f"{name}: {', '.join(r.failures)}" for name, r in reports.items() if not r.passed)
+
+
 def _failures(report: ParityReport) -> list[str]:
     limits = report.limits
     failures = []

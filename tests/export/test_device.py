@@ -13,8 +13,8 @@ import pytest
 from il2vseg.export.cli import main
 from il2vseg.export.variants import to_int8
 from il2vseg.images import Frame
-from il2vseg.runtime.manifest import Manifest, describe_file
-from il2vseg.runtime.providers import PROVIDERS, Provider
+from il2vseg.runtime.manifest import Manifest, ModelFile, describe_file
+from il2vseg.runtime.providers import PROVIDERS, Provider, UnavailableError
 
 from .conftest import SIZE
 
@@ -79,6 +79,19 @@ def test_a_provider_that_computes_something_else_fails_the_check(
     assert main(["--model", str(with_int8), "--verify", str(footage), "--out", str(out)]) == 1
     assert "parity failed: cpu int8: labels agree on" in capsys.readouterr().err.splitlines()[-1]
     assert sorted(file.name for file in out.iterdir()) == ["device.json", "device.png"]
+
+
+def test_every_reason_is_given_of_a_provider_that_runs_none_of_its_files(
+    with_int8: Path, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Any:
+        raise UnavailableError(f"no {entry.precision} here")
+
+    absent = Provider(("onnx",), "cpu", ("int8", "fp32"), refuse)
+    monkeypatch.setattr("il2vseg.export.device.PROVIDERS", {"openvino": absent, "cpu": PROVIDERS["cpu"]})
+    assert main(["--model", str(with_int8), "--verify", str(footage), "--out", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report/device.json").read_text())
+    assert report["absent"] == {"openvino": "no int8 here; no fp32 here"}
 
 
 def test_nothing_to_compare_is_one_line(
