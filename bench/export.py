@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
-from il2vseg.command import flag, parse
-from il2vseg.errors import UserError, run_command
 from il2vseg.export.runners import eager_runner, onnx_runner, openvino_runner
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from il2vseg.export.parity import Runner
-    from il2vseg.model import Segmenter
+    from il2vseg.models.segmenter import Segmenter
 
 PROGRAM = "bench/export.py"
 EAGER = "eager"
@@ -88,7 +88,7 @@ def segmenter_of(config: ExportBenchConfig, size: Size) -> "Segmenter":
 
     torch.set_num_threads(config.threads)
     if config.checkpoint is not None:
-        from il2vseg.checkpoint import load_checkpoint
+        from il2vseg.models.checkpoint import load_checkpoint
 
         return load_checkpoint(config.checkpoint, size=size, weights=config.weights)
     torch.manual_seed(0)
@@ -122,8 +122,8 @@ def write_low_level(path: Path, tile: int) -> None:
     """Write the low-level branch alone, of a 1280x720 frame, with a tile of so many affinity rows."""
     import torch
 
-    from il2vseg.model import low_level_scores
-    from il2vseg.spec import LowLevelSpec
+    from il2vseg.models.segmenter import low_level_scores
+    from il2vseg.models.spec import LowLevelSpec
 
     class Branch(torch.nn.Module):
         def forward(self, colours: torch.Tensor, p_seg: torch.Tensor) -> torch.Tensor:
@@ -269,8 +269,8 @@ def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     import onnxruntime as ort
     import torch
 
-    from il2vseg import fcm_kernel
-    from il2vseg.lowlevel import fuzzy_cmeans
+    from il2vseg.learning import fcm_kernel
+    from il2vseg.models.lowlevel import fuzzy_cmeans
 
     class Fcm(torch.nn.Module):
         def forward(self, x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
@@ -362,7 +362,7 @@ def bench(config: ExportBenchConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from il2vseg.lowlevel import AFFINITY_TILE
+    from il2vseg.models.lowlevel import AFFINITY_TILE
 
     console = Console(width=100)
     torch.set_num_threads(config.threads)

@@ -14,14 +14,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from il2vseg.checkpoint import load_checkpoint
-from il2vseg.command import flag, parse
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import run_command
+from il2vseg.base.files import require_writable_dir, write_json
+from il2vseg.base.images import Frame
 from il2vseg.data import IGNORE, Dataset, Sample, open_dataset
-from il2vseg.distillation import jpeg, streaks
-from il2vseg.errors import run_command
 from il2vseg.evaluate import EvaluationReport, evaluate, named_assignment
-from il2vseg.files import require_writable_dir, write_json
-from il2vseg.images import Frame
+from il2vseg.learning.distiller import jpeg, streaks
+from il2vseg.models.checkpoint import load_checkpoint
 
 PROGRAM = "bench/robustness.py"
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.histogram import Histogram
 from il2vseg.runtime.manifest import ClassInfo
-from il2vseg.runtime.marine import Classes, MarineAnalyser
+from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.overlay import Overlay
 from il2vseg.runtime.pipeline import Pipeline

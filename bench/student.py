@@ -19,20 +19,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from il2vseg.backbones import backbone_spec
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.images import Frame
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.calib.convolutions import quantise_convolutions
-from il2vseg.calib.graphs import layer_norms
+from il2vseg.calib.layers import layer_norms
 from il2vseg.calib.qdq import CPU
 from il2vseg.calib.quantise import quantise
-from il2vseg.command import flag, parse
-from il2vseg.errors import UserError, run_command
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.runners import onnx_runner, openvino_runner
-from il2vseg.images import Frame
-from il2vseg.model import Segmenter
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, STUDENTS, Student, finish
+from il2vseg.models.backbones import backbone_spec
+from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.student import METHOD, STUDENTS, Student, finish
 
 PROGRAM = "bench/student.py"
 CLASSES = 3

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from il2vseg.calib.graphs import convolutions, initializers, replace, value
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import convolutions, initializers, replace, value
 from il2vseg.calib.observe import Method, session
 from il2vseg.calib.qdq import Convention
 from il2vseg.calib.quantise import CHECK_FRAMES, Quantised
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
 
 
 def quantise_convolutions(

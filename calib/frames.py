@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, resize_frame
 from il2vseg.data import open_dataset
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, resize_frame
 
 POOL = 400
 """Frames looked at, spread evenly over the source."""

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from il2vseg.calib.graphs import with_outputs
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import with_outputs
 
 Method = Literal["minmax", "percentile", "entropy"]
 

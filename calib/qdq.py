@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from il2vseg.calib.graphs import (
+from il2vseg.calib.layers import (
     Linear,
     attentions,
     drop_unused_constants,

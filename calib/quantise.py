@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from il2vseg.calib.graphs import attentions, initializers, linears, value
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import attentions, initializers, linears, value
 from il2vseg.calib.observe import Method, Observation, observe, session
 from il2vseg.calib.qdq import Convention, insert_qdq
 from il2vseg.calib.rounding import RoundedWeight, round_weight
 from il2vseg.calib.smooth import STRENGTH, smooth
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
 
 GOAL = 0.985
 """Label agreement with the float graph on the calibration frames at which no more layers become float."""

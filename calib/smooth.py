@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from il2vseg.calib.graphs import (
+from il2vseg.calib.layers import (
     consumers,
     drop_unused_constants,
     initializers,

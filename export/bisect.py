@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from il2vseg.calib.graphs import layer_norms, with_outputs
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import layer_norms, with_outputs
 from il2vseg.calib.observe import session
-from il2vseg.images import Frame
-from il2vseg.model import Segmenter
+from il2vseg.models.segmenter import Segmenter
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.2}
 """Relative error of a layer's input that counts as divergence, by precision."""

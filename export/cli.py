@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from il2vseg import __version__
-from il2vseg.command import flag, parse
-from il2vseg.errors import CheckFailed, UserError, run_command
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import CheckFailed, UserError, run_command
+from il2vseg.base.files import require_writable_dir, write_json
+from il2vseg.base.images import Frame, resize_frame
 from il2vseg.export.variants import FP32, MODEL_NAME, Variant
-from il2vseg.files import require_writable_dir, write_json
-from il2vseg.images import Frame, resize_frame
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from il2vseg.export.parity import ParityReport
-    from il2vseg.model import Segmenter
+    from il2vseg.models.segmenter import Segmenter
     from il2vseg.runtime.manifest import Manifest, ModelFile
 
 PROGRAM = "il2vseg-export"
@@ -125,10 +125,10 @@ def build_manifest(
     import onnx
     import torch
 
+    from il2vseg.base.palette import class_colors
     from il2vseg.export.graph import INPUT
-    from il2vseg.export.naming import merge
     from il2vseg.export.opset import OPSET
-    from il2vseg.palette import class_colors
+    from il2vseg.export.tools.naming import merge
     from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
 
     spec, (height, width) = segmenter.spec, segmenter.size
@@ -249,8 +249,8 @@ def export(config: ExportConfig) -> Path:
 
     from rich.console import Console
 
-    from il2vseg.checkpoint import load_checkpoint
     from il2vseg.export.parity import failures
+    from il2vseg.models.checkpoint import load_checkpoint
     from il2vseg.runtime.manifest import describe_file
 
     console = Console(stderr=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from il2vseg.model import Segmenter
+from il2vseg.models.segmenter import Segmenter
 
 
 class ErfGelu(nn.Module):

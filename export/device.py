@@ -5,13 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.export.engine import source_file
 from il2vseg.export.parity import LIMITS, ParityReport, compare
 from il2vseg.export.runners import onnx_runner
-from il2vseg.images import Frame
+from il2vseg.runtime.backends.providers import PROVIDERS, UnavailableError, choose_file
 from il2vseg.runtime.manifest import Manifest, ModelFile, verify_file
-from il2vseg.runtime.providers import PROVIDERS, UnavailableError, choose_file
 
 if TYPE_CHECKING:
     from rich.table import Table

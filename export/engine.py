@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from il2vseg.errors import CheckFailed, UserError
+from il2vseg.base.errors import CheckFailed, UserError
+from il2vseg.base.files import write_bytes
+from il2vseg.base.images import Frame
 from il2vseg.export.parity import LIMITS, ParityReport, compare
 from il2vseg.export.runners import onnx_runner
 from il2vseg.export.tensorrt_versions import Progress, allow_precision, create_network, show_progress
-from il2vseg.files import write_bytes
-from il2vseg.images import Frame
-from il2vseg.runtime.cuda import Cuda, CudaError
+from il2vseg.runtime.backends.cuda import Cuda, CudaError
+from il2vseg.runtime.backends.tensorrt import TensorrtBackend, rebuild_command
 from il2vseg.runtime.manifest import EngineInfo, Manifest, ModelFile, Precision, describe_file, verify_file
-from il2vseg.runtime.tensorrt_backend import TensorrtBackend, rebuild_command
 
 ENGINE_NAME = "model.engine"
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from il2vseg.calib.graphs import replace
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import atomic_path
+from il2vseg.calib.layers import replace
 from il2vseg.export.deploy_form import deploy_form
 from il2vseg.export.opset import lower_opset
-from il2vseg.files import atomic_path
-from il2vseg.model import Segmenter, frames_to_images, label_pixels
+from il2vseg.models.segmenter import Segmenter, frames_to_images, label_pixels
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +108,7 @@ def store_in_half(model: "onnx.ModelProto") -> None:
     """Store the kernels that half precision holds exactly in it, cast where the graph starts.
 
     Runtimes fold the cast when they load the file: the same numbers from half the bytes. Those of a student
-    are such (`il2vseg.student.finish`).
+    are such (`il2vseg.models.student.finish`).
     """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from il2vseg.calib.graphs import (
+from il2vseg.base.errors import UserError
+from il2vseg.calib.layers import (
     attentions,
     drop_unused_constants,
     initializers,
@@ -19,7 +20,6 @@ from il2vseg.calib.graphs import (
     replace,
     value,
 )
-from il2vseg.errors import UserError
 
 FLOAT_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "Pow", "Sqrt"})
 """Operators that sum or exponentiate many values."""

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
-from il2vseg.calib.graphs import drop_unused_constants, initializers, replace
+from il2vseg.calib.layers import drop_unused_constants, initializers, replace
 
 OPSET = 17
 

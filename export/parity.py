@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.images import Frame, Labels, write_image
-from il2vseg.palette import default_palette
+from il2vseg.base.images import Frame, Labels, write_image
+from il2vseg.base.palette import default_palette
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.export.parity import Output, Runner
 
 if TYPE_CHECKING:
-    from il2vseg.model import Segmenter
+    from il2vseg.models.segmenter import Segmenter
 
 
 def eager_runner(segmenter: "Segmenter") -> Runner:

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from il2vseg.base.files import write_text
 from il2vseg.export.variants import MODEL_NAME
-from il2vseg.files import write_text
 from il2vseg.runtime.manifest import Manifest, verify_file
 
 CONFIG = """\

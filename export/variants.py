@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from il2vseg.files import write_bytes
+from il2vseg.base.files import write_bytes
 from il2vseg.runtime.manifest import Precision, Target
 
 if TYPE_CHECKING:
     import onnx
 
+    from il2vseg.base.images import Frame
     from il2vseg.calib.observe import Method
     from il2vseg.calib.quantise import Quantised
-    from il2vseg.images import Frame
 
 MODEL_NAME = "model.onnx"
 
@@ -86,7 +86,7 @@ def to_int8(
 ) -> "Quantised":
     """Quantise a float graph for a family of runtimes, "tensorrt" or "cpu"; arguments as `write_int8`."""
     from il2vseg.calib.convolutions import quantise_convolutions
-    from il2vseg.calib.graphs import layer_norms
+    from il2vseg.calib.layers import layer_norms
     from il2vseg.calib.qdq import CPU, TENSORRT
     from il2vseg.calib.quantise import quantise
     from il2vseg.export.half import attention_to_half

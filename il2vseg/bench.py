@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from il2vseg.command import flag, parse
-from il2vseg.errors import run_command
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import run_command
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from il2vseg.model import Segmenter
-    from il2vseg.whitening import Whitening
+    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.whitening import Whitening
 
 PROGRAM = "il2vseg.bench"
 
@@ -67,10 +67,10 @@ def random_segmenter(config: BenchConfig) -> "Segmenter":
     """A model of the configured shape whose trained part is random: speed does not depend on it."""
     import torch
 
-    from il2vseg.backbones import build_backbone
-    from il2vseg.model import Classifier, Segmenter
-    from il2vseg.spec import LowLevelSpec, ModelSpec
-    from il2vseg.weights import resolve_weights
+    from il2vseg.models.backbones import build_backbone
+    from il2vseg.models.segmenter import Classifier, Segmenter
+    from il2vseg.models.spec import LowLevelSpec, ModelSpec
+    from il2vseg.models.weights import resolve_weights
 
     backbone = build_backbone(config.backbone, config.size, resolve_weights(config.backbone, config.weights))
     classifier = Classifier(whitening_of(backbone.dim), config.num_classes)
@@ -94,7 +94,7 @@ def whitening_of(dim: int, components: int = 16) -> "Whitening":
     """A random whitening of tokens of `dim` channels."""
     import torch
 
-    from il2vseg.whitening import Whitening
+    from il2vseg.models.whitening import Whitening
 
     whitening = Whitening(dim, components, centre=True)
     whitening.basis.copy_(torch.randn(components, dim))
@@ -107,7 +107,7 @@ def frame_cases(segmenter: "Segmenter", model: Path, threads: int) -> Cases:
 
     from il2vseg.export.graph import export_onnx
     from il2vseg.export.runners import eager_runner, onnx_runner
-    from il2vseg.model import low_level_scores
+    from il2vseg.models.segmenter import low_level_scores
 
     export_onnx(segmenter, model)
     eager, exported = eager_runner(segmenter), onnx_runner(model, threads)
@@ -132,7 +132,7 @@ def frame_cases(segmenter: "Segmenter", model: Path, threads: int) -> Cases:
     }
 
 
-class RandomBank:
+class RandomStore:
     """Tokens of made-up images in memory, as the trainer reads them."""
 
     def __init__(self, images: int, grid: tuple[int, int], dim: int) -> None:
@@ -160,12 +160,12 @@ class RandomBank:
 
 def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
     """One optimisation step of each stage, from cached tokens."""
-    from il2vseg.training import Recipe, Stage, Trainer
+    from il2vseg.learning.trainer import Recipe, Stage, Trainer
 
-    bank = RandomBank(32, grid, dim)
+    store = RandomStore(32, grid, dim)
 
     def case(recipe: Recipe, stage: Stage) -> Callable[[], object]:
-        trainer = Trainer(bank, whitening_of(dim), recipe)
+        trainer = Trainer(store, whitening_of(dim), recipe)
         trainer.begin(stage)
         return lambda: trainer.step(stage, 0)
 
@@ -208,15 +208,15 @@ def uncached_step(medians: Mapping[str, float], backbone: float) -> float:
     Args:
         backbone: milliseconds of one frame.
     """
-    from il2vseg.training import Recipe
+    from il2vseg.learning.trainer import Recipe
 
     return medians[STEP] + 2 * Recipe().batch * backbone
 
 
 def coco_memory() -> dict[str, float]:
     """Peak GiB of a training step of COCO-Stuff size: 320x320, 27 classes, by backbone and batch."""
-    from il2vseg.memory import GIB, step_memory
-    from il2vseg.training import Recipe
+    from il2vseg.learning.memory import GIB, step_memory
+    from il2vseg.learning.trainer import Recipe
 
     recipe = Recipe(num_classes=27)
     sizes = {"ViT-S/8": 384, "ViT-B/8": 768}

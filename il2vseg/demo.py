@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from il2vseg.command import flag, parse
-from il2vseg.errors import UserError, run_command
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
 
 CLIP_FRAMES = 120
 CLIP_SIZE = (360, 640)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from il2vseg.command import flag, parse, to_yaml
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, sha256_file, write_text
+from il2vseg.base.command import flag, parse, to_yaml
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
 if TYPE_CHECKING:
+    from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
-    from il2vseg.distillation import Targets
-    from il2vseg.images import Frame
-    from il2vseg.model import Segmenter
-    from il2vseg.student import Student
+    from il2vseg.learning.distiller import Targets
+    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.student import Student
 
 PROGRAM = "il2vseg.distill"
 TARGETS_NAME = "targets.npz"
@@ -58,7 +58,7 @@ def check(config: DistillConfig) -> None:
     Raises:
         UserError: a value out of range.
     """
-    from il2vseg.student import student_spec
+    from il2vseg.models.student import student_spec
 
     student_spec(config.student)
     for name, low in (("steps", 1), ("batch", 2), ("limit", 1)):
@@ -83,7 +83,7 @@ def crop_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
 
 def load_teachers(config: DistillConfig) -> "list[Segmenter]":
     """Load the teacher at every scale, in whole patches."""
-    from il2vseg.checkpoint import load_checkpoint
+    from il2vseg.models.checkpoint import load_checkpoint
 
     first = load_checkpoint(config.teacher, weights=config.weights)
     teachers = []
@@ -98,7 +98,7 @@ def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:
     """Frames of the student's size, encoded: a decoded data set does not fit into memory."""
     import cv2
 
-    from il2vseg.images import resize_frame
+    from il2vseg.base.images import resize_frame
 
     for sample in dataset:
         frame = resize_frame(sample.frame, size)
@@ -126,12 +126,12 @@ def distill(config: DistillConfig) -> "Student":
 
     import torch
 
-    from il2vseg.checkpoint import FILE_NAME, save_student
     from il2vseg.data import open_dataset
-    from il2vseg.distillation import Distiller, DistillRecipe, compute_targets, targets_key
-    from il2vseg.monitor import Monitor
-    from il2vseg.spec import LowLevelSpec, ModelSpec
-    from il2vseg.student import METHOD, Encoder, Student, finish
+    from il2vseg.learning.distiller import Distiller, DistillRecipe, compute_targets, targets_key
+    from il2vseg.learning.monitor import Monitor
+    from il2vseg.models.checkpoint import FILE_NAME, save_student
+    from il2vseg.models.spec import LowLevelSpec, ModelSpec
+    from il2vseg.models.student import METHOD, Encoder, Student, finish
     from il2vseg.train import write_preview
 
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
@@ -181,7 +181,7 @@ def distill(config: DistillConfig) -> "Student":
 
 def _cached(path: Path, key: str, compute: "Callable[[], Targets]") -> "Targets":
     """The targets on disk if they are those of `key`, else new ones."""
-    from il2vseg.distillation import Targets
+    from il2vseg.learning.distiller import Targets
 
     targets = Targets.load(path, key)
     if targets is None:

@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.command import flag, parse
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, write_json
+from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
 from il2vseg.data import Crop, Dataset, Sample, open_dataset
 from il2vseg.data.dataset import spread
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, write_json
-from il2vseg.images import Frame, Labels, resize_frame, resize_labels
-from il2vseg.metrics import (
+from il2vseg.evaluation.metrics import (
     IGNORE,
     UNASSIGNED,
     BoundaryScore,
@@ -34,15 +34,15 @@ from il2vseg.metrics import (
     score,
     transfer,
 )
-from il2vseg.plots import SheetRow, confusion_matrix, iou_bars, sheet
+from il2vseg.evaluation.plots import SheetRow, confusion_matrix, iou_bars, sheet
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from il2vseg.exported import ExportedModel
-    from il2vseg.model import Segmenter
-    from il2vseg.spec import LowLevelSpec
+    from il2vseg.evaluation.exported import ExportedModel
+    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.spec import LowLevelSpec
 
 BOUNDARY_TOLERANCES = (2, 5)
 SHEET_ROWS = 8
@@ -77,7 +77,7 @@ class EvaluateConfig:
 
 
 class Predictor(Protocol):
-    """What can be scored: a Segmenter, or an export with the face of one (`il2vseg.exported`).
+    """What can be scored: a Segmenter, or an export with the face of one (`il2vseg.evaluation.exported`).
 
     Attributes:
         size: (H, W) of its frames. num_classes: clusters.
@@ -199,7 +199,7 @@ def _predict(
     """Segment frames of the model's size: cluster ids (H, W) each, and scores (B, C, gh, gw)."""
     import torch
 
-    from il2vseg.model import frames_to_images, label_pixels
+    from il2vseg.models.segmenter import frames_to_images, label_pixels
 
     stacked = torch.from_numpy(np.stack(frames))
     if isinstance(segmenter, torch.nn.Module):
@@ -319,7 +319,7 @@ def _predictions(
     """Yield batches with their predicted cluster ids at the model's size."""
     from contextlib import ExitStack
 
-    from il2vseg.crf import CrfPool
+    from il2vseg.evaluation.crf import CrfPool
 
     before = segmenter.alpha
     with ExitStack() as stack:
@@ -379,13 +379,13 @@ def open_model(config: EvaluateConfig) -> "Segmenter | ExportedModel":
         UserError: it is missing, damaged, or cannot run here.
     """
     if config.model is not None:
-        from il2vseg.exported import ExportedModel, open_export
+        from il2vseg.evaluation.exported import ExportedModel, open_export
 
         return ExportedModel(open_export(config.model, config.provider))
     assert config.checkpoint is not None
     import torch
 
-    from il2vseg.checkpoint import load_checkpoint
+    from il2vseg.models.checkpoint import load_checkpoint
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_checkpoint(config.checkpoint, weights=config.weights).to(device)

@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.command import flag, parse, read_yaml, to_dict, to_yaml
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, write_json, write_text
-from il2vseg.spec import PREDICTION_ALPHA, LowLevelSpec
+from il2vseg.base.command import flag, parse, read_yaml, to_dict, to_yaml
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, write_json, write_text
+from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
 from il2vseg.train import TrainConfig, train
 
 if TYPE_CHECKING:
-    from il2vseg.model import Segmenter
+    from il2vseg.models.segmenter import Segmenter
 
 PROGRAM = "il2vseg.experiment"
 
@@ -149,7 +149,7 @@ def _low_level() -> list[Variant]:
 
 
 def _backbones() -> list[Variant]:
-    from il2vseg.backbones import BACKBONES
+    from il2vseg.models.backbones import BACKBONES
 
     return [Variant(name, {"backbone": name}) for name, spec in BACKBONES.items() if not spec.random]
 
@@ -197,8 +197,8 @@ HEADINGS = (
 
 def load_cached(folder: Path, size: tuple[int, int] | None = None) -> "Segmenter":
     """Load a checkpoint whose backbone looks its tokens up in the feature cache."""
-    from il2vseg.checkpoint import load_checkpoint
-    from il2vseg.features import CachedBackbone, FeatureCache
+    from il2vseg.learning.features import CachedBackbone, FeatureCache
+    from il2vseg.models.checkpoint import load_checkpoint
 
     segmenter = load_checkpoint(folder, size=size)
     segmenter.backbone = CachedBackbone(FeatureCache(segmenter.backbone, segmenter.spec.weights_sha256))
@@ -207,10 +207,10 @@ def load_cached(folder: Path, size: tuple[int, int] | None = None) -> "Segmenter
 
 def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path) -> dict[str, Any]:
     """Train (unless that was done) and score one cell of the grid."""
-    from il2vseg.checkpoint import FILE_NAME
     from il2vseg.data import open_dataset
     from il2vseg.evaluate import evaluate
-    from il2vseg.metrics import transfer
+    from il2vseg.evaluation.metrics import transfer
+    from il2vseg.models.checkpoint import FILE_NAME
 
     folder = out / "runs" / f"{variant.run_name}_seed{seed}"
     judged = config.grid == "low-level"
@@ -264,7 +264,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
 
 def with_low_level(segmenter: "Segmenter", **changes: Any) -> "Segmenter":
     """The same model with other settings of its low-level branch."""
-    from il2vseg.model import Segmenter
+    from il2vseg.models.segmenter import Segmenter
 
     spec = segmenter.spec
     spec = replace(spec, low_level=replace(spec.low_level, **changes))
@@ -273,8 +273,8 @@ def with_low_level(segmenter: "Segmenter", **changes: Any) -> "Segmenter":
 
 def consistency(config: ExperimentConfig, folder: Path, segmenter: "Segmenter") -> float | None:
     """`outline_consistency` on unlabelled frames, with the plain model at twice the size."""
-    from il2vseg.consistency import outline_consistency
     from il2vseg.data import open_dataset
+    from il2vseg.evaluation.consistency import outline_consistency
 
     height, width = segmenter.size
     fine = with_low_level(load_cached(folder, (2 * height, 2 * width)), refine=0)
@@ -368,7 +368,7 @@ def with_weights(grid: list[Variant]) -> list[Variant]:
     Raises:
         UserError: none is left.
     """
-    from il2vseg.weights import resolve_weights
+    from il2vseg.models.weights import resolve_weights
 
     usable = []
     for variant in grid:

@@ -24,16 +24,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.archive import Place, is_clip, list_footage
-from il2vseg.command import flag, parse
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, sha256_file
-from il2vseg.images import Frame, Labels, encode_image, read_frame
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, sha256_file
+from il2vseg.base.images import Frame, Labels, encode_image, read_frame
+from il2vseg.data.archive import Place, is_clip, list_footage
+from il2vseg.runtime.backends.providers import open_engine
+from il2vseg.runtime.catalog import find_model
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import FILE_NAME, Manifest, verify_file
-from il2vseg.runtime.models import find_model
 from il2vseg.runtime.output import class_fractions
-from il2vseg.runtime.providers import open_engine
 
 PROGRAM = "il2vseg.label"
 INDEX = "index.parquet"

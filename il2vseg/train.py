@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.command import flag, parse, to_yaml
+from il2vseg.base.command import flag, parse, to_yaml
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
 from il2vseg.data.dataset import Crop
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, sha256_file, write_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from il2vseg.data import Dataset
-    from il2vseg.model import Segmenter
-    from il2vseg.processes import Processes
-    from il2vseg.selection import Proposal, Selection
-    from il2vseg.training import Recipe, Trainer
-    from il2vseg.whitening import Whitening
+    from il2vseg.learning.processes import Processes
+    from il2vseg.learning.selection import Proposal, Selection
+    from il2vseg.learning.trainer import Recipe, Trainer
+    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.whitening import Whitening
 
 PROGRAM = "il2vseg.train"
 STATE_NAME = "state.safetensors"
@@ -67,13 +67,13 @@ class TrainConfig:
     )
     accumulate: int | None = flag(
         None,
-        "shares of a batch whose gradients are added before a step; the processes divide them, "
+        "micro-batches whose gradients are added before a step; the processes divide them, "
         "default: one a process",
         metavar="N",
     )
     loss_memory: float | None = flag(
         None,
-        "peak memory of a step's tensors at most: the batch is divided into as many shares as that takes",
+        "maximum peak memory of the tensors of a step; the batch is divided into micro-batches to fit",
         metavar="GIB",
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(
@@ -86,10 +86,10 @@ class TrainConfig:
     )
     clustering: Literal["ward", "minibatch"] = flag(
         "ward",
-        "how prototypes are found: over-cluster a sample of the codes and merge, or cosine mini-batch "
+        "how prototypes are found: over-cluster a sample of the embeddings and merge, or cosine mini-batch "
         "k-means of all of them",
     )
-    recluster: bool = flag(False, "in the end, replace the trained prototypes by clusters of the codes")
+    recluster: bool = flag(False, "in the end, replace the trained prototypes by clusters of the embeddings")
     seed: int = flag(0, "seed of everything random", metavar="S")
     out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
     cache: Path | None = flag(
@@ -132,12 +132,12 @@ def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
 
 def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Recipe":
     """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
-    from il2vseg.training import PRESETS, Recipe
+    from il2vseg.learning.trainer import PRESETS, Recipe
 
     assert isinstance(config.num_classes, int), "not yet proposed"
     scale: dict[str, Any] = {
         "batch": config.batch,
-        "shares": config.accumulate,
+        "micro_batches": config.accumulate,
         "mixed_precision": config.mixed_precision,
     }
     recipe = Recipe(
@@ -164,7 +164,7 @@ def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
     Raises:
         UserError: a precision that `accelerate launch` knows and this command does not.
     """
-    from il2vseg.training import AUTOCAST
+    from il2vseg.learning.trainer import AUTOCAST
 
     precision: Any = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in AUTOCAST:
@@ -187,18 +187,18 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     """
     import torch
 
-    from il2vseg.backbones import backbone_spec, build_backbone, check_size
-    from il2vseg.checkpoint import assemble, save_checkpoint
     from il2vseg.data import open_dataset
     from il2vseg.data.dataset import spread
-    from il2vseg.features import FeatureCache, build_bank
-    from il2vseg.memory import GIB, shares_within
-    from il2vseg.monitor import Monitor, Silence
-    from il2vseg.processes import join_processes
-    from il2vseg.selection import choose_whitening, propose_classes, token_statistics
-    from il2vseg.spec import ModelSpec
-    from il2vseg.training import Trainer
-    from il2vseg.weights import resolve_weights
+    from il2vseg.learning.features import FeatureCache, build_feature_store
+    from il2vseg.learning.memory import GIB, micro_batches_within
+    from il2vseg.learning.monitor import Monitor, Silence
+    from il2vseg.learning.processes import join_processes
+    from il2vseg.learning.selection import choose_whitening, propose_classes, token_statistics
+    from il2vseg.learning.trainer import Trainer
+    from il2vseg.models.backbones import backbone_spec, build_backbone, check_size
+    from il2vseg.models.checkpoint import assemble, save_checkpoint
+    from il2vseg.models.spec import ModelSpec
+    from il2vseg.models.weights import resolve_weights
 
     started = time.monotonic()
     check(config)
@@ -221,24 +221,26 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     with Monitor(out) if processes.main else Silence() as monitor:
         cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
         mine = math.ceil(len(dataset) / processes.count)
-        bank = build_bank(dataset, cache, progress=monitor.track("features", mine), processes=processes)
+        store = build_feature_store(
+            dataset, cache, progress=monitor.track("features", mine), processes=processes
+        )
         if dataset.skipped:
             monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
 
         def fit() -> "tuple[int, Selection, Whitening]":
-            statistics = token_statistics(bank)
+            statistics = token_statistics(store)
             classes = config.num_classes
             if classes == "auto":
                 proposal = propose_classes(
-                    bank, statistics, config.centre, monitor.track("number of classes")
+                    store, statistics, config.centre, monitor.track("number of classes")
                 )
                 write_proposal(out, proposal)
                 monitor.say(proposal.summary())
                 classes = proposal.num_classes
             whiten = monitor.track("whitening")
-            selection = choose_whitening(bank, statistics, classes, config.whitening, config.centre, whiten)
+            selection = choose_whitening(store, statistics, classes, config.whitening, config.centre, whiten)
             return classes, selection, statistics.whitening(selection.components, selection.centre)
 
         num_classes, selection, whitening = processes.from_main(fit)
@@ -247,25 +249,27 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         recipe = recipe_of(config, changes)
         monitor.say(selection.summary())
         if config.loss_memory is not None:
-            limit, batch = int(config.loss_memory * GIB), min(recipe.batch, len(bank))
+            limit, batch = int(config.loss_memory * GIB), min(recipe.batch, len(store))
             dims = (backbone.dim, selection.components)
-            needed = processes.from_main(lambda: shares_within(limit, recipe, batch, bank.grid, *dims))
-            recipe = dataclasses.replace(recipe, shares=max(recipe.shares, needed))
-            config = dataclasses.replace(config, accumulate=recipe.shares)
-            monitor.say(f"shares of a batch: {recipe.shares}")
-        trainer = Trainer(bank, whitening, recipe, processes)
+            needed = processes.from_main(
+                lambda: micro_batches_within(limit, recipe, batch, store.grid, *dims)
+            )
+            recipe = dataclasses.replace(recipe, micro_batches=max(recipe.micro_batches, needed))
+            config = dataclasses.replace(config, accumulate=recipe.micro_batches)
+            monitor.say(f"micro-batches: {recipe.micro_batches}")
+        trainer = Trainer(store, whitening, recipe, processes)
         monitor.begin(_restore(trainer, out) if config.resume else 0)
         if processes.main:
             write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
-        shown = torch.tensor(spread(len(bank), PREVIEW_FRAMES))
+        shown = torch.tensor(spread(len(store), PREVIEW_FRAMES))
 
         def save() -> None:
             _save_state(trainer, out)
             if trainer.usage is not None and processes.main:
-                monitor.scores(trainer.bank.colours(shown, 1), trainer.score_maps(shown))
+                monitor.scores(trainer.store.colours(shown, 1), trainer.score_maps(shown))
 
         classifier = trainer.run(monitor.step, save)
-        monitor.scores(trainer.bank.colours(shown, 1), trainer.score_maps(shown))
+        monitor.scores(trainer.store.colours(shown, 1), trainer.score_maps(shown))
         classifier = classifier.cpu()
         model_spec = ModelSpec(
             method=config.method,
@@ -277,7 +281,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             temperature=recipe.temperature,
             centre=selection.centre,
             low_level=recipe.prediction_low_level,
-            training_data=f"{len(bank)} frames of {config.dataset} ({config.split}), no labels",
+            training_data=f"{len(store)} frames of {config.dataset} ({config.split}), no labels",
             selection=selection.to_dict(),
         )
         segmenter = assemble(backbone.cpu(), classifier, model_spec)
@@ -286,7 +290,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             (out / STATE_NAME).unlink(missing_ok=True)
             write_preview(out / "preview.png", segmenter, dataset)
     if processes.main:
-        print(f"{out}: trained on {len(bank)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
 
 
@@ -307,7 +311,7 @@ def check_tokens(config: TrainConfig, size: tuple[int, int], patch: int) -> None
 
 def write_proposal(out: Path, proposal: "Proposal") -> None:
     """Write num_classes.json and num_classes.png: the number proposed and the curve behind it."""
-    from il2vseg.plots import stability_curve
+    from il2vseg.evaluation.plots import stability_curve
 
     write_json(out / "num_classes.json", proposal.to_dict())
     counts, stability, spread = zip(*(vars(c).values() for c in proposal.curve), strict=True)
@@ -315,7 +319,7 @@ def write_proposal(out: Path, proposal: "Proposal") -> None:
 
 
 def _save_state(trainer: "Trainer", out: Path) -> None:
-    from il2vseg.checkpoint import save_tensors
+    from il2vseg.models.checkpoint import save_tensors
 
     if trainer.processes.main:
         save_tensors(out / STATE_NAME, *trainer.state())
@@ -323,7 +327,7 @@ def _save_state(trainer: "Trainer", out: Path) -> None:
 
 def _restore(trainer: "Trainer", out: Path) -> int:
     """Go on from the state in `out`; return how many steps were done."""
-    from il2vseg.checkpoint import load_tensors
+    from il2vseg.models.checkpoint import load_tensors
 
     path = out / STATE_NAME
 
@@ -341,9 +345,9 @@ def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> Non
     """Write a contact sheet of training frames and their predictions."""
     import torch
 
-    from il2vseg.images import resize_frame
-    from il2vseg.palette import default_palette
-    from il2vseg.plots import SheetRow, sheet
+    from il2vseg.base.images import resize_frame
+    from il2vseg.base.palette import default_palette
+    from il2vseg.evaluation.plots import SheetRow, sheet
 
     wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
     rows = []
@@ -360,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         train(parse(TrainConfig, f"python -m {PROGRAM}", argv))
-        from il2vseg.processes import leave_processes
+        from il2vseg.learning.processes import leave_processes
 
         leave_processes()
 

@@ -6,17 +6,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from il2vseg.errors import UserError
-from il2vseg.files import require_writable_dir
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import require_writable_dir
 from il2vseg.runtime.config import RunConfig, targets
 
 if TYPE_CHECKING:
-    from il2vseg.images import Labels
+    from il2vseg.base.images import Labels
     from il2vseg.runtime.engine import Backend
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
-    from il2vseg.runtime.marine import Scene
+    from il2vseg.runtime.marine.scene import Scene
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sinks.window import WindowSink
@@ -206,8 +206,8 @@ def marine_layer(
     config: RunConfig, manifest: "Manifest", events: "EventLog"
 ) -> "Callable[[Labels], Scene] | None":
     """Return the marine layer, if it is wanted and the model has the classes for it."""
-    from il2vseg.runtime.marine import Alarm, Classes, MarineAnalyser
-    from il2vseg.runtime.water_plane import Camera
+    from il2vseg.runtime.marine.scene import Alarm, Classes, MarineAnalyser
+    from il2vseg.runtime.marine.water_plane import Camera
 
     classes = Classes.of(manifest.class_names) if config.marine else None
     if classes is None:

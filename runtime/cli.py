@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from il2vseg.command import parse
-from il2vseg.errors import UserError, run_command
+from il2vseg.base.command import parse
+from il2vseg.base.errors import UserError, run_command
 from il2vseg.runtime.config import RunConfig, check, streams
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def run(config: RunConfig) -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from il2vseg.runtime.assembly import open_streams
+    from il2vseg.runtime.backends.providers import open_engine
+    from il2vseg.runtime.backends.shared import SharedBackend
+    from il2vseg.runtime.catalog import find_model
     from il2vseg.runtime.manifest import Manifest
-    from il2vseg.runtime.models import find_model
     from il2vseg.runtime.notify import Notifier
     from il2vseg.runtime.progress import Progress
-    from il2vseg.runtime.providers import open_engine
-    from il2vseg.runtime.shared import SharedBackend
 
     folder = find_model(config.model)
     parts = streams(config)
@@ -148,7 +148,7 @@ def _finish(stream: "Stream", seconds: float) -> None:
 
 
 def _list_models() -> None:
-    from il2vseg.runtime.models import list_models
+    from il2vseg.runtime.catalog import list_models
 
     for i, found in enumerate(list_models()):
         m = found.manifest
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         elif config.print_config:
             import yaml
 
-            from il2vseg.command import to_dict
+            from il2vseg.base.command import to_dict
 
             values = {k: v for k, v in to_dict(config).items() if k not in ("config", "print_config")}
             print(yaml.safe_dump(values, sort_keys=False), end="")

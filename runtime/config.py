@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from il2vseg.command import flag
-from il2vseg.errors import UserError
+from il2vseg.base.command import flag
+from il2vseg.base.errors import UserError
 
 
 @dataclass

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.images import Frame, Labels, resize_frame, resize_labels
+from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
 from il2vseg.runtime.manifest import Manifest, ModelFile
 
 Scores = NDArray[np.float32]

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.engine import Engine, Result
 from il2vseg.runtime.sources.base import Report
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from il2vseg.errors import UserError
-from il2vseg.files import sha256_file, write_json
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import sha256_file, write_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1

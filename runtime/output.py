@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from il2vseg.images import Frame, Labels
+from il2vseg.base.images import Frame, Labels
 from il2vseg.runtime.engine import Result
-from il2vseg.runtime.marine import Scene
+from il2vseg.runtime.marine.scene import Scene
 from il2vseg.runtime.sources.base import Captured
 
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.images import Frame, Labels
+from il2vseg.base.images import Frame, Labels
 from il2vseg.runtime.manifest import ClassInfo
-from il2vseg.runtime.marine import Scene
+from il2vseg.runtime.marine.scene import Scene
 
 DEFAULT_OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -10,14 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from il2vseg.errors import CheckFailed, UserError
-from il2vseg.images import Frame, Labels
+from il2vseg.base.errors import CheckFailed, UserError
+from il2vseg.base.images import Frame, Labels
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.engine_guard import FrameLostError
 from il2vseg.runtime.events import Event, EventLog
 from il2vseg.runtime.histogram import Latencies
-from il2vseg.runtime.marine import Scene
+from il2vseg.runtime.marine.scene import Scene
 from il2vseg.runtime.output import Output, class_fractions
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
@@ -26,9 +26,9 @@ QUEUED = 4
 """Items in a channel of a recorded source."""
 
 RETRY_SINK_S = 10.0
-MOST_RESTARTS = 3
+MAX_RESTARTS = 3
 RESTART_WINDOW_S = 60.0
-MOST_LOST_IN_A_ROW = 10
+MAX_LOST_IN_A_ROW = 10
 _BEAT_S = 0.2
 _WATCH_S = 0.05
 _FPS_SMOOTHING = 0.1
@@ -154,7 +154,7 @@ class Pipeline:
                 while now - failures[0] > RESTART_WINDOW_S:
                     failures.popleft()
                 # A recording can be run again, and an incomplete result would go unnoticed.
-                if not self._source.live or len(failures) > MOST_RESTARTS:
+                if not self._source.live or len(failures) > MAX_RESTARTS:
                     self._fail(error)
                     break
                 what = f"{type(error).__name__}: {error}"
@@ -204,7 +204,7 @@ class Pipeline:
         except FrameLostError as error:
             self.failed += 1
             self._lost_in_a_row += 1
-            if not self._source.live or self._lost_in_a_row >= MOST_LOST_IN_A_ROW:
+            if not self._source.live or self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                 raise CheckFailed(f"the engine fails ({error}) on frame {captured.name}") from error
             return None
         self._lost_in_a_row = 0

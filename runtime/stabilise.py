@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
 from il2vseg.runtime.engine import Scores
 
 _CELL = 6

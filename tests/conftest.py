@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 
 # Small models on a busy machine: one thread is several times faster than two. Subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,7 +47,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def dinov2_weights() -> Path:
     """Weights of dinov2_vits14, from the user's cache or fetched into it."""
-    from il2vseg.weights import resolve_weights
+    from il2vseg.models.weights import resolve_weights
 
     path, problem = None, ""
     try:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from il2vseg import evaluate, train
-from il2vseg.checkpoint import load_checkpoint
+from il2vseg.base.images import read_labels, resize_frame, resize_labels
 from il2vseg.export import cli as export_cli
-from il2vseg.images import read_labels, resize_frame, resize_labels
-from il2vseg.lowlevel import AFFINITY_TILE
+from il2vseg.models.checkpoint import load_checkpoint
+from il2vseg.models.lowlevel import AFFINITY_TILE
 from il2vseg.runtime import cli as run_cli
 
 FRAMES = 12
@@ -28,7 +28,7 @@ def train_on_intcatch(root: Path, out: Path, *arguments: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from il2vseg import features
+    from il2vseg.learning import features
 
     monkeypatch.setattr(features, "cache_home", lambda: tmp_path / "cache")
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import layouts, synthetic
 from il2vseg.data.classes import IGNORE, Classes
 from il2vseg.data.dataset import Crop, CroppedPart, Dataset, Part, Sample
 from il2vseg.data.layouts import Layout, Listing, Request
 from il2vseg.data.potsdam import potsdam
-from il2vseg.errors import UserError
 
 __all__ = ["DATASETS", "IGNORE", "Crop", "Dataset", "Sample", "open_dataset"]
 

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.errors import UserError
-from il2vseg.images import Labels
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Labels
 
 IGNORE = 255
 """The class id of pixels that no metric counts."""

@@ -10,9 +10,9 @@ from typing import Literal, Protocol, TypeVar
 import cv2
 import numpy as np
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, Labels, read_frame, read_labels
 from il2vseg.data.classes import Classes, Color
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, Labels, read_frame, read_labels
 
 
 @dataclass(frozen=True)

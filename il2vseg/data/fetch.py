@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from il2vseg.command import flag, parse
-from il2vseg.errors import UserError, run_command
-from il2vseg.files import require_writable_dir, sha256_file, write_text
+from il2vseg.base.command import flag, parse
+from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
 ATTEMPTS = 6
 _TIMEOUT = 30.0

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 from il2vseg.data.classes import (
     CAMVID,
     CITYSCAPES_19,
@@ -14,8 +16,6 @@ from il2vseg.data.classes import (
     Classes,
 )
 from il2vseg.data.dataset import ClipPart, ImagePart, Part, count_frames
-from il2vseg.errors import UserError
-from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 
 
 @dataclass(frozen=True)

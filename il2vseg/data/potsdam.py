@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import list_files
+from il2vseg.base.images import Labels
 from il2vseg.data.classes import IGNORE, POTSDAM_3
 from il2vseg.data.dataset import Part, Sample, UnreadableError, spread
 from il2vseg.data.layouts import Listing, Request
-from il2vseg.errors import UserError
-from il2vseg.files import list_files
-from il2vseg.images import Labels
 
 _BLOCKS = 15
 _BLOCK = 400

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import atomic_path
+from il2vseg.base.images import Frame, Labels
 from il2vseg.data.dataset import Part, Sample
-from il2vseg.errors import UserError
-from il2vseg.files import atomic_path
-from il2vseg.images import Frame, Labels
 
 CLASS_NAMES = ("obstacle", "water", "sky")
 PALETTE = ((247, 195, 37), (41, 167, 224), (90, 75, 164))

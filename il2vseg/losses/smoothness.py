@@ -33,7 +33,7 @@ def data_loss(local_logits: Tensor, global_logits: Tensor) -> Tensor:
     """Cross-entropy of the local prototypes' logits against the global prototypes' labels.
 
     Args:
-        local_logits: (B, S, C), from detached codes. global_logits: (B, S, C).
+        local_logits: (B, S, C), from detached embeddings. global_logits: (B, S, C).
     Returns:
         scalar.
     """

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 
 KEEP_FREE = 16 << 20
 """Bytes that stay free on the disk: OpenCV's writer does not report a full one."""

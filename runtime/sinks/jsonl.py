@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink

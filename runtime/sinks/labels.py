@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from il2vseg.files import require_writable_dir
-from il2vseg.images import write_image
+from il2vseg.base.files import require_writable_dir
+from il2vseg.base.images import write_image
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 

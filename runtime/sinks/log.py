@@ -7,7 +7,7 @@ from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 
-MOST_OF_A_KIND = 20
+MAX_OF_A_KIND = 20
 
 
 class LogSink(Sink):
@@ -24,7 +24,7 @@ class LogSink(Sink):
     def event(self, event: Event) -> None:
         self._seen[event.kind] += 1
         count = self._seen[event.kind]
-        if count <= MOST_OF_A_KIND:
+        if count <= MAX_OF_A_KIND:
             print(f"il2vseg-run: {event.message}", file=sys.stderr)
-        if count == MOST_OF_A_KIND:
+        if count == MAX_OF_A_KIND:
             print(f"il2vseg-run: further events {event.kind} are not shown", file=sys.stderr)

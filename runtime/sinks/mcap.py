@@ -9,7 +9,7 @@ import cv2
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink

@@ -8,13 +8,13 @@ from urllib.parse import unquote, urlsplit
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Report
 
-MOST_QUEUED = 200
+MAX_QUEUED = 200
 """Messages kept while the broker is away; frames are sent only while it is there."""
 
 _LONGEST_PAUSE_S = 5
@@ -67,7 +67,7 @@ class MqttSink(Sink):
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
         client.will_set(f"{self._prefix}/status", "offline", qos=1, retain=True)
-        client.max_queued_messages_set(MOST_QUEUED)
+        client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(1, _LONGEST_PAUSE_S)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected

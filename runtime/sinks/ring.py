@@ -7,15 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from il2vseg.files import require_writable_dir
-from il2vseg.images import Frame
+from il2vseg.base.files import require_writable_dir
+from il2vseg.base.images import Frame
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import have_h264
 from il2vseg.runtime.sinks.video import VideoWriter
 
-MOST_FRAMES = 1800
+MAX_FRAMES = 1800
 """Kept in memory, as JPEG, whatever the pre-roll: 60 seconds of 30 frames, some 100 MB."""
 
 _QUALITY = 85
@@ -38,7 +38,7 @@ class RingSink(Sink):
         self._before_s = before_s
         self._after_s = after_s
         self._fps = fps
-        self._kept: deque[tuple[float, bytes]] = deque(maxlen=MOST_FRAMES)
+        self._kept: deque[tuple[float, bytes]] = deque(maxlen=MAX_FRAMES)
         self._clip: VideoWriter | None = None
         self._alarm = False
         self._until = 0.0

@@ -3,14 +3,14 @@
 import time
 from pathlib import Path
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, resize_frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, resize_frame
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import Encoder, open_encoder
 
 DEFAULT_FPS = 10.0
-LONGEST_GAP_S = 1.0
+MAX_GAP_S = 1.0
 """What is left in the video of a time in which no frame came."""
 
 
@@ -40,7 +40,7 @@ class VideoWriter:
             self._size = (image.shape[0], image.shape[1])
             self._encoder = open_encoder(self._path, self._size, self._fps)
         if self._last is not None:
-            self.seconds += min(clock - self._last if self._live else 1 / self._fps, LONGEST_GAP_S)
+            self.seconds += min(clock - self._last if self._live else 1 / self._fps, MAX_GAP_S)
         self._last = clock
         self._encoder.write(resize_frame(image, self._size), self.seconds)
 

@@ -5,8 +5,8 @@ import sys
 
 import cv2
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from il2vseg.errors import UserError
-from il2vseg.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import CaptureOptions, open_camera, open_stream
 from il2vseg.runtime.sources.geometry import Geometry, Transformed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
 
 Report = Callable[..., Any]
 """Told of status events: `report(kind, message, **data)`, as `EventLog.emit`."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 
 _MOST_CORRUPT = 10
 """Pictures in a row that do not decode before a stream counts as ended; OpenCV reports both alike."""

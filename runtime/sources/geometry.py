@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.sources.base import Captured, Source
 
 _ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}

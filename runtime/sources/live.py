@@ -4,13 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import Connection, ConnectionFailed
 
-FIRST_BACKOFF_S = 0.25
-LONGEST_BACKOFF_S = 4.0
+INITIAL_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 4.0
 CONNECT_S = 10.0
 """Seconds that a connection may take to its first frame: streams are probed, cameras warm up."""
 
@@ -104,7 +104,7 @@ class LiveSource(Source):
         self._stopped = False
         self._stuck: list[threading.Thread] = []
         self._lost_at: float | None = None
-        self._backoff = FIRST_BACKOFF_S
+        self._backoff = INITIAL_BACKOFF_S
         self._earlier = 0  # frames of earlier connections
         self._last = 0  # number of the frame returned last, counted from 1
         self._reader = _Reader(connect, self._changed)
@@ -143,7 +143,7 @@ class LiveSource(Source):
             self._last = self._earlier + self._reader.frames
         if self._lost_at is not None:
             away = time.monotonic() - self._lost_at
-            self._lost_at, self._backoff = None, FIRST_BACKOFF_S
+            self._lost_at, self._backoff = None, INITIAL_BACKOFF_S
             self._report("source_back", f"{self._name}: back after {away:.1f} s", seconds=round(away, 3))
         index = self._last - 1
         return Captured(frame, index, f"frame_{index:06d}", unix=unix, clock=monotonic)
@@ -159,9 +159,9 @@ class LiveSource(Source):
         self._reader.abandon()
         self._stuck = [t for t in (*self._stuck, self._reader.thread) if t.is_alive()]
         self._pause(self._backoff)
-        self._backoff = min(2 * self._backoff, LONGEST_BACKOFF_S)
+        self._backoff = min(2 * self._backoff, MAX_BACKOFF_S)
         while len(self._stuck) >= _MOST_STUCK and not self._stopped:
-            self._pause(LONGEST_BACKOFF_S)
+            self._pause(MAX_BACKOFF_S)
             self._stuck = [t for t in self._stuck if t.is_alive()]
         if not self._stopped:
             self._earlier += self._reader.frames

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from il2vseg.errors import UserError
-from il2vseg.images import read_frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import read_frame
 from il2vseg.runtime.sources.base import Captured, Report, Source
 
 

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.sources.base import Captured, Source
 
 _HELP = "synthetic:[seed=N][,frames=N][,loop=N][,size=HxW]"

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.images import Frame, resize_frame, resize_labels
+from il2vseg.base.images import Frame, resize_frame, resize_labels
 from il2vseg.runtime.output import Output
 
 WIDEST = 960
 """Pixels; wider frames are shrunk for the page."""
 
-WIDEST_LABELS = 480
+MAX_LABELS_WIDTH = 480
 _QUALITY = 80
 
 
@@ -48,7 +48,7 @@ def encode_bundle(output: Output) -> bytes:
     """
     jpeg = _jpeg(output.captured.frame)
     labels = output.result.labels
-    small = resize_labels(labels, fitted(labels.shape, WIDEST_LABELS))
+    small = resize_labels(labels, fitted(labels.shape, MAX_LABELS_WIDTH))
     png = _encoded(".png", small, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     header = json.dumps({"record": output.record, "jpeg": len(jpeg), "png": len(png)}).encode()
     return struct.pack("<I", len(header)) + header + jpeg + png

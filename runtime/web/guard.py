@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "il2vseg"
-LONGEST_HEADERS = 16_384
+MAX_HEADERS = 16_384
 """Bytes of all headers of a request."""
 
 OPEN_PATHS = frozenset({"/healthz"})
@@ -102,7 +102,7 @@ class Guard:
         await (self._refusal(scope) or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if sum(len(k) + len(v) for k, v in scope["headers"]) > LONGEST_HEADERS:
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > MAX_HEADERS:
             return PlainTextResponse("headers too long", 431)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         if not self._access.host_allowed(headers.get("host", "")):

@@ -14,16 +14,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.web.broadcast import Broadcaster, Closed, Encode, encode_bundle, encode_overlay
-from il2vseg.runtime.web.guard import LONGEST_HEADERS, Access, Guard, is_loopback
+from il2vseg.runtime.web.guard import MAX_HEADERS, Access, Guard, is_loopback
 from il2vseg.runtime.web.state import State
 
-MOST_VIEWERS = 16
-MOST_CONNECTIONS = 64
+MAX_VIEWERS = 16
+MAX_CONNECTIONS = 64
 GONE_AFTER_MS = 20_000
 """A viewer that takes nothing for so long is gone: phones leave a network without a word."""
 
@@ -57,7 +57,7 @@ def build_app(state: State, broadcaster: Broadcaster, access: Access) -> Starlet
 
     async def stream(encode: Encode, head: bytes, media_type: str) -> Response:
         nonlocal viewers
-        if viewers >= MOST_VIEWERS:
+        if viewers >= MAX_VIEWERS:
             return PlainTextResponse("too many viewers", 503, {"Retry-After": "10"})
 
         async def body() -> AsyncIterator[bytes]:
@@ -156,8 +156,8 @@ class WebSink(Sink):
             access_log=False,
             lifespan="off",
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            h11_max_incomplete_event_size=LONGEST_HEADERS,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEADERS,
             http="h11",
             timeout_graceful_shutdown=1,
         )

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import write_image
 from il2vseg.calib.frames import descriptor, farthest_points, representative_frames
-from il2vseg.errors import UserError
-from il2vseg.images import write_image
 
 Points = st.integers(1, 40).flatmap(
     lambda n: st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=n, max_size=n)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from il2vseg.calib.graphs import linears
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import linears
 from il2vseg.calib.observe import Observation, entropy_threshold, observe, session
 from il2vseg.calib.qdq import CPU, TENSORRT, Convention, insert_qdq
 from il2vseg.calib.quantise import quantise, rounded_weights, sensitivity
 from il2vseg.calib.rounding import round_weight
 from il2vseg.calib.smooth import smooth
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
 
 SIZE, WIDTH, LAYERS = (8, 8), 256, 4
 

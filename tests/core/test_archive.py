@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from il2vseg.archive import Place, list_footage
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
+from il2vseg.data.archive import Place, list_footage
 
 FILES = (
     "a.jpg", "b/a.jpg", "b/a.PNG", "b/c/d.mp4", "b/c/e f.jpg", "b/notes.txt", ".cache/x.jpg", "b/.hidden.jpg",

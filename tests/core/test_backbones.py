@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 
-from il2vseg.backbones import BACKBONES, backbone_spec, build_backbone, check_size
-from il2vseg.errors import UserError
-from il2vseg.weights import convert_moco, resolve_weights
+from il2vseg.base.errors import UserError
+from il2vseg.models.backbones import BACKBONES, backbone_spec, build_backbone, check_size
+from il2vseg.models.weights import convert_moco, resolve_weights
 
 
 @pytest.mark.parametrize("name", [n for n, spec in BACKBONES.items() if spec.dim <= 384])
@@ -176,8 +176,8 @@ def test_a_segmenter_on_resnet_exports_with_parity(tmp_path: Path) -> None:
     from il2vseg.bench import whitening_of
     from il2vseg.export.graph import export_onnx
     from il2vseg.export.runners import eager_runner, onnx_runner
-    from il2vseg.model import Classifier, Segmenter
-    from il2vseg.spec import LowLevelSpec, ModelSpec
+    from il2vseg.models.segmenter import Classifier, Segmenter
+    from il2vseg.models.spec import LowLevelSpec, ModelSpec
 
     moco_checkpoint(tmp_path / "moco.pth.tar")
     spec = backbone_spec("resnet50_mocov2")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from il2vseg.backbones import build_backbone
-from il2vseg.checkpoint import FILE_NAME, assemble, load_checkpoint, read_spec, save_checkpoint
-from il2vseg.errors import UserError
-from il2vseg.model import Classifier, Segmenter
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.whitening import Whitening
+from il2vseg.base.errors import UserError
+from il2vseg.models.backbones import build_backbone
+from il2vseg.models.checkpoint import FILE_NAME, assemble, load_checkpoint, read_spec, save_checkpoint
+from il2vseg.models.segmenter import Classifier, Segmenter
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.whitening import Whitening
 
 SPEC = ModelSpec(
     method="il2vseg",

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from il2vseg import __version__
-from il2vseg.command import flag, from_dict, parse, read_yaml, to_dict, to_yaml
-from il2vseg.errors import UserError
+from il2vseg.base.command import flag, from_dict, parse, read_yaml, to_dict, to_yaml
+from il2vseg.base.errors import UserError
 
 
 @dataclass

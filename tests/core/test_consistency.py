@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from il2vseg.consistency import outline_consistency
-from il2vseg.model import Segmenter
+from il2vseg.evaluation.consistency import outline_consistency
+from il2vseg.models.segmenter import Segmenter
 
 
 class Halves(Segmenter):

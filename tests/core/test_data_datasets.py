@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import IGNORE, open_dataset, synthetic
 from il2vseg.data.dataset import spread
-from il2vseg.errors import UserError
 
 
 def paint(path: Path, value: int = 0, size: tuple[int, int] = (8, 12)) -> None:

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import fetch as module
 from il2vseg.data import open_dataset
 from il2vseg.data.fetch import Archive, download, fetch, main, unpack
-from il2vseg.errors import UserError
 
 
 def picture(suffix: str, image: np.ndarray) -> bytes:

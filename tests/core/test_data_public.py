@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import IGNORE, open_dataset
 from il2vseg.data.classes import CITYSCAPES_19, CITYSCAPES_27, COCOSTUFF_27
-from il2vseg.errors import UserError
 
 # Fine id -> coarse id as in the evaluation code of IIC, PiCIE and STEGO.
 COCO_COARSE = (

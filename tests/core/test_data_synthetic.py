@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset, synthetic
-from il2vseg.errors import UserError
 
 SMALL = (96, 160)
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from il2vseg import checkpoint, crf
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import resize_frame, resize_labels
 from il2vseg.data import Dataset, open_dataset
-from il2vseg.errors import UserError
 from il2vseg.evaluate import evaluate, main, read_assignment
-from il2vseg.images import resize_frame, resize_labels
-from il2vseg.metrics import Confusion, hungarian, score
-from il2vseg.model import frames_to_images, label_pixels
-from il2vseg.spec import LowLevelSpec
+from il2vseg.evaluation import crf
+from il2vseg.evaluation.metrics import Confusion, hungarian, score
+from il2vseg.models import checkpoint
+from il2vseg.models.segmenter import frames_to_images, label_pixels
+from il2vseg.models.spec import LowLevelSpec
 
 
 class Stripes(nn.Module):

@@ -96,7 +96,7 @@ def test_scores_kept_of_other_settings_are_not_mixed_in(
 def test_backbones_without_weights_are_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from il2vseg import weights
+    from il2vseg.models import weights
 
     monkeypatch.setattr(weights, "_from_hub", _unavailable)
     rows = [experiment.Variant("tiny", {"backbone": "tiny"})]
@@ -106,7 +106,7 @@ def test_backbones_without_weights_are_left_out_and_named(
 
 
 def _unavailable(*_: object) -> None:
-    from il2vseg.weights import _UnavailableError
+    from il2vseg.models.weights import _UnavailableError
 
     raise _UnavailableError("not here")
 

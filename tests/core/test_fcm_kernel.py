@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from il2vseg import fcm_kernel, lowlevel
+from il2vseg.learning import fcm_kernel
+from il2vseg.models import lowlevel
 
 
 def inputs(seed: int, b: int, f: int, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from il2vseg.errors import CheckFailed, UserError, run_command
-from il2vseg.files import (
+from il2vseg.base.errors import CheckFailed, UserError, run_command
+from il2vseg.base.files import (
     IMAGE_SUFFIXES,
     atomic_path,
     list_files,
@@ -206,7 +206,7 @@ def test_reader_that_leaves_is_no_error() -> None:
     import sys
 
     code = """
-from il2vseg.errors import run_command
+from il2vseg.base.errors import run_command
 def command():
     for i in range(100_000):
         print(i, flush=True)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from il2vseg.guided import guided_quads, linear_models, stitch
-from il2vseg.model import label_pixels, pixel_scores
-from il2vseg.spec import LowLevelSpec
+from il2vseg.models.guided import guided_quads, linear_models, stitch
+from il2vseg.models.segmenter import label_pixels, pixel_scores
+from il2vseg.models.spec import LowLevelSpec
 
 
 def slow_filter(

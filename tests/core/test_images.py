@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from il2vseg.errors import UserError
-from il2vseg.images import read_frame, read_labels, resize_frame, resize_labels, write_image
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import read_frame, read_labels, resize_frame, resize_labels, write_image
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 

@@ -56,13 +56,18 @@ def test_standardized_similarity_agrees_with_the_reference() -> None:
 
 
 def test_correspondence_loss_agrees_with_the_reference() -> None:
-    codes, view, f, f_view = tensor(0, B, S, D), tensor(1, B, S, D), tensor(2, B, S, K), tensor(3, B, S, K)
+    embeddings, view, f, f_view = (
+        tensor(0, B, S, D),
+        tensor(1, B, S, D),
+        tensor(2, B, S, K),
+        tensor(3, B, S, K),
+    )
     negatives = [torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1])]
-    expected = 0.67 * reference_correspondence(codes, codes, f, f)
-    expected += 0.25 * reference_correspondence(codes, view, f, f_view)
+    expected = 0.67 * reference_correspondence(embeddings, embeddings, f, f)
+    expected += 0.25 * reference_correspondence(embeddings, view, f, f_view)
     for other in negatives:
-        expected += 0.63 / 2 * reference_correspondence(codes, view[other], f, f_view[other])
-    out = correspondence.correspondence_loss(codes, view, f, f_view, negatives)
+        expected += 0.63 / 2 * reference_correspondence(embeddings, view[other], f, f_view[other])
+    out = correspondence.correspondence_loss(embeddings, view, f, f_view, negatives)
     assert float(out) == pytest.approx(expected, abs=1e-5)
 
 
@@ -165,43 +170,46 @@ def test_hidden_positives_are_nearer_than_the_whole_reference_pool() -> None:
     np.testing.assert_array_equal(out.numpy(), expected)
 
 
-def reference_contrast(codes: F64, weights: F64, negatives: NDArray[np.bool_]) -> float:
+def reference_contrast(embeddings: F64, weights: F64, negatives: NDArray[np.bool_]) -> float:
     total = 0.0
-    for i in range(len(codes)):
-        logits = [cosine(codes[i], codes[j]) / hidden_positives.TEMPERATURE for j in range(len(codes))]
-        counted = [j for j in range(len(codes)) if j != i and (weights[i, j] > 0 or negatives[i, j])]
-        for j in range(len(codes)):
+    for i in range(len(embeddings)):
+        logits = [
+            cosine(embeddings[i], embeddings[j]) / hidden_positives.TEMPERATURE
+            for j in range(len(embeddings))
+        ]
+        counted = [j for j in range(len(embeddings)) if j != i and (weights[i, j] > 0 or negatives[i, j])]
+        for j in range(len(embeddings)):
             if weights[i, j] > 0:
                 total -= weights[i, j] * (logits[j] - np.log(sum(np.exp(logits[n]) for n in counted)))
     return float(total / weights.sum())
 
 
 def test_hidden_positive_losses_agree_with_the_reference() -> None:
-    codes, mixed, x, pool = tensor(0, 12, D), tensor(1, 12, D), tensor(2, 12, K), tensor(3, 3, K)
+    embeddings, mixed, x, pool = tensor(0, 12, D), tensor(1, 12, D), tensor(2, 12, K), tensor(3, 3, K)
     agnostic = hidden_positives.hidden_positives(x, pool)
-    specific = hidden_positives.hidden_positives(codes, tensor(4, 3, D))
+    specific = hidden_positives.hidden_positives(embeddings, tensor(4, 3, D))
     agnostic[0], agnostic[:, 0] = False, False  # an anchor without positives: it does not count
     negatives = tensor(5, 12, 12) > 0.5
     weights = (agnostic.numpy() + 0.4 * specific.numpy()) * agnostic.numpy().any(1, keepdims=True)
     expected = np.mean(
-        [reference_contrast(c.double().numpy(), weights, negatives.numpy()) for c in (codes, mixed)]
+        [reference_contrast(c.double().numpy(), weights, negatives.numpy()) for c in (embeddings, mixed)]
     )
-    out = hidden_positives.hidden_positive_losses(codes, mixed, agnostic, specific, 0.4, negatives)
+    out = hidden_positives.hidden_positive_losses(embeddings, mixed, agnostic, specific, 0.4, negatives)
     assert float(out) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_without_positives_the_contrast_is_zero_with_a_finite_gradient() -> None:
-    codes = tensor(0, 5, D).requires_grad_()
+    embeddings = tensor(0, 5, D).requires_grad_()
     nothing = torch.zeros(5, 5)
-    loss = hidden_positives.weighted_contrast(codes, nothing, nothing > 0)
-    (gradient,) = torch.autograd.grad(loss, codes)
+    loss = hidden_positives.weighted_contrast(embeddings, nothing, nothing > 0)
+    (gradient,) = torch.autograd.grad(loss, embeddings)
     assert float(loss.detach()) == 0.0
     assert not gradient.any()
 
 
 def test_local_mixture_agrees_with_the_reference() -> None:
     h, w = 3, 4
-    codes, f = tensor(0, 2, h * w, D), tensor(1, 2, h * w, K)
+    embeddings, f = tensor(0, 2, h * w, D), tensor(1, 2, h * w, K)
     expected = np.zeros((2, h * w, D))
     for b in range(2):
         for i in range(h * w):
@@ -214,8 +222,8 @@ def test_local_mixture_agrees_with_the_reference() -> None:
             mean = np.mean(list(similar.values()))
             kept = {j: max(s, 0.0) for j, s in similar.items() if s >= mean}
             for j, s in kept.items():
-                expected[b, i] += s * codes[b, j].double().numpy() / sum(kept.values())
-    out = hidden_positives.local_mixture(codes, f, (h, w))
+                expected[b, i] += s * embeddings[b, j].double().numpy() / sum(kept.values())
+    out = hidden_positives.local_mixture(embeddings, f, (h, w))
     np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
 
 
@@ -226,11 +234,11 @@ def test_consistency_is_the_mean_distance_of_directions() -> None:
 
 
 def test_leading_eigenvectors_are_those_of_the_normalised_laplacian() -> None:
-    codes, colours = tensor(0, B, 9, D), tensor(1, B, 9, 3).sigmoid()
-    a = eigen_aggregation.adjacency(codes, colours)
+    embeddings, colours = tensor(0, B, 9, D), tensor(1, B, 9, 3).sigmoid()
+    a = eigen_aggregation.adjacency(embeddings, colours)
     vectors = eigen_aggregation.leading_eigenvectors(a.double(), 3).numpy()
     for n in range(B):
-        c, rgb = codes[n].double().numpy(), colours[n].double().numpy()
+        c, rgb = embeddings[n].double().numpy(), colours[n].double().numpy()
         adjacency = np.array(
             [
                 [
@@ -252,9 +260,9 @@ def test_leading_eigenvectors_are_those_of_the_normalised_laplacian() -> None:
 
 def test_eigen_clusters_are_the_blocks_of_an_image() -> None:
     truth = torch.tensor([0] * 5 + [1] * 4 + [2] * 6)
-    codes = 4.0 * torch.eye(3, D)[truth] + 0.1 * tensor(0, 2, 15, D)
+    embeddings = 4.0 * torch.eye(3, D)[truth] + 0.1 * tensor(0, 2, 15, D)
     colours = torch.eye(3)[truth].expand(2, -1, -1)
-    labels = eigen_aggregation.eigen_clusters(codes, colours, 3)
+    labels = eigen_aggregation.eigen_clusters(embeddings, colours, 3)
     for found in labels:
         assert len({(int(f), int(t)) for f, t in zip(found, truth, strict=True)}) == 3
 

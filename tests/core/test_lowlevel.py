@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from il2vseg import lowlevel
-from il2vseg.model import low_level_scores
-from il2vseg.spec import LowLevelSpec
+from il2vseg.models import lowlevel
+from il2vseg.models.segmenter import low_level_scores
+from il2vseg.models.spec import LowLevelSpec
 
 F64 = NDArray[np.float64]
 

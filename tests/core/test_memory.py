@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from il2vseg import train
-from il2vseg.errors import UserError
-from il2vseg.memory import GIB, PeakMemory, shares_within, step_memory
-from il2vseg.training import Method, Recipe
+from il2vseg.base.errors import UserError
+from il2vseg.learning.memory import GIB, PeakMemory, micro_batches_within, step_memory
+from il2vseg.learning.trainer import Method, Recipe
 
 RECIPE = Recipe(num_classes=5)
 SIZES = ((12, 16), 48, 8)  # grid, channels, whitened dimensions
@@ -39,23 +39,23 @@ def test_what_backward_makes_is_counted() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in get_args(Method) if m != "kmeans"])
-def test_memory_grows_with_the_images_of_a_share(method: Method) -> None:
+def test_memory_grows_with_the_images_of_a_micro_batch(method: Method) -> None:
     recipe = dataclasses.replace(RECIPE, method=method)
     two, eight = step_memory(recipe, 2, *SIZES), step_memory(recipe, 8, *SIZES)
     assert 2 * two < eight
 
 
 @pytest.mark.parametrize("fraction", [1.1, 0.4])
-def test_shares_keep_a_step_within_the_limit(fraction: float) -> None:
+def test_micro_batches_keep_a_step_within_the_limit(fraction: float) -> None:
     limit = int(fraction * step_memory(RECIPE, 16, *SIZES))
-    shares = shares_within(limit, RECIPE, 16, *SIZES)
-    assert step_memory(RECIPE, -(-16 // shares), *SIZES) <= limit
-    assert (shares == 1) == (fraction > 1)
+    count = micro_batches_within(limit, RECIPE, 16, *SIZES)
+    assert step_memory(RECIPE, -(-16 // count), *SIZES) <= limit
+    assert (count == 1) == (fraction > 1)
 
 
 def test_a_limit_below_two_images_is_refused() -> None:
     with pytest.raises(UserError, match="two images take"):
-        shares_within(1000, RECIPE, 16, *SIZES)
+        micro_batches_within(1000, RECIPE, 16, *SIZES)
 
 
 def test_the_command_divides_the_batch_and_records_it(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from il2vseg.metrics import (
+from il2vseg.evaluation.metrics import (
     UNASSIGNED,
     BoundaryScore,
     Confusion,

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from il2vseg.plots import SheetRow, colorize, confusion_matrix, iou_bars, overlay, sheet
+from il2vseg.evaluation.plots import SheetRow, colorize, confusion_matrix, iou_bars, overlay, sheet
 
 PALETTE = ((255, 0, 0), (0, 255, 0))
 

@@ -22,14 +22,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from il2vseg import features, train
-from il2vseg.bench import RandomBank
-from il2vseg.checkpoint import FILE_NAME, load_tensors
+from il2vseg import train
+from il2vseg.base.errors import UserError
+from il2vseg.bench import RandomStore
 from il2vseg.data import Dataset, open_dataset
-from il2vseg.errors import UserError
-from il2vseg.processes import Processes
-from il2vseg.selection import token_statistics
-from il2vseg.training import MixedPrecision, Recipe, Trainer, step_generator
+from il2vseg.learning import features
+from il2vseg.learning.processes import Processes
+from il2vseg.learning.selection import token_statistics
+from il2vseg.learning.trainer import MixedPrecision, Recipe, Trainer, step_generator
+from il2vseg.models.checkpoint import FILE_NAME, load_tensors
 
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ LONG = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "
 
 def trainer(recipe: Recipe, processes: Processes | None = None) -> Trainer:
     torch.manual_seed(0)
-    bank = RandomBank(12, (6, 8), 12)
-    return Trainer(bank, token_statistics(bank).whitening(4, False), recipe, processes)
+    store = RandomStore(12, (6, 8), 12)
+    return Trainer(store, token_statistics(store).whitening(4, False), recipe, processes)
 
 
 def losses_of(t: Trainer) -> list[dict[str, float]]:
@@ -53,7 +54,7 @@ def losses_of(t: Trainer) -> list[dict[str, float]]:
     return seen
 
 
-# --- shares ------------------------------------------------------------------------------------------------
+# --- micro-batches ------------------------------------------------------------------------------------------
 
 
 class Thread(Processes):
@@ -92,27 +93,29 @@ def train_in_threads(recipe: Recipe, count: int) -> list[Trainer]:
     return trainers
 
 
-@pytest.mark.parametrize(("shares", "processes"), [(2, 2), (3, 2), (3, 3)])
-def test_the_result_depends_on_the_shares_and_not_on_who_computes_them(shares: int, processes: int) -> None:
-    recipe = dataclasses.replace(SHORT, shares=shares)
+@pytest.mark.parametrize(("micro_batches", "processes"), [(2, 2), (3, 2), (3, 3)])
+def test_the_result_depends_on_the_micro_batches_and_not_on_who_computes_them(
+    micro_batches: int, processes: int
+) -> None:
+    recipe = dataclasses.replace(SHORT, micro_batches=micro_batches)
     alone = trainer(recipe).run().state_dict()
     for t in train_in_threads(recipe, processes):
         for name, value in t.classifier.state_dict().items():
             torch.testing.assert_close(value, alone[name], atol=1e-5, rtol=1e-5, msg=name)
 
 
-def test_gradients_of_shares_add_up_to_the_gradient_of_their_mean_weighted_by_size() -> None:
-    t = trainer(dataclasses.replace(SHORT, shares=3))
+def test_gradients_of_micro_batches_add_up_to_the_gradient_of_their_mean_weighted_by_size() -> None:
+    t = trainer(dataclasses.replace(SHORT, micro_batches=3))
     t.begin("correspondence")
     before = [p.detach().clone() for p in t.classifier.head.parameters()]
     reported = t.step("correspondence", 0)["corr"]
     images = torch.randperm(12, generator=step_generator(0, "correspondence", 0))[:7]
     values = []
     reference = trainer(SHORT)
-    for share, part in enumerate(images.tensor_split(3)):
-        generator = step_generator(0, "correspondence", 0, share)
-        if share == 0:
-            torch.randperm(12, generator=generator)  # the first share goes on where the batch was drawn
+    for micro_batch, part in enumerate(images.tensor_split(3)):
+        generator = step_generator(0, "correspondence", 0, micro_batch)
+        if micro_batch == 0:
+            torch.randperm(12, generator=generator)  # the first micro-batch goes on where the batch was drawn
         values.append(len(part) / 7 * reference._correspondence(part, generator)["corr"])
     torch.stack(values).sum().backward()
     assert reported == pytest.approx(sum(float(v.detach()) for v in values), abs=1e-6)
@@ -126,19 +129,19 @@ def test_gradients_of_shares_add_up_to_the_gradient_of_their_mean_weighted_by_si
 
 def test_every_share_draws_numbers_of_its_own() -> None:
     draws = {
-        float(torch.rand(1, generator=step_generator(seed, stage, step, share)))
+        float(torch.rand(1, generator=step_generator(seed, stage, step, micro_batch)))
         for seed in range(3)
         for stage in ("correspondence", "smoothness")
         for step in range(5)
-        for share in range(9)
+        for micro_batch in range(9)
     }
     assert len(draws) == 3 * 2 * 5 * 9
 
 
-def test_a_batch_too_small_for_its_shares_is_refused() -> None:
-    with pytest.raises(UserError, match="a batch of 7 images cannot be divided into 4 shares"):
-        trainer(dataclasses.replace(SHORT, shares=4))
-    with pytest.raises(UserError, match="--accumulate 1: fewer shares"):
+def test_a_batch_too_small_for_its_micro_batches_is_refused() -> None:
+    with pytest.raises(UserError, match="a batch of 7 images cannot be divided into 4 micro-batches"):
+        trainer(dataclasses.replace(SHORT, micro_batches=4))
+    with pytest.raises(UserError, match="--accumulate 1: fewer micro-batches"):
         trainer(SHORT, Thread(0, threading.Barrier(2), {}))
 
 
@@ -346,38 +349,38 @@ class Far(Thread):
 
 def build_together(
     datasets: list[Dataset], folder: Path, kind: type[Thread] = Thread
-) -> list[features.FeatureBank | UserError]:
-    """The banks, or errors, of one process for each data set."""
+) -> list[features.CachedFeatures | UserError]:
+    """The stores, or errors, of one process for each data set."""
     barrier, table = threading.Barrier(len(datasets)), dict[int, object]()
-    banks: dict[int, features.FeatureBank | UserError] = {}
+    stores: dict[int, features.CachedFeatures | UserError] = {}
 
     def build(rank: int) -> None:
         try:
-            banks[rank] = features.build_bank(
+            stores[rank] = features.build_feature_store(
                 datasets[rank], cache(folder), processes=kind(rank, barrier, table)
             )
         except UserError as error:
-            banks[rank] = error
+            stores[rank] = error
 
     threads = [threading.Thread(target=build, args=(rank,)) for rank in range(len(datasets))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [banks[rank] for rank in sorted(banks)]
+    return [stores[rank] for rank in sorted(stores)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])  # nine processes: some get nothing
 def test_processes_read_a_data_set_together(count: int, tmp_path: Path) -> None:
     folder = images(tmp_path / "frames", 7, frozenset({2}))
-    alone = features.build_bank(open_dataset("folder", folder, "train"), cache(tmp_path / "alone"))
+    alone = features.build_feature_store(open_dataset("folder", folder, "train"), cache(tmp_path / "alone"))
     datasets = [open_dataset("folder", folder, "train") for _ in range(count)]
     every = torch.arange(6)
-    for bank, dataset in zip(build_together(datasets, tmp_path), datasets, strict=True):
-        assert isinstance(bank, features.FeatureBank)
-        torch.testing.assert_close(bank.tokens(every), alone.tokens(every))
-        torch.testing.assert_close(bank.view_tokens(every), alone.view_tokens(every))
-        torch.testing.assert_close(bank.colours(every, 2), alone.colours(every, 2))
+    for store, dataset in zip(build_together(datasets, tmp_path), datasets, strict=True):
+        assert isinstance(store, features.CachedFeatures)
+        torch.testing.assert_close(store.tokens(every), alone.tokens(every))
+        torch.testing.assert_close(store.view_tokens(every), alone.view_tokens(every))
+        torch.testing.assert_close(store.colours(every, 2), alone.colours(every, 2))
         assert len(dataset.skipped) == 1
 
 
@@ -398,7 +401,7 @@ import random, sys
 from pathlib import Path
 import numpy as np
 import torch
-from il2vseg.features import FeatureCache
+from il2vseg.learning.features import FeatureCache
 
 class Backbone(torch.nn.Module):
     name, size, mean = "fake", (8, 8), torch.zeros(1)
@@ -443,9 +446,9 @@ def test_a_bank_too_large_for_memory_gives_the_same_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset("folder", images(tmp_path / "frames", 5), "train")
-    held = features.build_bank(dataset, cache(tmp_path))
+    held = features.build_feature_store(dataset, cache(tmp_path))
     monkeypatch.setattr(features, "MEMORY_BUDGET", 0)
-    read = features.build_bank(dataset, cache(tmp_path))
+    read = features.build_feature_store(dataset, cache(tmp_path))
     wanted = torch.tensor([3, 0, 4])
     torch.testing.assert_close(read.tokens(wanted), held.tokens(wanted))
     torch.testing.assert_close(read.view_tokens(wanted), held.view_tokens(wanted))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from il2vseg.checkpoint import load_checkpoint, rename_clusters, save_student
+from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset
-from il2vseg.errors import UserError
 from il2vseg.evaluate import evaluate
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, STUDENTS, Student, finish
+from il2vseg.models.checkpoint import load_checkpoint, rename_clusters, save_student
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.student import METHOD, STUDENTS, Student, finish
 
 SPEC = ModelSpec(
     method=METHOD,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from il2vseg import train
-from il2vseg.checkpoint import load_checkpoint, read_spec
+from il2vseg.models.checkpoint import load_checkpoint, read_spec
 
 FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9"]
 
@@ -46,8 +46,8 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
 def test_resuming_after_a_kill_gives_the_same_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from il2vseg import training
-    from il2vseg.monitor import Monitor
+    from il2vseg.learning import trainer as training
+    from il2vseg.learning.monitor import Monitor
 
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(
 ) -> None:
     import errno
 
-    from il2vseg import checkpoint
+    from il2vseg.models import checkpoint
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))

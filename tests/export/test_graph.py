@@ -9,10 +9,11 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from il2vseg.calib.graphs import attentions, linears
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
+from il2vseg.calib.layers import attentions, linears
 from il2vseg.calib.qdq import CPU
 from il2vseg.calib.quantise import quantise
-from il2vseg.errors import UserError
 from il2vseg.export.bisect import first_divergence
 from il2vseg.export.deploy_form import deploy_form
 from il2vseg.export.graph import export_onnx
@@ -20,9 +21,8 @@ from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame
-from il2vseg.lowlevel import AFFINITY_TILE
-from il2vseg.model import Segmenter
+from il2vseg.models.lowlevel import AFFINITY_TILE
+from il2vseg.models.segmenter import Segmenter
 from tests.runtime.conftest import build_graph
 
 from .conftest import SIZE, make_segmenter

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from il2vseg.checkpoint import load_checkpoint, save_student
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, Labels, write_image
 from il2vseg.data import open_dataset
-from il2vseg.errors import UserError
-from il2vseg.export.naming import (
+from il2vseg.export.tools.naming import (
     NamedModel,
     Survey,
     main,
@@ -23,9 +23,9 @@ from il2vseg.export.naming import (
     survey,
     write_exemplars,
 )
-from il2vseg.images import Frame, Labels, write_image
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, Student, finish
+from il2vseg.models.checkpoint import load_checkpoint, save_student
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.student import METHOD, Student, finish
 
 SIZE = (64, 96)
 

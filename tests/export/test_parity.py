@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from il2vseg.base.images import Frame, read_frame
 from il2vseg.export.parity import LIMITS, Limits, Output, compare
-from il2vseg.images import Frame, read_frame
 
 H, W, C = 8, 12, 3
 

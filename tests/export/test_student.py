@@ -10,10 +10,11 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, resize_frame
 from il2vseg.calib.convolutions import quantise_convolutions
 from il2vseg.calib.qdq import CPU, TENSORRT, Convention
 from il2vseg.data import open_dataset
-from il2vseg.errors import UserError
 from il2vseg.export.engine import build_engine
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import half_nodes, to_half
@@ -21,9 +22,8 @@ from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame, resize_frame
-from il2vseg.spec import LowLevelSpec, ModelSpec
-from il2vseg.student import METHOD, Student, finish
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.student import METHOD, Student, finish
 from tests.export.test_engine import for_ada, rtx
 from tests.runtime.conftest import build_graph
 

@@ -8,16 +8,16 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from il2vseg.backbones import BACKBONES, build_backbone
+from il2vseg.base.images import Frame, resize_frame
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import eager_runner, onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.export.variants import to_int8
-from il2vseg.images import Frame, resize_frame
-from il2vseg.runtime.models import bundled
-from il2vseg.spec import LowLevelSpec
+from il2vseg.models.backbones import BACKBONES, build_backbone
+from il2vseg.models.spec import LowLevelSpec
+from il2vseg.runtime.catalog import bundled
 
 from .conftest import make_segmenter
 

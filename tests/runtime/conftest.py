@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
 from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
 
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from il2vseg.data.synthetic import render
+from il2vseg.runtime.backends.providers import open_engine
+from il2vseg.runtime.catalog import bundled, find_model
 from il2vseg.runtime.manifest import Manifest, verify_file
-from il2vseg.runtime.models import bundled, find_model
-from il2vseg.runtime.providers import open_engine
 
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 MODELS = bundled()
 
 
@@ -23,7 +23,7 @@ def test_a_bundled_model_is_whole_small_and_described(folder: Path) -> None:
     manifest = Manifest.load(folder)
     assert manifest.name == folder.name
     for entry in manifest.files:
-        assert verify_file(folder, entry).stat().st_size < MOST_BYTES
+        assert verify_file(folder, entry).stat().st_size < MAX_BYTES
         assert entry.parity is not None
     card = (folder / "MODEL_CARD.md").read_text()
     assert card.startswith(f"# {folder.name}\n")

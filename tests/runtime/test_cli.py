@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from il2vseg.images import Frame, read_labels, resize_frame, resize_labels, write_image
+from il2vseg.base.images import Frame, read_labels, resize_frame, resize_labels, write_image
 from il2vseg.runtime.cli import main
 from il2vseg.runtime.sinks import encoder
 

@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, resize_frame, resize_labels
-from il2vseg.runtime import providers
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, resize_frame, resize_labels
+from il2vseg.runtime.backends import providers
+from il2vseg.runtime.backends.providers import UnavailableError, choose_file, open_engine
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import Manifest, ModelFile
-from il2vseg.runtime.providers import UnavailableError, choose_file, open_engine
 
 from .conftest import SIZE, build_graph, reference, write_model
 
@@ -132,7 +132,7 @@ def test_an_engine_file_is_nothing_for_onnx_runtime(model: Path) -> None:
 def test_the_newest_export_is_the_default(tmp_path: Path, make_model: Callable[[str], Path]) -> None:
     import os
 
-    from il2vseg.runtime.models import find_model, list_models
+    from il2vseg.runtime.catalog import find_model, list_models
 
     runs = tmp_path / "runs"
     for i, name in enumerate(("runs/a/export", "runs/b")):

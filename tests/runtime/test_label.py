@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from il2vseg import label
-from il2vseg.archive import Place
-from il2vseg.images import Frame, Labels, read_frame, read_labels, resize_frame, resize_labels
+from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_frame, resize_labels
+from il2vseg.data.archive import Place
 
 from .conftest import CLASSES, SIZE, needs, reference
 from .object_store import object_store

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.manifest import Manifest, ModelFile, describe_file, verify_file
 
 VALUES: dict[str, Any] = {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from il2vseg.base.images import Labels
 from il2vseg.data import synthetic
-from il2vseg.images import Labels
-from il2vseg.runtime.marine import (
+from il2vseg.runtime.marine.scene import (
     Alarm,
     Classes,
     MarineAnalyser,
@@ -20,7 +20,7 @@ from il2vseg.runtime.marine import (
     water_body,
     water_edge,
 )
-from il2vseg.runtime.water_plane import Camera, Line, WaterPlane
+from il2vseg.runtime.marine.water_plane import Camera, Line, WaterPlane
 
 OBSTACLE, WATER, SKY = 0, 1, 2
 CLASSES = Classes(WATER, OBSTACLE, SKY)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, resize_frame
-from il2vseg.runtime.providers import open_engine
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, resize_frame
+from il2vseg.runtime.backends.providers import open_engine
 
 from .conftest import SIZE, build_graph, needs, write_model
 

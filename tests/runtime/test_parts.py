@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from il2vseg.images import Frame
+from il2vseg.base.images import Frame
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.histogram import RATIO, Histogram, Latencies
 from il2vseg.runtime.overlay import Overlay

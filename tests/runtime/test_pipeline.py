@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from il2vseg.errors import CheckFailed, UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import CheckFailed, UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime import pipeline as module
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.engine_guard import EngineGuard
@@ -259,7 +259,7 @@ def test_a_stage_that_dies_again_and_again_ends_the_run() -> None:
     sink = Collect()
     with pytest.raises(RuntimeError, match="driver bug"):
         make(Counting(10, live=True, hook=hook), [sink]).run()
-    assert sink.kinds() == ["stage_restarted"] * module.MOST_RESTARTS
+    assert sink.kinds() == ["stage_restarted"] * module.MAX_RESTARTS
     assert sink.closed
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from il2vseg.images import read_labels, resize_frame, resize_labels
+from il2vseg.base.images import read_labels, resize_frame, resize_labels
 from il2vseg.runtime.cli import main
 
 from .conftest import SIZE, reference

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from il2vseg.errors import UserError
-from il2vseg.images import read_labels
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import read_labels
+from il2vseg.runtime.backends.shared import SharedBackend
 from il2vseg.runtime.cli import main
 from il2vseg.runtime.config import RunConfig, streams
 from il2vseg.runtime.engine import Backend
 from il2vseg.runtime.manifest import ModelFile
-from il2vseg.runtime.shared import SharedBackend
 
 
 class Echo:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from il2vseg.errors import UserError
+from il2vseg.base.errors import UserError
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.notify import Notifier
@@ -88,7 +88,7 @@ def test_alarms_that_follow_each_other_get_clips_of_their_own(tmp_path: Path) ->
 def test_memory_before_an_alarm_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from il2vseg.runtime.sinks import ring
 
-    monkeypatch.setattr(ring, "MOST_FRAMES", 20)
+    monkeypatch.setattr(ring, "MAX_FRAMES", 20)
     sink = RingSink(tmp_path, before_s=1e9, after_s=1.0, fps=FPS)
     for i in range(50):
         sink.write(output(i))
@@ -300,7 +300,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy/systemd"
 
 
 def test_the_service_starts_with_settings_that_exist() -> None:
-    from il2vseg.command import parse
+    from il2vseg.base.command import parse
     from il2vseg.runtime.config import RunConfig, check
 
     unit = (DEPLOY / "il2vseg-run@.service").read_text()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.sources import SourceOptions, live, open_source
 from il2vseg.runtime.sources.capture import CaptureOptions, ConnectionFailed
 from il2vseg.runtime.sources.live import LiveSource
@@ -64,8 +64,8 @@ def wait_for_readers() -> None:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(live, "LONGEST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(live, "INITIAL_BACKOFF_S", 0.01)
+    monkeypatch.setattr(live, "MAX_BACKOFF_S", 0.05)
     monkeypatch.setattr(live, "CONNECT_S", 0.3)
     monkeypatch.setattr(Fake, "open", 0)
 

@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame, write_image
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame, write_image
 from il2vseg.runtime.sources import SourceOptions, open_source
 from il2vseg.runtime.sources.geometry import Geometry
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from il2vseg.base.images import Frame, Labels
 from il2vseg.data.synthetic import render
-from il2vseg.images import Frame, Labels
 from il2vseg.runtime.engine import Scores, upsampled_argmax
 from il2vseg.runtime.stabilise import Smoother
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from il2vseg.errors import UserError
-from il2vseg.images import Frame
+from il2vseg.base.errors import UserError
+from il2vseg.base.images import Frame
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
@@ -31,7 +31,7 @@ needs("uvicorn", "web")
 
 from il2vseg.runtime.web import server  # noqa: E402
 from il2vseg.runtime.web.guard import Access, is_loopback  # noqa: E402
-from il2vseg.runtime.web.server import MOST_VIEWERS, WebSink, parse_address  # noqa: E402
+from il2vseg.runtime.web.server import MAX_VIEWERS, WebSink, parse_address  # noqa: E402
 from il2vseg.runtime.web.state import State  # noqa: E402
 
 
@@ -293,7 +293,7 @@ def test_a_frame_is_encoded_once_for_all_viewers(web: WebSink) -> None:
 
 def test_viewers_are_bounded(web: WebSink) -> None:
     web.write(output(0))
-    connections = [connect(web) for _ in range(MOST_VIEWERS + 1)]
+    connections = [connect(web) for _ in range(MAX_VIEWERS + 1)]
     statuses = []
     for connection in connections:
         connection.request("GET", "/stream")
@@ -301,7 +301,7 @@ def test_viewers_are_bounded(web: WebSink) -> None:
         statuses.append(response.status)
         if response.status == 200:
             read_bundle(response)
-    assert statuses == [200] * MOST_VIEWERS + [503]
+    assert statuses == [200] * MAX_VIEWERS + [503]
     for connection in connections:
         connection.close()
 

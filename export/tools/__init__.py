@@ -1,0 +1,1 @@
+"""Tools around exports: names of clusters, annotations."""

@@ -1,0 +1,1 @@
+"""What everyone may use: nothing here is heavy to import, nothing knows the method."""

@@ -1,0 +1,105 @@
+"""Frames as OpenCV delivers them: read, resized and written in one way everywhere."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import write_bytes
+
+Frame = NDArray[np.uint8]
+"""BGR image (H, W, 3), uint8."""
+
+Labels = NDArray[np.uint8]
+"""Class id of every pixel (H, W), uint8."""
+
+
+def _decode(path: Path, flags: int) -> NDArray[np.generic]:
+    # Not cv2.imread, which warns on standard error about a missing file and says the same of any failure.
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{path}: not a readable image")
+    return np.asarray(image)
+
+
+def read_frame(path: Path) -> Frame:
+    """Read an image file as BGR (H, W, 3) uint8, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing or is not an image that OpenCV can decode.
+    """
+    return np.asarray(_decode(path, cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a single-channel label image as (H, W) uint8.
+
+    Raises:
+        UserError: the file is missing, unreadable or not single-channel 8-bit.
+    """
+    labels = _decode(path, cv2.IMREAD_UNCHANGED)
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(
+            f"{path}: a label image has one 8-bit channel, this one is {labels.shape} {labels.dtype}"
+        )
+    return np.asarray(labels, dtype=np.uint8)
+
+
+def encode_image(suffix: str, image: NDArray[np.uint8]) -> bytes:
+    """Encode an image; its suffix (".png") names the format.
+
+    Raises:
+        UserError: no image format has this suffix, or it cannot hold such an image.
+    """
+    try:
+        ok, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        ok = False
+    if not ok:
+        raise UserError(f"OpenCV cannot write such an image as '{suffix}'")
+    return bytes(data.tobytes())
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image atomically; the suffix of `path` chooses the format.
+
+    Raises:
+        UserError: no image format has this suffix, or it cannot hold such an image.
+        OSError: it cannot be written (full disk, no permission).
+    """
+    try:
+        data = encode_image(path.suffix, image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    write_bytes(path, data)
+
+
+def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Resize a frame to (height, width), averaging areas when it shrinks."""
+    height, width = size
+    if frame.shape[:2] == (height, width):
+        return frame
+    shrinks = height * width < frame.shape[0] * frame.shape[1]
+    return np.asarray(
+        cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR),
+        dtype=np.uint8,
+    )
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Resize class ids to (height, width) by nearest neighbour."""
+    height, width = size
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(
+        cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8
+    )

@@ -1,0 +1,1 @@
+"""What judges a model: metrics, plots, dense CRF."""

@@ -1,0 +1,1 @@
+"""What training needs: features, selection, clustering, the trainer, the distiller."""

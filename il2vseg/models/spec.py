@@ -1,0 +1,62 @@
+"""What a model says of itself: plain values, stored in its checkpoint."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+
+PREDICTION_ALPHA = 0.15
+"""α at prediction: milder than the 0.5 of the paper, since the colours of water and sky mislead."""
+
+ColourSpace = Literal["rgb", "lab"]
+Prior = Literal["none", "mass", "pixel"]
+
+
+@dataclass(frozen=True)
+class LowLevelSpec:
+    """Settings of the low-level branch.
+
+    The default is the form that helps: Lab colours and position, so that alike colours far apart are not
+    one thing, and upsampling of the fused scores along the edges of the image. The paper's literal form is
+    `LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0)`.
+    """
+
+    scale: int = 1
+    """Grid cells of the branch along one side of a patch token."""
+    space: ColourSpace = "lab"
+    xy_weight: float = 2.0
+    """Weight of (x, y), which span [-0.5, 0.5], beside L, a and b in units of 100."""
+    iterations: int = 3
+    m: float = 2.0
+    prior: Prior = "mass"
+    """What weights memberships: nothing, the class's share of the image, or P_seg at the same cell."""
+    sigma: float = 0.2
+    """Bandwidth of the affinity in units of the features."""
+    window: int = 0
+    """Radius of the affinity in cells; 0 = the whole image."""
+    refine: int = 2
+    """Cells of the edge-aware upsampling (`il2vseg.models.guided`) along one side of a cell of the scores; 0
+    = bilinear upsampling."""
+    refine_eps: float = 1e-3
+    """Variance of colour, RGB in [0, 1], below which a window of 3x3 of them counts as flat."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a checkpoint says of itself."""
+
+    method: str
+    backbone: str
+    weights_sha256: str
+    size: tuple[int, int]
+    class_names: tuple[str, ...]
+    """A name for every cluster; "class 3" until someone names them."""
+    alpha: float
+    """Weight of F_l at prediction (eq. 13)."""
+    temperature: float
+    centre: bool
+    low_level: LowLevelSpec
+    training_data: str
+    selection: dict[str, Any] = field(default_factory=dict)
+    """How the whitening was chosen: criterion and candidates."""
+    format_version: int = FORMAT_VERSION

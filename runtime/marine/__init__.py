@@ -1,0 +1,1 @@
+"""From class labels to what a boat needs: horizon, water's edge, obstacles, ranges, alarms."""

@@ -1,0 +1,363 @@
+"""What a skipper asks of the labels: where the water ends, where the horizon is, what stands in the water.
+
+Plain geometry on class ids; `water_plane` turns pixels into bearings and ranges.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from il2vseg.base.images import Labels, resize_labels
+from il2vseg.runtime.marine.water_plane import Camera, Line, WaterPlane
+from il2vseg.runtime.sources.base import Report
+
+WIDEST = 480
+"""Columns; larger label images are shrunk first, which bounds the time."""
+
+SMALLEST_WATER = 0.01
+"""Share of the frame; smaller pieces of water are taken for mistakes of the labels."""
+
+SMALLEST_OBSTACLE = 8e-5
+"""Share of the frame: 18 pixels of 640x360."""
+
+_COLUMNS = 160
+_WINDOW = 0.4  # of the width
+_QUANTILE = 0.4
+_SEA_SHARE = 0.25  # of the columns: so much open horizon makes a line worth fitting
+_FIT_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The line between sea and sky; `residual` is the median distance in pixels of the water's edge to it."""
+
+    line: Line
+    residual: float
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Something that stands in the water.
+
+    Attributes:
+        box: left, top, width, height in pixels of the frame. foot: column and row where it meets the water.
+        bearing_deg: to starboard of the camera's axis. range_m: None where it cannot be told.
+        range_error_m: of the range for a pixel of error of the foot. danger: inside the danger zone.
+    """
+
+    box: tuple[int, int, int, int]
+    foot: tuple[float, float]
+    bearing_deg: float | None = None
+    range_m: float | None = None
+    range_error_m: float | None = None
+    danger: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is in a frame of `size` (height, width).
+
+    Attributes:
+        water_edge: row (float32) at which the water begins, for every column; NaN where there is none.
+        obstacles: nearest first. alarm: something is in the danger zone.
+    """
+
+    size: tuple[int, int]
+    water_edge: NDArray[np.float32]
+    horizon: Horizon | None
+    obstacles: tuple[Obstacle, ...]
+    alarm: bool = False
+
+    def to_dict(self, samples: int = 32) -> dict[str, Any]:
+        """Return the scene as JSON values, the water edge at so many columns, null where there is none."""
+        columns = np.linspace(0, self.size[1] - 1, samples).round().astype(int)
+        edge = self.water_edge[columns]
+        return {
+            "size": list(self.size),
+            "water_edge": [
+                [int(x), None if np.isnan(y) else float(y)] for x, y in zip(columns, edge, strict=True)
+            ],
+            "horizon": self.horizon
+            and {
+                "left": round(self.horizon.line.left, 2),
+                "right": round(self.horizon.line.right, 2),
+                "residual": round(self.horizon.residual, 2),
+            },
+            "obstacles": [
+                {
+                    "box": list(o.box),
+                    "foot": [round(v, 1) for v in o.foot],
+                    "bearing_deg": _rounded(o.bearing_deg, 2),
+                    "range_m": _rounded(o.range_m, 2),
+                    "range_error_m": _rounded(o.range_error_m, 2),
+                    "danger": o.danger,
+                }
+                for o in self.obstacles
+            ],
+            "alarm": self.alarm,
+        }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Ids of the classes that matter; `sky` is None where the model has none."""
+
+    water: int
+    obstacle: int
+    sky: int | None = None
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Classes | None":
+        """Find them by name; None unless there are water and obstacle."""
+        ids = {name.strip().lower(): i for i, name in enumerate(names)}
+        if "water" not in ids or "obstacle" not in ids:
+            return None
+        return cls(ids["water"], ids["obstacle"], ids.get("sky"))
+
+
+def water_body(labels: Labels, water: int) -> NDArray[np.uint8]:
+    """Return the water as a mask (H, W) of 0 and 1, without pieces too small to be true."""
+    mask = (labels == water).astype(np.uint8)
+    _, pieces, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    keep = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST_WATER * mask.size
+    keep[0] = False
+    return np.asarray(keep[pieces], dtype=np.uint8)
+
+
+def water_edge(body: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the row of the topmost water in every column of a mask (H, W); H where there is none."""
+    return np.where(body.any(0), body.argmax(0), len(body)).astype(np.int64)
+
+
+def finer_edge(labels: Labels, edge: NDArray[np.int64], rows: int, water: int) -> NDArray[np.int64]:
+    """Return the water's edge of labels (H, W), given `edge` (W,) of the same columns shrunk to `rows`.
+
+    A shrunk row stands for the one at its centre, so the edge is among the rows up to the centre of the next.
+    """
+    height = len(labels)
+    scale = height / rows
+    known = ((edge + 0.5) * scale).astype(np.int64)
+    candidates = (known + np.arange(1 - math.ceil(scale), 1)[:, None]).clip(0, height - 1)
+    wet = labels[candidates, np.arange(len(edge))] == water
+    found = np.take_along_axis(candidates, wet.argmax(0)[None], 0)[0]
+    return np.where(edge < rows, found, height)
+
+
+def far_edge(edge: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the water's edge as it runs behind what stands in the water: a low quantile over a wide window.
+
+    Obstacles only ever push the edge down the picture, so a quantile below the median bears more of them. The
+    overall slope is taken out first, or the quantile would follow the higher end of each window.
+
+    Args:
+        edge: rows (W,), as `water_edge` returns them.
+    """
+    width = len(edge)
+    step = max(1, width // _COLUMNS)
+    columns = np.arange(0, width, step)
+    samples = edge[::step].astype(np.float64)
+    slope = _quantile_slope(columns, samples)
+    half = max(1, round(_WINDOW * len(samples) / 2))
+    padded = np.pad(samples - slope * columns, half, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    level = np.partition(windows, round(_QUANTILE * 2 * half), axis=1)[:, round(_QUANTILE * 2 * half)]
+    return np.interp(np.arange(width), columns, level) + slope * np.arange(width)
+
+
+def _quantile_slope(x: NDArray[np.int64], y: NDArray[np.float64]) -> float:
+    """Return the slope of the line below which a share _QUANTILE of the points lies (reweighted squares)."""
+    weights = np.ones(len(x))
+    slope = 0.0
+    for _ in range(_FIT_ROUNDS):
+        slope, start = _line(x, y, weights)
+        residual = y - start - slope * x
+        weights = np.where(residual > 0, _QUANTILE, 1 - _QUANTILE) / np.maximum(np.abs(residual), 0.5)
+    return slope
+
+
+def _line(x: NDArray[Any], y: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and start of the line of least weighted squares."""
+    share = weights / weights.sum()
+    middle_x, middle_y = float(share @ x), float(share @ y)
+    spread = float(share @ (x - middle_x) ** 2)
+    slope = float(share @ ((x - middle_x) * (y - middle_y))) / spread if spread > 0 else 0.0
+    return slope, middle_y - slope * middle_x
+
+
+def fit_horizon(labels: Labels, edge: NDArray[np.int64], sky: int | None) -> Horizon | None:
+    """Fit a line to the points where the water borders the sky.
+
+    Least absolute deviations by reweighting, so that boats, flares and mistakes of the labels do not bend it;
+    then once more over its inliers alone.
+
+    Args:
+        labels: class ids (H, W). edge: `water_edge` of the same image.
+    Returns:
+        None where too little open horizon shows: a shore line is lower than the horizon, and no substitute.
+    """
+    height, width = labels.shape
+    columns = np.flatnonzero((edge > 0) & (edge < height))
+    if sky is None or len(columns) == 0:
+        return None
+    columns = columns[labels[edge[columns] - 1, columns] == sky]
+    if len(columns) < _SEA_SHARE * width:
+        return None
+    x, y = columns / max(1, width - 1), edge[columns] - 0.5
+    weights = np.ones(len(x))
+    for _ in range(_FIT_ROUNDS):
+        slope, start = _line(x, y, weights)
+        distance = np.abs(y - start - slope * x)
+        weights = 1 / np.maximum(distance, 0.5)
+    inliers = distance <= max(1.0, 3 * float(np.median(distance)))
+    slope, start = _line(x[inliers], y[inliers], np.ones(inliers.sum()))
+    residual = float(np.median(np.abs(y - start - slope * x)))
+    return Horizon(Line(start, start + slope), residual)
+
+
+def find_obstacles(
+    labels: Labels, body: NDArray[np.uint8], edge: NDArray[np.int64], classes: Classes
+) -> list[Obstacle]:
+    """Find what stands in the water: pieces of the obstacle class that reach below the water's far edge.
+
+    What belongs to the shore is not in the water; a boat in front of the shore is, as far as it reaches below
+    the shore line.
+
+    Args:
+        labels: class ids (H, W). body, edge: `water_body` and `water_edge` of the same image.
+    """
+    height = len(labels)
+    far = far_edge(edge)
+    margin = max(1.0, 0.006 * height)
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    solid = labels == classes.obstacle
+    below = solid & (rows > (far + margin).astype(np.float32))
+    count, pieces, statistics, _ = cv2.connectedComponentsWithStats(below.view(np.uint8), connectivity=8)
+    found = []
+    for i in range(1, count):
+        left, top, w, h, area = (int(v) for v in statistics[i])
+        if area < SMALLEST_OBSTACLE * labels.size:
+            continue
+        columns = left + np.flatnonzero(pieces[top + h - 1, left : left + w] == i)
+        under = top + h + 1
+        if under < height and not body[under, columns].any():
+            continue  # what floats on another mistake of the labels, not on water
+        box = _whole_box(solid, (left, top, w, h))
+        found.append(Obstacle(box, (float(columns.mean()), float(top + h))))
+    return found
+
+
+def _whole_box(solid: NDArray[np.bool_], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Grow the box of a piece below the far edge to what rises above it, unless a shore is behind.
+
+    Args:
+        solid: pixels of the obstacle class (H, W). box: left, top, width, height.
+    """
+    left, top, w, h = box
+    pad = 2 + w // 2
+    start, stop = max(0, left - pad), min(solid.shape[1], left + w + pad)
+    filled = solid[: top + h, start:stop]
+    gaps = np.flatnonzero(~filled[:top].any(1))
+    first = int(gaps[-1]) + 1 if len(gaps) else 0
+    part = filled[first:]
+    if part[:, [0, -1]].any():  # it goes on beyond the sides: that is a shore
+        return box
+    columns = np.flatnonzero(part.any(0))
+    return start + int(columns[0]), first, int(columns[-1] - columns[0]) + 1, top + h - first
+
+
+class MarineAnalyser:
+    """Class ids -> `Scene`.
+
+    analyser = MarineAnalyser(Classes.of(("obstacle", "water", "sky")), Camera(height=2.0, field_of_view=60))
+    scene = analyser(labels)
+    """
+
+    def __init__(self, classes: Classes, camera: Camera | None = None, danger_m: float | None = None) -> None:
+        """Prepare.
+
+        Args:
+            camera: its mounting; without it there are no bearings and ranges.
+            danger_m: radius of the danger zone in metres.
+        """
+        self._classes = classes
+        self._camera = camera
+        self._danger_m = danger_m
+
+    def __call__(self, labels: Labels) -> Scene:
+        """Analyse the class ids (H, W) of a frame."""
+        size = (labels.shape[0], labels.shape[1])
+        scale = max(1.0, size[1] / WIDEST)
+        small = resize_labels(labels, (max(1, round(size[0] / scale)), round(size[1] / scale)))
+        body = water_body(small, self._classes.water)
+        edge = water_edge(body)
+        # Rows of the frame itself: a row of the shrunk labels is several, and range is worth each of them.
+        tall = resize_labels(labels, (size[0], small.shape[1]))
+        fine = finer_edge(tall, edge, len(small), self._classes.water)
+        horizon = fit_horizon(tall, fine, self._classes.sky)
+        obstacles = find_obstacles(small, body, edge, self._classes) if body.any() else []
+        rows = np.where(fine < size[0], fine, np.nan).astype(np.float32)
+        columns = np.minimum((np.arange(size[1]) / scale).astype(int), small.shape[1] - 1)
+        located = [self._located(_scaled(o, scale), size, horizon) for o in obstacles]
+        located.sort(key=lambda o: (o.range_m is None, o.range_m or 0.0, -o.foot[1]))
+        return Scene(size, rows[columns], horizon, tuple(located), any(o.danger for o in located))
+
+    def _located(self, obstacle: Obstacle, size: tuple[int, int], horizon: Horizon | None) -> Obstacle:
+        if self._camera is None:
+            return obstacle
+        line = horizon.line if horizon is not None else self._camera.level_horizon(size)
+        if line is None:
+            # Neither pitch nor horizon: the direction is still good to the roll.
+            middle = Line((size[0] - 1) / 2, (size[0] - 1) / 2)
+            bearing = WaterPlane(self._camera, middle, size).locate(*obstacle.foot).bearing
+            return Obstacle(obstacle.box, obstacle.foot, bearing)
+        position = WaterPlane(self._camera, line, size).locate(*obstacle.foot)
+        danger = (
+            position.range is not None and self._danger_m is not None and position.range <= self._danger_m
+        )
+        return Obstacle(obstacle.box, obstacle.foot, position.bearing, position.range, position.error, danger)
+
+
+def _scaled(obstacle: Obstacle, scale: float) -> Obstacle:
+    left, top, width, height = (round(v * scale) for v in obstacle.box)
+    return Obstacle((left, top, width, height), (obstacle.foot[0] * scale, obstacle.foot[1] * scale))
+
+
+class Alarm:
+    """Turns a danger seen frame by frame into events: alarm after a few frames, alarm_over after more.
+
+    A flicker of the labels raises no alarm, and a wave before an obstacle does not end one.
+    """
+
+    FRAMES_ON = 3
+    FRAMES_OFF = 15
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._count = 0
+        self.active = False
+
+    def update(self, scene: Scene) -> bool:
+        """Take the next scene; return whether the alarm is on."""
+        self._count = self._count + 1 if scene.alarm != self.active else 0
+        if self._count >= (self.FRAMES_OFF if self.active else self.FRAMES_ON):
+            self.active, self._count = not self.active, 0
+            if self.active:
+                nearest = next(o for o in scene.obstacles if o.danger)
+                self._report(
+                    "alarm",
+                    f"obstacle at {nearest.range_m:.0f} m, bearing {nearest.bearing_deg:+.0f}°",
+                    range_m=_rounded(nearest.range_m, 2),
+                    bearing_deg=_rounded(nearest.bearing_deg, 2),
+                )
+            else:
+                self._report("alarm_over", "the danger zone is clear")
+        return self.active

@@ -1,0 +1,220 @@
+"""The loop, its presets, and exact resumption, on tokens whose classes are known."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from il2vseg.base.errors import UserError
+from il2vseg.learning import clustering
+from il2vseg.learning.selection import (
+    ClassCount,
+    adjusted_rand_index,
+    choose_whitening,
+    chosen_count,
+    components_for,
+    propose_classes,
+    token_statistics,
+)
+from il2vseg.learning.trainer import Method, Recipe, Trainer, derangement, step_generator
+
+SHORT = Recipe(
+    correspondence_steps=6, smoothness_steps=8, hidden_positives_steps=8, eigen_aggregation_steps=6,
+    batch=4, correspondence_samples=12, smoothness_samples=12,
+    eigen_samples=8,
+)  # fmt: skip
+
+
+class BandStore:
+    """Tokens of n images on a grid of 6x8, D = 12: class j fills rows 2j and 2j+1, its mean is axis j."""
+
+    grid = (6, 8)
+
+    def __init__(self, images: int = 12, noise: float = 0.3, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.truth = (torch.arange(48) // 16).expand(images, -1)
+        means = 3.0 * torch.eye(3, 12)
+        self._tokens = means[self.truth] + noise * torch.randn(images, 48, 12, generator=generator)
+        self._views = self._tokens + 0.1 * torch.randn(images, 48, 12, generator=generator)
+        colours = torch.tensor([[0.2, 0.3, 0.9], [0.2, 0.7, 0.2], [0.9, 0.2, 0.2]])[self.truth]
+        self._colours = colours.transpose(1, 2).reshape(images, 3, 6, 8)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return self._tokens[images]
+
+    def view_tokens(self, images: Tensor) -> Tensor:
+        return self._views[images]
+
+    def colours(self, images: Tensor, scale: int) -> Tensor:
+        return self._colours[images].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
+def trainer(recipe: Recipe, seed: int = 0) -> Trainer:
+    store = BandStore(seed=seed)
+    return Trainer(store, token_statistics(store).whitening(4, False), recipe)
+
+
+def labels(t: Trainer) -> Tensor:
+    images = torch.arange(len(t.store))
+    tokens = t.store.tokens(images).transpose(1, 2).reshape(len(images), -1, *t.store.grid)
+    with torch.no_grad():
+        return t.classifier(tokens).argmax(1).flatten()
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_finds_well_separated_classes(method: Method) -> None:
+    t = trainer(dataclasses.replace(SHORT, method=method))
+    t.run()
+    assert adjusted_rand_index(labels(t), t.store.truth.flatten()) > 0.98  # type: ignore[attr-defined]
+
+
+def test_the_same_seed_gives_the_same_model_twice() -> None:
+    a, b = trainer(SHORT), trainer(SHORT)
+    a.run()
+    b.run()
+    for name, value in a.classifier.state_dict().items():
+        assert torch.equal(value, b.classifier.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
+def test_resuming_takes_exactly_the_steps_that_were_left(stop: int) -> None:
+    whole: list[dict[str, float]] = []
+    trainer(SHORT).run(lambda report: whole.append(report.losses))
+
+    class Killed(Exception):
+        pass
+
+    first = trainer(SHORT)
+    seen: list[dict[str, float]] = []
+
+    def kill(report: object) -> None:
+        seen.append(report.losses)  # type: ignore[attr-defined]
+        if len(seen) == stop:
+            raise Killed
+
+    with pytest.raises(Killed):
+        first.run(kill)
+    second = trainer(SHORT)
+    second.restore(*first.state())
+    second.run(lambda report: seen.append(report.losses))
+    assert seen == whole
+
+
+def test_a_state_of_another_recipe_is_refused() -> None:
+    state = trainer(SHORT).state()
+    with pytest.raises(UserError, match="settings differ"):
+        trainer(dataclasses.replace(SHORT, seed=1)).restore(*state)
+
+
+def test_a_derangement_pairs_nothing_with_itself() -> None:
+    for n in (2, 3, 16):
+        order = derangement(n, step_generator(0, "test", n))
+        assert sorted(order.tolist()) == list(range(n))
+        assert not bool((order == torch.arange(n)).any())
+
+
+def test_whitened_tokens_have_unit_variance_and_no_mean() -> None:
+    store = BandStore()
+    whitening = token_statistics(store).whitening(5, centre=False)
+    z = whitening(store.tokens(torch.arange(len(store)))).flatten(0, 1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.T @ z / len(z), torch.eye(5), atol=1e-3, rtol=0)
+
+
+def test_whitening_of_selected_positions_is_that_of_all() -> None:
+    store = BandStore()
+    whitening = token_statistics(store).whitening(5, centre=True)
+    tokens = store.tokens(torch.arange(3))
+    index = torch.tensor([4, 0, 30])
+    torch.testing.assert_close(whitening(tokens, index), whitening(tokens)[:, index])
+
+
+class SceneStore(BandStore):
+    """Band images from four scenes, each with an offset of its own that is larger than the classes."""
+
+    def __init__(self) -> None:
+        super().__init__(images=24)
+        scene = torch.arange(24) // 6
+        self._tokens = self._tokens + 12.0 * torch.eye(12)[4 + scene][:, None]
+
+
+def test_centring_is_chosen_where_clusters_would_follow_scenes() -> None:
+    store = SceneStore()
+    selection = choose_whitening(store, token_statistics(store), 3)
+    assert selection.centre
+    by_centre = {c.centre: c.stability for c in selection.candidates}
+    assert by_centre[True] > by_centre[False] + 0.2
+
+
+def test_dimensions_follow_the_number_of_classes() -> None:
+    assert [components_for(c, 384) for c in (2, 3, 11, 27)] == [3, 6, 64, 64]
+    assert components_for(27, 12) == 12
+
+
+def test_rand_index_of_equal_and_unrelated_labelings() -> None:
+    a = torch.arange(3000) % 3
+    assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1.0)
+    b = torch.randint(3, (3000,), generator=torch.Generator().manual_seed(0))
+    assert abs(adjusted_rand_index(a, b)) < 0.01
+
+
+@pytest.mark.parametrize("recluster", [False, True])
+def test_mini_batch_prototypes_find_well_separated_classes(recluster: bool) -> None:
+    t = trainer(dataclasses.replace(SHORT, clustering="minibatch", recluster=recluster))
+    t.run()
+    assert adjusted_rand_index(labels(t), t.store.truth.flatten()) > 0.98  # type: ignore[attr-defined]
+
+
+def test_mini_batch_centroids_are_the_running_means_of_their_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.nn.functional.normalize(torch.randn(4, 16, generator=generator), dim=1)
+    x = means.repeat_interleave(600, 0) + 0.05 * torch.randn(2400, 16, generator=generator)
+    batches = x[torch.randperm(2400, generator=generator)].split(300)
+    found = clustering.minibatch_kmeans(iter(batches), 4, generator)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    assert float((found @ means.T).amax(0).min()) > 0.99
+
+
+def test_living_prototypes_are_counted_over_all_micro_batches() -> None:
+    t = trainer(dataclasses.replace(SHORT, micro_batches=2))
+    seen: list[int | None] = []
+    t.run(lambda report: seen.append(report.alive))
+    assert seen == [None] * 6 + [3] * 8
+    assert t.usage is not None
+    assert float(t.usage.sum()) == pytest.approx(1.0)
+
+
+def test_score_maps_are_distributions_that_the_prediction_fuses() -> None:
+    t = trainer(SHORT)
+    t.run()
+    maps = t.score_maps(torch.arange(2))
+    assert list(maps) == ["F_seg", "F_l", "F_f"]
+    for scores in maps.values():
+        torch.testing.assert_close(scores.sum(1), torch.ones(2, 6, 8))
+    alpha = SHORT.prediction_alpha
+    torch.testing.assert_close(maps["F_f"], (1 - alpha) * maps["F_seg"] + alpha * maps["F_l"])
+
+
+def test_the_number_of_classes_that_the_scenes_agree_on_is_proposed() -> None:
+    store = BandStore(images=16)
+    proposal = propose_classes(store, token_statistics(store))
+    assert proposal.num_classes == 3
+    stability = {c.num_classes: c.stability for c in proposal.curve}
+    assert stability[3] > 0.98 > stability[5]
+    assert proposal.to_dict()["curve"][1]["num_classes"] == 3
+
+
+def test_a_larger_number_counts_when_it_is_nearly_as_stable() -> None:
+    curve = [ClassCount(2, 0.8, 0.1), ClassCount(3, 0.71, 0.2), ClassCount(4, 0.69, 0.3)]
+    assert chosen_count(curve) == 3
+
+
+def test_one_image_has_no_scenes_to_compare() -> None:
+    store = BandStore(images=1)
+    with pytest.raises(UserError, match="say how many classes"):
+        propose_classes(store, token_statistics(store))
