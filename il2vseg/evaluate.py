@@ -34,6 +34,7 @@ from il2vseg.evaluation.metrics import (
     score,
     transfer,
 )
+from il2vseg.evaluation.obstacles import SHEET_WIDTH, ObstacleScore, table, write_mistakes
 from il2vseg.evaluation.plots import SheetRow, confusion_matrix, iou_bars, sheet
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class EvaluateConfig:
         None, "use the cluster-to-class mapping in this JSON, found on another split"
     )
     by_name: bool = flag(False, "match clusters to classes by the names that il2vseg-name gave them")
+    obstacles: bool = flag(
+        False,
+        "also count what stands in the water: found, missed, false alarms; `--dataset folder` is footage "
+        "without obstacles, where each is a false alarm",
+    )
     batch_size: int = flag(8, "frames a forward pass")
     limit: int | None = flag(None, "at most this many images, evenly spread")
     seed: int = flag(0, "of the scenes of --dataset synthetic")
@@ -113,6 +119,7 @@ class EvaluationReport:
         boundary_f: tolerance in pixels -> mean boundary F over classes in %, under `assignment`.
         water_edge_rmse: pixels, under `assignment`; None where no class is called water.
         examples: a few images for the sheet.
+        obstacles: what stands in the water, where it was asked for.
     """
 
     class_names: tuple[str, ...]
@@ -127,6 +134,7 @@ class EvaluationReport:
     boundary_f: dict[int, float | None]
     water_edge_rmse: float | None
     examples: tuple[SheetRow, ...] = ()
+    obstacles: ObstacleScore | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values; percentages are 0-100."""
@@ -145,6 +153,7 @@ class EvaluationReport:
             "skipped": len(self.skipped),
             "classes": list(self.class_names),
             "confusion": self.confusion.tolist(),
+            **({} if self.obstacles is None else {"obstacles": self.obstacles.counts.to_json()}),
         }
 
     def table(self, title: str, first: str = "one to one") -> "Table":
@@ -180,6 +189,8 @@ class EvaluationReport:
         rows = [f"{k} → {given[k]}" for k in order]
         confusion_matrix(folder / "confusion.png", self.confusion[order], rows, self.class_names, title)
         sheet(folder / "sheet.png", self.examples, self.class_names, self.palette)
+        if self.obstacles is not None:
+            write_mistakes(folder / "obstacles.jpg", self.obstacles.mistakes)
 
 
 def _batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
@@ -214,16 +225,25 @@ def _predict(
 
 @dataclass(frozen=True)
 class _Judged:
-    """A scored image, kept small until the assignment is known: both label images as PNG."""
+    """A scored image, kept small until the assignment is known: labels as PNG, the frame as JPEG."""
 
+    name: str
     predicted: NDArray[np.uint8]
     truth: NDArray[np.uint8]
+    frame: NDArray[np.uint8]
 
     @classmethod
-    def pack(cls, predicted: Labels, truth: Labels) -> "_Judged":
+    def pack(cls, sample: Sample, predicted: Labels) -> "_Judged":
+        assert sample.labels is not None, "the data set was opened without labels"
         fast = (cv2.IMWRITE_PNG_COMPRESSION, 1)
-        encoded = (cv2.imencode(".png", labels, fast)[1] for labels in (predicted, truth))
-        return cls(*(np.asarray(e, dtype=np.uint8) for e in encoded))
+        encoded = (cv2.imencode(".png", labels, fast)[1] for labels in (predicted, sample.labels))
+        small = resize_frame(sample.frame, _sheet_size(sample.frame, SHEET_WIDTH))
+        jpeg = cv2.imencode(".jpg", small)[1]
+        return cls(sample.name, *(np.asarray(e, dtype=np.uint8) for e in (*encoded, jpeg)))
+
+    def picture(self) -> Frame:
+        """Return the frame, SHEET_WIDTH wide."""
+        return np.asarray(cv2.imdecode(self.frame, cv2.IMREAD_COLOR), dtype=np.uint8)
 
     def unpack(self) -> tuple[Labels, Labels]:
         """Return predicted clusters and true classes, both at the size of the mask."""
@@ -243,6 +263,7 @@ def evaluate(
     crf: bool = False,
     batch_size: int = 8,
     assignment: NDArray[np.int64] | None = None,
+    obstacles: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> EvaluationReport:
     """Score a segmenter on a labelled data set.
@@ -258,6 +279,7 @@ def evaluate(
         crf: refine every frame with a dense CRF.
         batch_size: frames a forward pass.
         assignment: class of every cluster (K,) found elsewhere; None finds the best one to one.
+        obstacles: count what stands in the water; the data set has the classes obstacle and water.
         progress: called with the number of images done, after every batch.
     Raises:
         UserError: nothing readable, the assignment is not for this model, or the CRF is not installed.
@@ -268,20 +290,20 @@ def evaluate(
     confusion = Confusion(clusters, classes)
     judged: list[_Judged] = []
     shown = set(spread(len(dataset), SHEET_ROWS))
-    examples: list[tuple[Sample, int]] = []
+    examples: list[int] = []
     for batch, predictions in _predictions(segmenter, dataset, alpha, flip, crf, batch_size):
         for sample, predicted in zip(batch, predictions, strict=True):
             assert sample.labels is not None, "the data set was opened without labels"
             if len(judged) in shown:
-                small = resize_frame(sample.frame, _sheet_size(sample.frame))
-                examples.append((Sample(sample.name, small), len(judged)))
+                examples.append(len(judged))
             confusion.update(resize_labels(predicted, sample.labels.shape[:2]), sample.labels)
-            judged.append(_Judged.pack(predicted, sample.labels))
+            judged.append(_Judged.pack(sample, predicted))
         if progress is not None:
             progress(len(judged))
     chosen = hungarian(confusion.counts) if assignment is None else assignment
     many = many_to_one(confusion.counts)
     boundaries, edge = BoundaryScore(classes, BOUNDARY_TOLERANCES), WaterEdge()
+    pieces = obstacle_score(dataset.class_names) if obstacles else None
     for packed in judged:
         predicted, truth = packed.unpack()
         given = apply(chosen, predicted)
@@ -289,10 +311,14 @@ def evaluate(
         if "water" in dataset.class_names:
             water = dataset.class_names.index("water")
             edge.update(given == water, truth == water, truth == IGNORE)
+        if pieces is not None:
+            pieces.update(packed.name, packed.picture(), given, truth)
     rows = []
-    for sample, index in examples:
-        predicted, truth = judged[index].unpack()
-        rows.append(SheetRow(sample.name, sample.frame, apply(chosen, predicted), truth))
+    for packed in (judged[index] for index in examples):
+        predicted, truth = packed.unpack()
+        picture = packed.picture()
+        small = resize_frame(picture, _sheet_size(picture, 320))
+        rows.append(SheetRow(packed.name, small, apply(chosen, predicted), truth))
     return EvaluationReport(
         class_names=dataset.class_names,
         palette=dataset.palette,
@@ -306,11 +332,44 @@ def evaluate(
         boundary_f={tolerance: boundaries.mean(tolerance) for tolerance in BOUNDARY_TOLERANCES},
         water_edge_rmse=edge.rmse,
         examples=tuple(rows),
+        obstacles=pieces,
     )
 
 
-def _sheet_size(frame: Frame) -> tuple[int, int]:
-    return round(320 * frame.shape[0] / frame.shape[1]), 320
+def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
+    """An empty score for classes of these names.
+
+    Raises:
+        UserError: obstacle or water is not among them.
+    """
+    missing = {"obstacle", "water"} - set(class_names)
+    if missing:
+        raise UserError(
+            f"--obstacles: no class is called {' or '.join(sorted(missing))}; the classes are "
+            f"{', '.join(class_names)}"
+        )
+    return ObstacleScore(class_names.index("obstacle"), class_names.index("water"))
+
+
+def false_alarms(segmenter: Predictor, dataset: Dataset, names: Sequence[str]) -> ObstacleScore:
+    """Count what a model sees in the water of footage without obstacles; it needs no masks.
+
+    Args:
+        names: of the model's clusters. dataset: opened without labels.
+    Raises:
+        UserError: nothing readable, or no cluster is called obstacle or water.
+    """
+    classes = tuple(dict.fromkeys(names))
+    score = obstacle_score(classes)
+    assignment = np.array([classes.index(name) for name in names])
+    for batch, predictions in _predictions(segmenter, dataset, None, False, False, 1):
+        for sample, predicted in zip(batch, predictions, strict=True):
+            score.update(sample.name, sample.frame, apply(assignment, predicted), None)
+    return score
+
+
+def _sheet_size(frame: Frame, width: int) -> tuple[int, int]:
+    return round(width * frame.shape[0] / frame.shape[1]), width
 
 
 def _predictions(
@@ -391,11 +450,11 @@ def open_model(config: EvaluateConfig) -> "Segmenter | ExportedModel":
     return load_checkpoint(config.checkpoint, weights=config.weights).to(device)
 
 
-def run(config: EvaluateConfig) -> None:
-    """Run the command.
+def check(config: EvaluateConfig) -> None:
+    """Refuse flags that contradict each other.
 
     Raises:
-        UserError: anything wrong with the flags, the checkpoint or the data.
+        UserError: they do.
     """
     if (config.checkpoint is None) == (config.model is None):
         raise UserError("one of --checkpoint DIR and --model DIR|FILE is needed")
@@ -407,6 +466,35 @@ def run(config: EvaluateConfig) -> None:
         raise UserError("--by-name and --assignment exclude each other")
     if config.batch_size < 1:
         raise UserError(f"--batch-size {config.batch_size}: at least 1 is needed")
+
+
+def run_false_alarms(config: EvaluateConfig) -> None:
+    """Run the command on footage without masks and without obstacles."""
+    from rich.console import Console
+
+    dataset = open_dataset(config.dataset, config.root, config.split, limit=config.limit)
+    segmenter = open_model(config)
+    score = false_alarms(segmenter, dataset, segmenter.class_names)
+    Console().print(table(score.counts, f"{config.root}, {score.counts.frames} frames without obstacles"))
+    if config.json is not None:
+        write_json(config.json, {"obstacles": score.counts.to_json()})
+    if config.plots is not None:
+        write_mistakes(config.plots / "obstacles.jpg", score.mistakes)
+
+
+def run(config: EvaluateConfig) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: anything wrong with the flags, the checkpoint or the data.
+    """
+    check(config)
+    for folder in (config.plots, config.json.parent if config.json is not None else None):
+        if folder is not None:
+            require_writable_dir(folder)
+    if config.obstacles and config.dataset == "folder":
+        run_false_alarms(config)
+        return
     dataset = open_dataset(
         config.dataset,
         config.root,
@@ -419,9 +507,6 @@ def run(config: EvaluateConfig) -> None:
     assignment = None
     if config.assignment is not None:
         assignment = read_assignment(config.assignment, dataset.class_names)
-    for folder in (config.plots, config.json.parent if config.json is not None else None):
-        if folder is not None:
-            require_writable_dir(folder)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -439,10 +524,13 @@ def run(config: EvaluateConfig) -> None:
             crf=config.crf,
             batch_size=config.batch_size,
             assignment=assignment,
+            obstacles=config.obstacles,
             progress=lambda done: bar.update(task, completed=done),
         )
     title = f"{config.dataset} {config.split}, {report.images} images"
     Console().print(report.table(title, "one to one" if assignment is None else "given"))
+    if report.obstacles is not None:
+        Console().print(table(report.obstacles.counts, "what stands in the water"))
     if note := dataset.skipped_note():
         print(note, file=sys.stderr)
     if config.json is not None:

@@ -1,0 +1,289 @@
+"""Obstacles as a score: pieces that stand in the water, found or missed, and pieces that are not there.
+
+Mean IoU hides what a boat needs: a swan is a few hundred pixels. Here every piece counts as one, whatever
+its size. A piece is a connected set of obstacle pixels that stands in water: below most of its lower edge is
+water. What enters from the sides of the frame or spans half of it is taken for land.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from il2vseg.base.images import Frame, Labels, resize_frame, write_image
+from il2vseg.evaluation.metrics import IGNORE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFERENCE = 640 * 360
+"""Pixels of the frame that sizes are given for; those of another frame are scaled."""
+
+MIN_AREA = 18
+"""Pixels of REFERENCE; smaller pieces are neither obstacles nor false alarms."""
+
+LARGE_AREA = 300
+"""Pixels of REFERENCE from which a piece is large."""
+
+MAX_SHARE = 0.1
+"""Share of the frame; what is larger is land or fills the view, and nobody overlooks it."""
+
+MAX_WIDTH = 0.5
+"""Share of the frame's width; what is wider is land."""
+
+FOUND = 0.5
+"""Share of a piece's pixels that must be called obstacle."""
+
+TRUE = 0.25
+"""Share of a predicted piece's pixels that must be obstacle, or it is a false alarm."""
+
+STANDING = 0.5
+"""Share of the columns of a piece's lower edge that must have water below."""
+
+REACH = 0.012
+"""Rows below the lower edge, as a share of the height, in which the water may begin: masks leave a band of
+ignored pixels at the edges."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece that stands in water.
+
+    Attributes:
+        box: left, top, width, height in pixels. area: pixels, as in a frame of REFERENCE.
+        share: of its pixels, in [0, 1], that the other image calls obstacle.
+    """
+
+    box: tuple[int, int, int, int]
+    area: float
+    share: float
+
+    @property
+    def large(self) -> bool:
+        """Whether it counts among the large ones."""
+        return self.area >= LARGE_AREA
+
+    def scaled(self, factor: float) -> "Piece":
+        """The same piece in a frame resized by a factor."""
+        left, top, width, height = (round(v * factor) for v in self.box)
+        return replace(self, box=(left, top, width, height))
+
+
+def standing_pieces(
+    labels: Labels,
+    other: NDArray[np.bool_],
+    obstacle: int,
+    water: int,
+    counted: NDArray[np.bool_] | None = None,
+) -> list[Piece]:
+    """Find the pieces of the obstacle class that stand in water.
+
+    Args:
+        labels: class ids (H, W), 255 = ignore. other: pixels (H, W) that another image calls obstacle.
+        counted: pixels (H, W) that count for `share`; None for all of them.
+    """
+    height, width = labels.shape
+    scale = REFERENCE / labels.size
+    solid = (labels == obstacle).astype(np.uint8)
+    count, pieces, statistics, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    reach = max(1, round(REACH * height))
+    found = []
+    for i in range(1, count):
+        left, top, w, h, area = (int(v) for v in statistics[i])
+        if area * scale < MIN_AREA or area > MAX_SHARE * labels.size or w > MAX_WIDTH * width:
+            continue
+        if left == 0 or left + w == width:
+            continue
+        inside = pieces[top : top + h, left : left + w] == i
+        if _standing(labels, inside, (left, top, w, h), water, reach) < STANDING:
+            continue
+        where = (slice(top, top + h), slice(left, left + w))
+        weight = inside if counted is None else inside & counted[where]
+        total = int(weight.sum())
+        if total == 0:
+            continue
+        share = float((weight & other[where]).sum() / total)
+        found.append(Piece((left, top, w, h), area * scale, share))
+    return found
+
+
+def _standing(
+    labels: Labels, inside: NDArray[np.bool_], box: tuple[int, int, int, int], water: int, reach: int
+) -> float:
+    """Share of a piece's columns with water below its lowest pixel; those at the frame's end do not count.
+
+    The water may begin `reach` rows below, behind ignored pixels alone.
+    """
+    left, top, w, h = box
+    lowest = top + h - 1 - inside[::-1].argmax(0)
+    columns = left + np.arange(w)
+    within = lowest < len(labels) - 1
+    if not within.any():
+        return 0.0
+    lowest, columns = lowest[within], columns[within]
+    wet = np.zeros(len(lowest), bool)
+    open_ = np.ones(len(lowest), bool)
+    for step in range(1, reach + 1):
+        rows = lowest + step
+        below = labels[rows.clip(max=len(labels) - 1), columns]
+        inside_frame = rows < len(labels)
+        wet |= open_ & inside_frame & (below == water)
+        open_ &= inside_frame & (below == IGNORE)
+    return float(wet.mean())
+
+
+@dataclass
+class ObstacleCounts:
+    """Found and missed pieces over all frames, small and large apart.
+
+    Attributes:
+        pieces, found: true pieces and those found, [small, large].
+        alarms, false: predicted pieces and those that are nothing. frames: images scored.
+    """
+
+    pieces: list[int] = field(default_factory=lambda: [0, 0])
+    found: list[int] = field(default_factory=lambda: [0, 0])
+    alarms: list[int] = field(default_factory=lambda: [0, 0])
+    false: list[int] = field(default_factory=lambda: [0, 0])
+    frames: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts and what they amount to: percentages are 0-100, None where there is nothing to count."""
+
+        def rates(chosen: slice) -> dict[str, Any]:
+            pieces, found = sum(self.pieces[chosen]), sum(self.found[chosen])
+            alarms, false = sum(self.alarms[chosen]), sum(self.false[chosen])
+            return {
+                "pieces": pieces,
+                "found": found,
+                "recall": 100 * found / pieces if pieces else None,
+                "predicted": alarms,
+                "false_alarms": false,
+                "precision": 100 * (alarms - false) / alarms if alarms else None,
+                "false_alarms_per_frame": false / self.frames if self.frames else None,
+            }
+
+        return {
+            "frames": self.frames,
+            "all": rates(slice(0, 2)),
+            "small": rates(slice(0, 1)),
+            "large": rates(slice(1, 2)),
+        }
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A frame with pieces that were missed or are not there, kept for the sheet."""
+
+    name: str
+    frame: Frame
+    missed: tuple[Piece, ...]
+    false: tuple[Piece, ...]
+
+
+SHEET_WIDTH = 640
+"""Pixels that a picture of the sheet is wide."""
+
+MISTAKES = 24
+"""Frames with mistakes that are kept, the worst first."""
+
+
+class ObstacleScore:
+    """Counts obstacles frame by frame.
+
+    score = ObstacleScore(obstacle=0, water=1)
+    score.update("river_001", frame, predicted, truth)
+    score.counts.to_json()
+    """
+
+    def __init__(self, obstacle: int, water: int) -> None:
+        self._obstacle, self._water = obstacle, water
+        self.counts = ObstacleCounts()
+        self.mistakes: list[Mistake] = []
+
+    def update(self, name: str, frame: Frame, predicted: Labels, truth: Labels | None) -> None:
+        """Add a frame.
+
+        Args:
+            predicted: class ids (H, W). truth: the same, 255 = ignore; None for footage known to hold no
+                obstacle in the water: whatever stands there is a false alarm.
+        """
+        if truth is None:
+            truth = np.full(predicted.shape, self._water, np.uint8)
+        obstacle = (predicted == self._obstacle, truth == self._obstacle)
+        known = truth != IGNORE
+        true = standing_pieces(truth, obstacle[0], self._obstacle, self._water)
+        claimed = standing_pieces(predicted, obstacle[1], self._obstacle, self._water, known)
+        missed = tuple(p for p in true if p.share < FOUND)
+        false = tuple(p for p in claimed if p.share < TRUE)
+        counts = self.counts
+        counts.frames += 1
+        for pieces, into in ((true, counts.pieces), (claimed, counts.alarms), (false, counts.false)):
+            for piece in pieces:
+                into[piece.large] += 1
+        for piece in true:
+            counts.found[piece.large] += piece.share >= FOUND
+        if missed or false:
+            self._remember(Mistake(name, frame, missed, false))
+
+    def _remember(self, mistake: Mistake) -> None:
+        height, width = mistake.frame.shape[:2]
+        scale = SHEET_WIDTH / width
+        small = resize_frame(mistake.frame, (round(scale * height), SHEET_WIDTH))
+        missed, false = (tuple(p.scaled(scale) for p in pieces) for pieces in (mistake.missed, mistake.false))
+        self.mistakes.append(Mistake(mistake.name, small, missed, false))
+        self.mistakes.sort(key=lambda m: -sum(p.area for p in (*m.missed, *m.false)))
+        del self.mistakes[MISTAKES:]
+
+
+def table(counts: ObstacleCounts, title: str) -> "Table":
+    """The numbers for people."""
+    from rich.table import Table
+
+    values = counts.to_json()
+    out = Table(title=title, title_justify="left")
+    for heading in ("obstacles", "pieces", "found", "recall, %", "precision, %", "false alarms per frame"):
+        out.add_column(heading, justify="left" if heading == "obstacles" else "right")
+    for name in ("small", "large", "all"):
+        v = values[name]
+
+        def shown(key: str, digits: int, v: dict[str, Any] = v) -> str:
+            return "–" if v[key] is None else f"{v[key]:.{digits}f}"
+
+        label = {"small": f"under {LARGE_AREA} px", "large": f"{LARGE_AREA} px and more", "all": "all"}[name]
+        out.add_row(
+            label,
+            str(v["pieces"]),
+            str(v["found"]),
+            shown("recall", 1),
+            shown("precision", 1),
+            shown("false_alarms_per_frame", 3),
+        )
+    return out
+
+
+_MISSED, _FALSE = (60, 60, 235), (0, 200, 250)
+
+
+def write_mistakes(path: Path, mistakes: Sequence[Mistake], columns: int = 3) -> None:
+    """Write a contact sheet: what was missed in red boxes, what is not there in yellow ones."""
+    pictures = []
+    for mistake in mistakes:
+        picture = mistake.frame.copy()
+        for pieces, color in ((mistake.missed, _MISSED), (mistake.false, _FALSE)):
+            for piece in pieces:
+                left, top, w, h = piece.box
+                cv2.rectangle(picture, (left - 3, top - 3), (left + w + 2, top + h + 2), color, 2)
+        for offset, color in ((1, (0, 0, 0)), (0, (255, 255, 255))):
+            at = (6 + offset, 16 + offset)
+            cv2.putText(picture, mistake.name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+        pictures.append(resize_frame(picture, (360, 640)))
+    if not pictures:
+        return
+    pictures += [np.full_like(pictures[0], 255)] * (-len(pictures) % columns)
+    rows = [np.hstack(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
+    write_image(path, np.asarray(np.vstack(rows), dtype=np.uint8))
