@@ -1,5 +1,7 @@
 """The marine scene renderer: deterministic, stateless, coherent in time, with a mask that is exact."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,11 @@ from hypothesis import strategies as st
 
 from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset, synthetic
+from il2vseg.data.synthetic.effects import Effects
+from il2vseg.data.synthetic.render import draw
+from il2vseg.data.synthetic.scene import scene_of
+from il2vseg.data.synthetic.small import KINDS, obstacle_scene
+from il2vseg.data.synthetic.textures import textures
 
 SMALL = (96, 160)
 
@@ -31,8 +38,8 @@ def test_a_frame_does_not_depend_on_what_was_rendered_before() -> None:
     first = synthetic.render(4, 30, SMALL)
     for frame in (0, 31, 500):
         synthetic.render(5, frame, SMALL)
-    synthetic._scene.cache_clear()
-    synthetic._textures.cache_clear()
+    scene_of.cache_clear()
+    textures.cache_clear()
     again = synthetic.render(4, 30, SMALL)
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
@@ -111,3 +118,54 @@ def test_a_clip_that_cannot_be_written_says_so(tmp_path) -> None:
     with pytest.raises(UserError, match=r"\.mp4"):
         synthetic.write_clip(tmp_path / "clip.nonsense", frames=1, size=SMALL)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seed", "frame", "means", "counts"),
+    [
+        (0, 0, (114.6, 139.1, 105.7, 112.3), (39696, 139955, 50749)),
+        (1, 40, (174.7, 183.5, 113.5, 119.5), (24805, 132151, 73444)),
+        (4, 500, (166.6, 153.6, 128.2, 124.5), (28117, 135640, 66643)),
+        (10003, 34, (172.0, 180.7, 117.0, 124.4), (31200, 117726, 81474)),
+    ],
+)
+def test_a_seed_keeps_its_scene(seed: int, frame: int, means: tuple, counts: tuple) -> None:
+    """Clips, tests and published numbers are of these scenes: a seed means the same in every version."""
+    image, labels = synthetic.render(seed, frame)
+    assert np.allclose(image.reshape(2, 180, 2, 320, 3).mean((1, 3, 4)).ravel(), means, atol=0.3)
+    assert np.allclose(np.bincount(labels.ravel(), minlength=3), counts, atol=60)
+
+
+def test_the_obstacle_split_shows_every_kind_and_every_effect() -> None:
+    scenes = [obstacle_scene(seed) for seed in range(20_000, 20_024)]
+    assert {vessel.kind for scene, _ in scenes for vessel in scene.vessels} == set(KINDS)
+    for name in ("glitter", "fog", "night", "spray"):
+        shown = [getattr(effects, name) > 0 for _, effects in scenes]
+        assert any(shown)
+        assert not all(shown)
+    assert len(open_dataset("synthetic", None, "obstacles", labelled=True)) == 72
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_floats_is_in_the_mask(kind: str) -> None:
+    scene, _ = obstacle_scene(20_000)
+    length = KINDS[kind][1]
+    vessel = replace(scene.vessels[0], kind=kind, length=length, distance=max(6.0, 3 * length), start=0.0)
+    calm = replace(scene, vessels=(replace(vessel, speed=0.0),), speed=0.0, shore=scene.shore * 0 - 1)
+    before = draw(replace(calm, vessels=()), None, 0, 0, (360, 640))
+    after = draw(calm, None, 0, 0, (360, 640))
+    added = (after[1] == 0) & (before[1] != 0)
+    assert added.sum() > 100
+    assert (np.abs(after[0].astype(int) - before[0]).sum(2) > 20)[added].mean() > 0.9
+
+
+def test_effects_change_the_picture_and_leave_the_mask() -> None:
+    scene, _ = obstacle_scene(20_000)
+    boat = replace(scene.vessels[0], kind="motor", length=6.0, distance=18.0, start=0.0, speed=1.0)
+    scene = replace(scene, vessels=(boat,))
+    plain = draw(scene, Effects(), 1, 5, SMALL)
+    for name in ("glitter", "fog", "night", "spray", "waves"):
+        image, labels = draw(scene, Effects(**{name: 1.0}), 1, 5, SMALL)
+        assert np.array_equal(labels, plain[1]), name
+        assert not np.array_equal(image, plain[0]), name
+    assert draw(scene, Effects(night=1.0), 1, 5, SMALL)[0].mean() < 0.35 * plain[0].mean()
