@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset, synthetic
+from il2vseg.data.synthetic.drawing import draw
 from il2vseg.data.synthetic.effects import Effects
-from il2vseg.data.synthetic.render import draw
 from il2vseg.data.synthetic.scene import scene_of
 from il2vseg.data.synthetic.small import KINDS, obstacle_scene
 from il2vseg.data.synthetic.textures import textures

@@ -11,8 +11,8 @@ in the waves, then boats and buoys with their own mirror images) and finally rot
 """
 
 from il2vseg.data.synthetic.camera import FPS, horizon
-from il2vseg.data.synthetic.parts import parts
-from il2vseg.data.synthetic.render import render, render_obstacles, write_clip
+from il2vseg.data.synthetic.drawing import render, render_obstacles, write_clip
+from il2vseg.data.synthetic.listing import parts
 from il2vseg.data.synthetic.types import CLASS_NAMES, OBSTACLE, PALETTE, SKY, WATER
 
 __all__ = [

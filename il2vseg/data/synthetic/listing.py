@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, Labels
 from il2vseg.data.dataset import Part, Sample
-from il2vseg.data.synthetic.render import render, render_obstacles
+from il2vseg.data.synthetic.drawing import render, render_obstacles
 
 _STRIDE = 17
 
