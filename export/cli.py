@@ -125,13 +125,13 @@ def build_manifest(
     import onnx
     import torch
 
+    from il2vseg.base.classes import merge
     from il2vseg.base.palette import class_colors
     from il2vseg.export.graph import INPUT
     from il2vseg.export.opset import OPSET
-    from il2vseg.export.tools.naming import merge
     from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
 
-    spec, (height, width) = segmenter.spec, segmenter.size
+    spec, adapt, (height, width) = segmenter.spec, segmenter.adapt, segmenter.size
     names, clusters = merge(segmenter.class_names)
     colours = class_colors(names)
     return Manifest(
@@ -146,6 +146,7 @@ def build_manifest(
         files=files,
         alpha=segmenter.alpha,
         fcm=dataclasses.asdict(spec.low_level),
+        adapt={} if adapt is None else dataclasses.asdict(adapt),
         training_data=spec.training_data,
         tools={"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
         opset=OPSET,

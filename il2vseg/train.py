@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from il2vseg.learning.selection import Proposal, Selection
     from il2vseg.learning.trainer import Recipe, Trainer
     from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.spec import AdaptSpec
     from il2vseg.models.whitening import Whitening
 
 PROGRAM = "il2vseg.train"
@@ -83,6 +84,9 @@ class TrainConfig:
     centre: bool | None = flag(None, "subtract every image's mean token; default: chosen without labels")
     alpha: float | None = flag(
         None, "weight of the low-level branch at prediction, 0 to 1; default: the method's own"
+    )
+    adapt: bool | None = flag(
+        None, "adapt the prototypes to every image at prediction; default: il2vseg on centred tokens does"
     )
     clustering: Literal["ward", "minibatch"] = flag(
         "ward",
@@ -283,6 +287,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             low_level=recipe.prediction_low_level,
             training_data=f"{len(store)} frames of {config.dataset} ({config.split}), no labels",
             selection=selection.to_dict(),
+            adapt=adaptation(config, selection.centre),
         )
         segmenter = assemble(backbone.cpu(), classifier, model_spec)
         if processes.main:
@@ -292,6 +297,14 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     if processes.main:
         print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
+
+
+def adaptation(config: TrainConfig, centre: bool) -> "AdaptSpec | None":
+    """How prototypes adapt to the image at prediction. Only those of centred tokens gain by it."""
+    from il2vseg.models.spec import AdaptSpec
+
+    wanted = config.method == "il2vseg" and centre if config.adapt is None else config.adapt
+    return AdaptSpec() if wanted else None
 
 
 def check_tokens(config: TrainConfig, size: tuple[int, int], patch: int) -> None:

@@ -90,6 +90,7 @@ class Manifest:
     Attributes:
         clusters: for every cluster of the graph the index of its class; many clusters may share a class.
         alpha, fcm: settings of the low-level branch that is inside the graph, for the record.
+        adapt: settings of the prototypes' adaptation to the image, inside the graph too; empty = none.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Manifest:
     files: tuple[ModelFile, ...]
     alpha: float = 0.0
     fcm: dict[str, Any] = field(default_factory=dict)
+    adapt: dict[str, Any] = field(default_factory=dict)
     training_data: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     opset: int = 18

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.classes import merge
 from il2vseg.base.command import flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import IMAGE_SUFFIXES, list_files, write_json, write_text
 from il2vseg.base.images import Labels, read_frame, resize_frame, resize_labels
-from il2vseg.export.tools.naming import NamedModel, merge, open_model
+from il2vseg.export.tools.naming import NamedModel, open_model
 
 PROGRAM = "il2vseg-annotate"
 MODEL_VERSION = "il2vseg"

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.classes import merge
 from il2vseg.base.command import flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
@@ -70,16 +71,6 @@ class NamedModel:
     names: tuple[str, ...]
     predict: Callable[[Frame], Labels]
     rename: Callable[[Sequence[str]], None]
-
-
-def merge(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Classes in the order in which they first appear, and for every cluster the index of its class.
-
-    >>> merge(["water", "sky", "water"])
-    (('water', 'sky'), (0, 1, 0))
-    """
-    classes = tuple(dict.fromkeys(names))
-    return classes, tuple(classes.index(name) for name in names)
 
 
 def open_model(folder: Path, weights: Path | None = None) -> NamedModel:

@@ -13,7 +13,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path, sha256_file
 from il2vseg.models.backbones import Backbone, build_backbone
 from il2vseg.models.segmenter import Classifier, Segmenter
-from il2vseg.models.spec import FORMAT_VERSION, LowLevelSpec, ModelSpec
+from il2vseg.models.spec import FORMAT_VERSION, AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD as STUDENT
 from il2vseg.models.student import Student, load_student
 from il2vseg.models.weights import resolve_weights
@@ -109,6 +109,7 @@ def read_spec(folder: Path) -> ModelSpec:
 def _spec(description: dict[str, Any]) -> ModelSpec:
     d = dict(description)
     d["low_level"] = LowLevelSpec(**d["low_level"])
+    d["adapt"] = AdaptSpec(**d["adapt"]) if d.get("adapt") else None
     d["size"] = tuple(d["size"])
     d["class_names"] = tuple(d["class_names"])
     return ModelSpec(**d)

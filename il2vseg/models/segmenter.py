@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from il2vseg.models import lowlevel
+from il2vseg.models.adapt import adapted_logits, class_membership
 from il2vseg.models.backbones import Backbone
 from il2vseg.models.guided import guided_quads, stitch
-from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.spec import AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
 
 EMBEDDING_DIM = 64
@@ -57,12 +58,26 @@ class Classifier(nn.Module):
         """F_seg/τ: cosine of embeddings (..., d) to prototypes (C, d), over the temperature -> (..., C)."""
         return F.normalize(embeddings, dim=-1) @ F.normalize(prototypes, dim=-1).T / self.temperature
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """P_seg = softmax(F_seg/τ): tokens (B, D, h, w) -> (B, C, h, w)."""
+    def forward(
+        self, tokens: Tensor, adapt: AdaptSpec | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        """P_seg = softmax(F_seg/τ).
+
+        Args:
+            tokens: (B, D, h, w). adapt, classes: see `il2vseg.models.adapt`; None = fixed prototypes.
+        Returns:
+            (B, C, h, w), a distribution over C.
+        """
         b, _, h, w = tokens.shape
-        z = self.whitening(tokens.flatten(2).transpose(1, 2))
-        p = self.logits(self.head(z), self.global_prototypes).softmax(-1)
-        return p.transpose(1, 2).reshape(b, -1, h, w)
+        flat = tokens.flatten(2).transpose(1, 2)
+        embeddings = self.head(self.whitening(flat))
+        if adapt is None:
+            logits = self.logits(embeddings, self.global_prototypes)
+        else:
+            logits = adapted_logits(
+                flat, embeddings, self.global_prototypes, self.temperature, adapt, classes
+            )
+        return logits.softmax(-1).transpose(1, 2).reshape(b, -1, h, w)
 
 
 def low_level_memberships(
@@ -109,7 +124,10 @@ class Segmenter(nn.Module):
         size: (H, W) that images must have. grid: (gh, gw) of the scores.
         num_classes: clusters C. class_names: one a cluster. spec: how it was made.
         alpha: weight of F_l in eq. 13; settable, at first that of the spec.
+        adapt: how prototypes adapt to the image, None = not; settable, at first that of the spec.
     """
+
+    classes: Tensor | None
 
     def __init__(self, backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> None:
         super().__init__()
@@ -117,6 +135,8 @@ class Segmenter(nn.Module):
         self.classifier = classifier
         self.spec = spec
         self.alpha = spec.alpha
+        self.adapt = spec.adapt
+        self.register_buffer("classes", class_membership(spec.class_names), persistent=False)
         self.size: tuple[int, int] = backbone.size
         h, w = backbone.grid
         self.grid = (h * spec.low_level.scale, w * spec.low_level.scale)
@@ -141,7 +161,7 @@ class Segmenter(nn.Module):
         Returns:
             (B, C, gh, gw) float32, a distribution over C at every cell.
         """
-        p_seg = self.classifier(self.backbone(images).float())
+        p_seg = self.classifier(self.backbone(images).float(), self.adapt, self.classes)
         p_seg = lowlevel.upsample(p_seg, self.grid)
         if self.alpha == 0.0:
             return p_seg

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 PREDICTION_ALPHA = 0.15
 """α at prediction: milder than the 0.5 of the paper, since the colours of water and sky mislead."""
@@ -42,6 +42,24 @@ class LowLevelSpec:
 
 
 @dataclass(frozen=True)
+class AdaptSpec:
+    """Settings of the prototypes' adaptation to the image (`il2vseg.models.adapt`).
+
+    No mask chose them: the strength is in the middle of the decade in which it hardly matters, the weight of
+    the classes is small beside the 1 of the clusters.
+    """
+
+    strength: float = 30.0
+    """λ: tokens that a cluster of the image needs to weigh as much as the trained prototype."""
+    class_weight: float = 0.2
+    """β: weight of the classes beside the clusters, where clusters are named; 0 = clusters alone."""
+    sure: float = 0.6
+    """Probability of a class from which a token speaks for it."""
+    min_tokens: float = 8.0
+    """Tokens up to which a class is too small to be a class of the image."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a checkpoint says of itself."""
 
@@ -59,4 +77,6 @@ class ModelSpec:
     training_data: str
     selection: dict[str, Any] = field(default_factory=dict)
     """How the whitening was chosen: criterion and candidates."""
+    adapt: AdaptSpec | None = None
+    """How prototypes adapt to the image; None = not at all, as in checkpoints of format 1."""
     format_version: int = FORMAT_VERSION

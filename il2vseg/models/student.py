@@ -112,6 +112,7 @@ class Student(Segmenter):
         check_size(self.size, Encoder.patch)
         self.spec = spec
         self.alpha = 0.0
+        self.adapt = None
         self.grid = (self.size[0] // STRIDE, self.size[1] // STRIDE)
         self.num_classes = len(spec.class_names)
         self.class_names = list(spec.class_names)

@@ -43,6 +43,25 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
     assert digest(again) == digest(out)
 
 
+@pytest.mark.parametrize(
+    ("flags", "adapts"),
+    [
+        (["--centre"], True),
+        (["--no-centre"], False),
+        (["--centre", "--no-adapt"], False),
+        (["--no-centre", "--adapt"], True),
+        (["--centre", "--method", "kmeans"], False),
+    ],
+)
+def test_prototypes_adapt_to_the_image_where_tokens_are_centred(flags: list[str], adapts: bool) -> None:
+    config = train.parse(train.TrainConfig, "train", flags)
+    assert config.centre is not None
+    found = train.adaptation(config, config.centre)
+    assert (found is not None) == adapts
+    if found is not None:
+        assert (found.strength, found.class_weight, found.sure, found.min_tokens) == (30.0, 0.2, 0.6, 8.0)
+
+
 def test_resuming_after_a_kill_gives_the_same_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from il2vseg.base.classes import merge
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, Labels, write_image
 from il2vseg.data import open_dataset
@@ -16,7 +17,6 @@ from il2vseg.export.tools.naming import (
     NamedModel,
     Survey,
     main,
-    merge,
     names_from_masks,
     open_model,
     parse_names,
