@@ -15,7 +15,7 @@ from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 if TYPE_CHECKING:
     from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
-    from il2vseg.learning.distiller import Targets
+    from il2vseg.learning.targets import Targets
     from il2vseg.models.segmenter import Segmenter
     from il2vseg.models.student import Student
 
@@ -127,8 +127,9 @@ def distill(config: DistillConfig) -> "Student":
     import torch
 
     from il2vseg.data import open_dataset
-    from il2vseg.learning.distiller import Distiller, DistillRecipe, compute_targets, targets_key
+    from il2vseg.learning.distiller import Distiller, DistillRecipe
     from il2vseg.learning.monitor import Monitor
+    from il2vseg.learning.targets import compute_targets, targets_key
     from il2vseg.models.checkpoint import FILE_NAME, save_student
     from il2vseg.models.spec import LowLevelSpec, ModelSpec
     from il2vseg.models.student import METHOD, Encoder, Student, finish
@@ -181,7 +182,7 @@ def distill(config: DistillConfig) -> "Student":
 
 def _cached(path: Path, key: str, compute: "Callable[[], Targets]") -> "Targets":
     """The targets on disk if they are those of `key`, else new ones."""
-    from il2vseg.learning.distiller import Targets
+    from il2vseg.learning.targets import Targets
 
     targets = Targets.load(path, key)
     if targets is None:

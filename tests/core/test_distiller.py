@@ -15,22 +15,10 @@ from torch import Tensor, nn
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.distill import DistillConfig, check, crop_size, default_size, main
-from il2vseg.learning.distiller import (
-    Augmentation,
-    Distiller,
-    DistillRecipe,
-    Targets,
-    class_weights,
-    classes_of,
-    compute_targets,
-    distillation_loss,
-    draw_view,
-    feature_loss,
-    targets_key,
-    vary_colours,
-    vary_light,
-    warp_frame,
-)
+from il2vseg.learning.distiller import Distiller, DistillRecipe
+from il2vseg.learning.targets import Targets, classes_of, compute_targets, targets_key
+from il2vseg.learning.views import Augmentation, draw_view, vary_colours, vary_light, warp_frame
+from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
 from il2vseg.models.segmenter import Segmenter
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD, Student

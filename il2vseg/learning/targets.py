@@ -1,0 +1,134 @@
+"""What a student is taught: scores and tokens of a teacher that was trained without labels."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from il2vseg.base.files import atomic_path
+from il2vseg.base.images import Frame, resize_frame
+from il2vseg.models.segmenter import Segmenter, frames_to_images, pixel_scores
+from il2vseg.models.student import STRIDE
+from il2vseg.models.whitening import TokenStatistics
+
+TOKEN_DIM = 64
+"""Whitened dimensions of the teacher's tokens that the student's features are pulled to."""
+
+TOKEN_STRIDE = 16
+"""Stride of the student's features that are compared with them."""
+
+
+def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Classes as they first appear among the names of clusters, and the clusters of each."""
+    classes = tuple(dict.fromkeys(names))
+    return classes, [[i for i, name in enumerate(names) if name == c] for c in classes]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the teacher says of n frames.
+
+    Attributes:
+        scores: (n, C, H/4, W/4) uint8, probabilities times 255.
+        tokens: (n, K, h, w) float16, whitened; K = 0 where the teacher has no tokens.
+        class_names: one a class.
+    """
+
+    scores: NDArray[np.uint8]
+    tokens: NDArray[np.float16]
+    class_names: tuple[str, ...]
+
+    def save(self, path: Path, key: str) -> None:
+        """Write to an .npz; `key` names everything that decided the targets."""
+        names = np.array(self.class_names)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, scores=self.scores, tokens=self.tokens, names=names, key=key)
+
+    @classmethod
+    def load(cls, path: Path, key: str) -> "Targets | None":
+        """Read what `save` wrote, if it is there whole and has this key."""
+        try:
+            with np.load(path) as file:
+                if str(file["key"]) != key:
+                    return None
+                return cls(file["scores"], file["tokens"], tuple(map(str, file["names"])))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+
+def targets_key(frames: Iterable[bytes], **settings: object) -> str:
+    """A hash of the frames and of every setting that decides their targets."""
+    h = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for frame in frames:
+        h.update(hashlib.sha256(frame).digest())
+    return h.hexdigest()
+
+
+@torch.inference_mode()
+def compute_targets(
+    teachers: Sequence[Segmenter],
+    frames: Iterable[Frame],
+    size: tuple[int, int],
+    flip: bool = False,
+) -> Targets:
+    """Ask the teacher, with its low-level branch, about every frame: mean over its input sizes and, with
+    `flip`, the mirrored frame.
+
+    Args:
+        teachers: one model at one or more input sizes; the first gives the tokens.
+        size: the student's (H, W).
+    """
+    class_names, members = classes_of(teachers[0].class_names)
+    grid = (size[0] // STRIDE, size[1] // STRIDE)
+    backbone = getattr(teachers[0], "backbone", None)
+    captured: list[Tensor] = []
+    hook = None
+    if backbone is not None:
+        hook = backbone.register_forward_hook(lambda _, __, output: captured.append(output))
+    scores: list[NDArray[np.uint8]] = []
+    tokens: list[Tensor] = []
+    for frame in frames:
+        total = torch.zeros(1, len(class_names), *grid)
+        for teacher in teachers:
+            images = frames_to_images(torch.from_numpy(resize_frame(frame, teacher.size))[None])
+            total += _class_scores(teacher, images, members, grid)
+            if flip:
+                total += _class_scores(teacher, images.flip(3), members, grid).flip(3)
+        tokens += [t.half() for t in captured[:1]]
+        captured.clear()
+        mean = (total / total.sum(1, keepdim=True))[0]
+        scores.append((mean * 255.0).round().byte().numpy())
+    if hook is not None:
+        hook.remove()
+    return Targets(np.stack(scores), _whiten(tokens), class_names)
+
+
+def _class_scores(
+    teacher: Segmenter, images: Tensor, members: Sequence[list[int]], grid: tuple[int, int]
+) -> Tensor:
+    """Scores (1, C, gh, gw) of named classes: of each its best cluster's, as in the teacher's labels."""
+    clusters = pixel_scores(teacher(images), images, teacher.low_level).clamp_min(0.0)
+    classes = torch.stack([clusters[:, ids].amax(1) for ids in members], 1)
+    return F.interpolate(classes / classes.sum(1, keepdim=True), size=grid, mode="area")
+
+
+def _whiten(tokens: list[Tensor]) -> NDArray[np.float16]:
+    """PCA-whiten tokens (1, D, h, w) each over all of them: (n, K, h, w)."""
+    if not tokens:
+        return np.zeros((0, 0, 1, 1), np.float16)
+    _, dim, h, w = tokens[0].shape
+    statistics = TokenStatistics(dim)
+    flat = [t[0].flatten(1).T.float() for t in tokens]
+    for t in flat:
+        statistics.update(t)
+    whitening = statistics.whitening(min(TOKEN_DIM, dim), centre=False)
+    z = [whitening(t[None])[0].T.reshape(-1, h, w) for t in flat]
+    return np.asarray(torch.stack(z).half().numpy(), np.float16)

@@ -1,0 +1,40 @@
+"""Losses of a student against its teacher."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def class_weights(scores: NDArray[np.uint8], balance: float) -> Tensor:
+    """How much a cell of each class counts: (C,), from all targets (n, C, h, w); see `DistillRecipe`."""
+    share = np.array([scores[:, c].mean(dtype=np.float64) for c in range(scores.shape[1])])
+    share = (share / share.sum()).clip(1e-3, None)
+    return torch.from_numpy((1.0 / (len(share) * share)) ** balance).float()
+
+
+def distillation_loss(
+    logits: Tensor, target: Tensor, class_weight: Tensor, edge_weight: float = 1.0
+) -> Tensor:
+    """Weighted KL(target ‖ student), a scalar.
+
+    A cell counts as the teacher is sure: nothing at even odds, linearly more above.
+
+    Args:
+        logits, target: (B, C, h, w); the target is a distribution over C.
+        class_weight: (C,), see `class_weights`. edge_weight: see `DistillRecipe`.
+    """
+    kl = F.kl_div(logits.log_softmax(1), target, reduction="none").sum(1)
+    chance = 1.0 / target.shape[1]
+    sure = ((target.amax(1) - chance) / (1.0 - chance)).clamp(0.0, 1.0)
+    most = F.max_pool2d(target, 5, 1, 2)
+    least = -F.max_pool2d(-target, 5, 1, 2)
+    weight = sure * (1.0 + edge_weight * (most - least).amax(1))
+    weight = weight * torch.einsum("c,bchw->bhw", class_weight, target)
+    return (weight * kl).sum() / weight.sum().clamp_min(1.0)
+
+
+def feature_loss(projected: Tensor, tokens: Tensor) -> Tensor:
+    """1 − cosine of the student's projected features and the teacher's tokens, both (B, K, h, w)."""
+    return (1.0 - F.cosine_similarity(projected, tokens, dim=1)).mean()
