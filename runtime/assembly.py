@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import require_writable_dir
+from il2vseg.base.redact import redacted
 from il2vseg.runtime.config import RunConfig, targets
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _open_stream(
     from il2vseg.runtime.stabilise import Smoother
 
     (target,) = targets(config)
-    events, latencies = EventLog(), Latencies()
+    events, latencies = EventLog((target, config.mqtt or "")), Latencies()
     stabiliser = (
         None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
     )
@@ -104,7 +105,7 @@ def _open_stream(
         analyse=analyse,
     )
     windows = [sink for sink in sinks if isinstance(sink, WindowSink)]
-    return Stream(config, target, source, pipeline, windows), sinks
+    return Stream(config, redacted(target), source, pipeline, windows), sinks
 
 
 def source_options(config: RunConfig) -> "SourceOptions":
@@ -152,7 +153,7 @@ def _sinks(
 
     yield LogSink()
     if config.window:
-        yield WindowSink(f"IL2Vseg {targets(config)[0]}")
+        yield WindowSink(f"IL2Vseg {redacted(targets(config)[0])}")
     if config.save_labels is not None:
         yield LabelSink(config.save_labels)
     if config.save_video is not None:
@@ -192,11 +193,10 @@ def _extra(flag: str, name: str) -> Iterator[None]:
 def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: "Latencies") -> "Sink":
     with _extra("--serve", "web"):
         from il2vseg.runtime.web.server import WebSink
-    from il2vseg.runtime.sources import shown_name
     from il2vseg.runtime.web.state import State
 
     (target,) = targets(config)
-    state = State(manifest, shown_name(target) if config.camera is None else f"camera {target}", latencies)
+    state = State(manifest, redacted(target) if config.camera is None else f"camera {target}", latencies)
     sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
     print(f"page: {sink.url}", file=sys.stderr)
     return sink

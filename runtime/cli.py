@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from il2vseg.base.command import parse
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.runtime.config import RunConfig, check, streams
+from il2vseg.base.redact import redacting
+from il2vseg.runtime.config import RunConfig, check, streams, targets
 
 if TYPE_CHECKING:
     from il2vseg.runtime.assembly import Stream
@@ -174,7 +175,8 @@ def main(argv: list[str] | None = None) -> int:
             values = {k: v for k, v in to_dict(config).items() if k not in ("config", "print_config")}
             print(yaml.safe_dump(values, sort_keys=False), end="")
         else:
-            run(config)
+            with redacting((*targets(config), config.mqtt or "")):
+                run(config)
 
     return run_command(body, PROGRAM)
 

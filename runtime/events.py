@@ -3,8 +3,11 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from il2vseg.base.redact import scrubbed
 
 _KEPT = 1000
 
@@ -33,14 +36,19 @@ class EventLog:
     Reporting never waits: when nobody takes events out, the oldest of a thousand are forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Iterable[str] = ()) -> None:
+        """Args:
+        addresses: of sources and brokers; no event shows a secret of theirs.
+        """
+        self._addresses = tuple(addresses)
         self._pending: deque[Event] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
 
     def emit(self, kind: str, message: str, **data: Any) -> None:
         """Report an event; `data` is plain JSON values."""
+        shown = {k: scrubbed(v, self._addresses) if isinstance(v, str) else v for k, v in data.items()}
         with self._lock:
-            self._pending.append(Event(kind, message, data))
+            self._pending.append(Event(kind, scrubbed(message, self._addresses), shown))
 
     def take(self) -> list[Event]:
         """Return the events since the last call, oldest first."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 from il2vseg import __version__
 from il2vseg.base.errors import UserError
+from il2vseg.base.redact import hide_arguments
 
 T = TypeVar("T")
 
@@ -193,6 +194,8 @@ def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add_argument(parser, field, hints[field.name])
+    if argv is None:
+        hide_arguments(sys.argv[1:])
     flags = vars(parser.parse_args(argv))
     flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items() if v is not None}
     values: dict[str, Any] = {}

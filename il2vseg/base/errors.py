@@ -17,27 +17,26 @@ def run_command(command: Callable[[], None], name: str) -> int:
     """Run a command's body and map its outcome to an exit code.
 
     A full disk and a path that may not be written are the user's to mend, wherever they surface;
-    any other exception is our bug and keeps its traceback.
+    any other exception is our bug and keeps its traceback. What is printed tells no secret of an address.
 
     Returns:
         0 on success, 1 for CheckFailed, 2 for UserError and for OSError, 130 for Ctrl-C, 141 (as a shell
         counts SIGPIPE) when the reader of our output has left, as `| head` does.
     """
+    from il2vseg.base.redact import scrubbed
+
     try:
         command()
-    except CheckFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+    except (CheckFailed, UserError) as error:
+        print(f"{name}: {scrubbed(str(error), sys.argv[1:])}", file=sys.stderr)
+        return 1 if isinstance(error, CheckFailed) else 2
     except BrokenPipeError:
         # Python flushes standard output once more at its end, which would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"{name}: {scrubbed(f'{where}{error.strerror or error}', sys.argv[1:])}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -13,16 +13,16 @@ from typing import Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
+from il2vseg.base.redact import redacted
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import CaptureOptions, open_camera, open_stream
 from il2vseg.runtime.sources.geometry import Geometry, Transformed
 from il2vseg.runtime.sources.live import CONNECT_S, LiveSource
 from il2vseg.runtime.sources.recorded import ClipSource, ImageSource
 
-__all__ = ["Captured", "Source", "SourceOptions", "open_source", "shown_name"]
+__all__ = ["Captured", "Source", "SourceOptions", "open_source"]
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"//[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,6 @@ def open_source(
     return opened if options.geometry == Geometry() else Transformed(opened, options.geometry)
 
 
-def shown_name(source: str) -> str:
-    """Return a source as it may be shown: names end up in logs and on the page, passwords must not."""
-    return _CREDENTIALS.sub("//", source)
-
-
 def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> Source:
     if source.startswith("synthetic:"):
         from il2vseg.runtime.sources.synthetic import SyntheticSource
@@ -79,7 +74,7 @@ def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> 
         return SyntheticSource.parse(source)
     if source.startswith("gst:") or _URL.match(source):
         connect = partial(open_stream, source, CONNECT_S, options.freeze_s)
-        return LiveSource(connect, shown_name(source), report, freeze_s=options.freeze_s, wait=options.wait)
+        return LiveSource(connect, redacted(source), report, freeze_s=options.freeze_s, wait=options.wait)
     if camera or source.startswith("/dev/") or (source.isdigit() and not Path(source).exists()):
         connect = partial(open_camera, source, options.capture)
         name = f"camera {source}"
@@ -99,7 +94,7 @@ def _open_files(source: str, report: Report) -> Source:
     else:
         files = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
         if not files:
-            raise UserError(f"{source}: no such file, folder or pattern")
+            raise UserError(f"{redacted(source)}: no such file, folder or pattern")
         # Names of frames come from the part of the path that the pattern leaves open.
         root = Path(re.split(r"[*?\[]", source)[0] + "_").parent
     images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
