@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import require_writable_dir
+from il2vseg.base.outputs import Ledger
 from il2vseg.base.redact import redacted
 from il2vseg.runtime.config import RunConfig, targets
 
@@ -151,16 +153,26 @@ def _sinks(
     from il2vseg.runtime.sinks.video import VideoSink
     from il2vseg.runtime.sinks.window import WindowSink
 
+    def ledger(folder: Path) -> Ledger | None:
+        return None if config.disk_quota is None else Ledger(folder)
+
     yield LogSink()
     if config.window:
         yield WindowSink(f"IL2Vseg {redacted(targets(config)[0])}")
     if config.save_labels is not None:
-        yield LabelSink(config.save_labels)
+        yield LabelSink(config.save_labels, ledger(config.save_labels))
     if config.save_video is not None:
         require_writable_dir(config.save_video.parent)
-        yield VideoSink(config.save_video, source.fps, live=source.live, segment_s=config.segment)
+        yield VideoSink(
+            config.save_video,
+            source.fps,
+            live=source.live,
+            segment_s=config.segment,
+            ledger=ledger(config.save_video.parent) if config.segment else None,
+        )
     if config.alarm_clips is not None:
-        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, source.fps)
+        kept = ledger(config.alarm_clips)
+        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, source.fps, kept)
     if config.mcap is not None:
         with _extra("--mcap", "mcap"):
             from il2vseg.runtime.sinks.mcap import McapSink

@@ -59,10 +59,12 @@ def run(config: RunConfig) -> None:
     from il2vseg.runtime.catalog import find_model
     from il2vseg.runtime.manifest import Manifest
     from il2vseg.runtime.notify import Notifier
+    from il2vseg.runtime.overwriting import check_outputs
     from il2vseg.runtime.progress import Progress
 
     folder = find_model(config.model)
     parts = streams(config)
+    check_outputs(parts, folder)
 
     def load() -> "Backend":
         engine = open_engine(folder, config.provider, precision=config.precision, threads=config.threads)

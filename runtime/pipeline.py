@@ -264,6 +264,8 @@ class Pipeline:
                 sink.close()
             except OSError as error:
                 self._fail(_sink_error(sink, error))
+            except Exception as error:
+                self._fail(error)
 
     def _forward_events(self) -> None:
         for event in self._events.take():

@@ -1,5 +1,7 @@
 """Frames as OpenCV delivers them: read, resized and written in one way everywhere."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,11 @@ from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import write_bytes
+
+_PNG_HEADER = 33
+"""Bytes of a PNG's signature and its first chunk."""
+
+_MARK = b"tEXtSoftware\0il2vseg labels"
 
 Frame = NDArray[np.uint8]
 """BGR image (H, W, 3), uint8."""
@@ -67,6 +74,23 @@ def encode_image(suffix: str, image: NDArray[np.uint8]) -> bytes:
     if not ok:
         raise UserError(f"OpenCV cannot write such an image as '{suffix}'")
     return bytes(data.tobytes())
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """Encode class ids (H, W) as a single-channel PNG that says who made it; see `is_label_image`."""
+    data = encode_image(".png", labels)
+    chunk = struct.pack(">I", len(_MARK) - 4) + _MARK + struct.pack(">I", zlib.crc32(_MARK))
+    return data[:_PNG_HEADER] + chunk + data[_PNG_HEADER:]
+
+
+def is_label_image(path: Path) -> bool:
+    """Whether a file is a label image that this program wrote, by its mark."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PNG_HEADER + 4 + len(_MARK))
+    except OSError:
+        return False
+    return head[_PNG_HEADER + 4 :] == _MARK
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

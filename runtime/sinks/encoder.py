@@ -80,7 +80,8 @@ class _AvEncoder:
         self._written = 0
         self._last = -1
         with _user_error(path):
-            self._file: Any = av.open(str(path), "w", options=_AV_OPTIONS[path.suffix.lower()])
+            # FFmpeg takes what stands before a colon of a relative path for a protocol.
+            self._file: Any = av.open(str(path.absolute()), "w", options=_AV_OPTIONS[path.suffix.lower()])
         rate = Fraction(fps).limit_denominator(1001)
         options = {"preset": "veryfast", "crf": "23"}
         self._stream: Any = self._file.add_stream("libx264", rate=rate, options=options)
@@ -101,16 +102,31 @@ class _AvEncoder:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="bgr24")
         self._last = picture.pts = max(self._last + 1, round(seconds * _TICKS))
         picture.time_base = Fraction(1, _TICKS)
-        for packet in self._stream.encode(picture):
-            self._file.mux(packet)
+        with _os_error(self._path):
+            for packet in self._stream.encode(picture):
+                self._file.mux(packet)
         self._written += 1
 
     def close(self) -> None:
-        try:
-            for packet in self._stream.encode(None):
-                self._file.mux(packet)
-        finally:
-            self._file.close()
+        with _os_error(self._path):
+            try:
+                for packet in self._stream.encode(None):
+                    self._file.mux(packet)
+            finally:
+                self._file.close()
+
+
+@contextmanager
+def _os_error(path: Path) -> Iterator[None]:
+    """Report FFmpeg's errors as those of the operating system, which only some of them are."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -133,7 +149,9 @@ class _OpenCvEncoder:
         with _user_error(path), path.open("wb"):
             pass
         codec = "MJPG" if path.suffix.lower() == ".avi" else "mp4v"
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
+        self._writer = cv2.VideoWriter(
+            str(path.absolute()), cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0])
+        )
         if not self._writer.isOpened():
             path.unlink(missing_ok=True)
             raise UserError(f"{path}: no video can be written with this suffix here; try .mp4 or .mkv")

@@ -5,21 +5,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from il2vseg.base.outputs import Ledger
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Report
 
-SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".ts", ".png", ".mcap"})
-"""Files that may be deleted; nothing else in the folders is touched."""
-
 CHECK_EVERY_S = 5.0
 _FRESH_S = 10.0
+_MAX_LOAD = 0.05
+"""Share of the time that looking at the files may take, where there are very many."""
 
 
 class QuotaSink(Sink):
     """Deletes the oldest recordings in some folders when all of them take more than a number of bytes.
 
-    Events reported: quota, with the number of files deleted.
+    A recording is what the folder's ledger knows and what has not changed since: any other file is a
+    person's, neither counted nor touched. Events reported: quota, with the number of files deleted.
     """
 
     name = "quota"
@@ -33,28 +34,35 @@ class QuotaSink(Sink):
     def write(self, output: Output) -> None:
         now = time.monotonic()
         if now >= self._next:
-            self._next = now + CHECK_EVERY_S
             self.enforce()
+            took = time.monotonic() - now
+            self._next = now + max(CHECK_EVERY_S, took / _MAX_LOAD)
 
     def enforce(self) -> list[Path]:
-        """Delete what is too much and return it. Files written to a moment ago are left alone."""
+        """Delete what is too much and return it. Files written to a moment ago are left alone.
+
+        Raises:
+            OSError: a ledger cannot be written.
+        """
+        ledgers = {folder.resolve(): Ledger(folder) for folder in self._folders}
         files = []
-        for folder in dict.fromkeys(self._folders):
-            for path in folder.rglob("*"):
-                with suppress(OSError):  # others delete, too
-                    if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink():
-                        status = path.stat()
-                        files.append((status.st_mtime, status.st_size, path))
-        files.sort()
-        excess = sum(size for _, size, _ in files) - self._limit
+        for ledger in ledgers.values():
+            for name, status in ledger.files().items():
+                files.append((status.st_mtime, status.st_size, ledger.folder / name, ledger, name))
+        files.sort(key=lambda file: file[:3])
+        excess = sum(file[1] for file in files) - self._limit
+        gone: dict[Ledger, list[str]] = {}
         deleted = []
-        for modified, size, path in files:
+        for modified, size, path, ledger, name in files:
             if excess <= 0 or modified > time.time() - _FRESH_S:
                 break
-            with suppress(OSError):
+            with suppress(OSError):  # others delete, too
                 path.unlink()
                 deleted.append(path)
+                gone.setdefault(ledger, []).append(name)
                 excess -= size
+        for ledger, names in gone.items():
+            ledger.forget(names)
         if deleted:
             self._report("quota", f"deleted {len(deleted)} old recordings", files=len(deleted))
         return deleted

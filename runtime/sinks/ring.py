@@ -9,6 +9,7 @@ import numpy as np
 
 from il2vseg.base.files import require_writable_dir
 from il2vseg.base.images import Frame
+from il2vseg.base.outputs import Ledger
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
@@ -26,11 +27,19 @@ class RingSink(Sink):
 
     name = "ring"
 
-    def __init__(self, folder: Path, before_s: float, after_s: float, fps: float | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        before_s: float,
+        after_s: float,
+        fps: float | None,
+        ledger: Ledger | None = None,
+    ) -> None:
         """Make sure that `folder` can be written.
 
         Args:
             before_s: seconds before the alarm that a clip begins with. after_s: seconds after its end.
+            ledger: where to record what is written, for the disk quota.
         Raises:
             UserError: the folder cannot be written.
         """
@@ -38,6 +47,7 @@ class RingSink(Sink):
         self._before_s = before_s
         self._after_s = after_s
         self._fps = fps
+        self._ledger = ledger
         self._kept: deque[tuple[float, bytes]] = deque(maxlen=MAX_FRAMES)
         self._clip: VideoWriter | None = None
         self._alarm = False
@@ -69,7 +79,7 @@ class RingSink(Sink):
         path, number = self._folder / f"{name}{suffix}", 1
         while path.exists():
             path, number = self._folder / f"{name}-{number}{suffix}", number + 1
-        self._clip = VideoWriter(path, self._fps, live=True)
+        self._clip = VideoWriter(path, self._fps, live=True, ledger=self._ledger)
         while self._kept:
             clock, data = self._kept.popleft()
             self._clip.write(_decoded(data), clock)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, resize_frame
+from il2vseg.base.outputs import Ledger
 from il2vseg.runtime.output import Output
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import Encoder, open_encoder
@@ -20,15 +21,17 @@ class VideoWriter:
     The first frame decides the size; later ones of another size are resized to it.
     """
 
-    def __init__(self, path: Path, fps: float | None, *, live: bool) -> None:
+    def __init__(self, path: Path, fps: float | None, *, live: bool, ledger: Ledger | None = None) -> None:
         """Prepare; the file is begun with the first frame.
 
         Args:
             fps: nominal rate of the source. live: whether frames belong where their times put them.
+            ledger: where to record the file, for the disk quota.
         """
         self._path = path
         self._fps = fps or DEFAULT_FPS
         self._live = live
+        self._ledger = ledger
         self._encoder: Encoder | None = None
         self._size = (0, 0)
         self._last: float | None = None
@@ -38,6 +41,8 @@ class VideoWriter:
         """Append a frame captured at `clock` seconds."""
         if self._encoder is None:
             self._size = (image.shape[0], image.shape[1])
+            if self._ledger is not None:
+                self._ledger.begin(self._path)
             self._encoder = open_encoder(self._path, self._size, self._fps)
         if self._last is not None:
             self.seconds += min(clock - self._last if self._live else 1 / self._fps, MAX_GAP_S)
@@ -49,6 +54,8 @@ class VideoWriter:
         encoder, self._encoder = self._encoder, None
         if encoder is not None:
             encoder.close()
+            if self._ledger is not None:
+                self._ledger.record(self._path)
 
 
 class VideoSink(Sink):
@@ -56,12 +63,20 @@ class VideoSink(Sink):
 
     name = "video"
 
-    def __init__(self, path: Path, fps: float | None, *, live: bool, segment_s: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fps: float | None,
+        *,
+        live: bool,
+        segment_s: float | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         """Check the folder.
 
         Args:
             path: with `segment_s`, codes of strftime in its name become the time: rec/%Y%m%d-%H%M%S.mp4.
-            segment_s: seconds of video in a file; None for all of it.
+            segment_s: seconds of video in a file; None for all of it. ledger: see `VideoWriter`.
         Raises:
             UserError: the folder cannot be written, or all segments would have the same name.
         """
@@ -73,6 +88,7 @@ class VideoSink(Sink):
         self._fps = fps
         self._live = live
         self._segment_s = segment_s
+        self._ledger = ledger
         self._writer: VideoWriter | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +100,7 @@ class VideoSink(Sink):
         if full:
             self.close()
         if self._writer is None:
-            self._writer = VideoWriter(self._name(), self._fps, live=self._live)
+            self._writer = VideoWriter(self._name(), self._fps, live=self._live, ledger=self._ledger)
         self._writer.write(output.overlay, output.captured.clock)
 
     def _name(self) -> Path:

@@ -4,7 +4,6 @@ for captured in open_source("river.mp4"):
     show(captured.frame)
 """
 
-import glob
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
+from il2vseg.base.files import IMAGE_SUFFIXES
 from il2vseg.base.redact import redacted
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import CaptureOptions, open_camera, open_stream
 from il2vseg.runtime.sources.geometry import Geometry, Transformed
+from il2vseg.runtime.sources.listing import list_source
 from il2vseg.runtime.sources.live import CONNECT_S, LiveSource
 from il2vseg.runtime.sources.recorded import ClipSource, ImageSource
 
@@ -83,20 +83,7 @@ def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> 
 
 
 def _open_files(source: str, report: Report) -> Source:
-    path = Path(source)
-    if path.is_dir():
-        images = list_files(path, IMAGE_SUFFIXES)
-        files, root = images or list_files(path, CLIP_SUFFIXES), path
-        if not files:
-            raise UserError(f"{path}: no images and no clips in this folder")
-    elif path.exists():
-        files, root = [path], path.parent
-    else:
-        files = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
-        if not files:
-            raise UserError(f"{redacted(source)}: no such file, folder or pattern")
-        # Names of frames come from the part of the path that the pattern leaves open.
-        root = Path(re.split(r"[*?\[]", source)[0] + "_").parent
+    files, root = list_source(source)
     images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
     if len(images) == len(files):
         return ImageSource(images, root, report)

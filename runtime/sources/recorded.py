@@ -1,7 +1,6 @@
 """Recorded sources: images and clips. They never lose a frame that can be decoded."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import read_frame
+from il2vseg.base.outputs import frame_names
 from il2vseg.runtime.sources.base import Captured, Report, Source
 
 
@@ -21,13 +21,7 @@ class ImageSource(Source):
         """Take files below `root`; a frame is named after its file, relative to `root`."""
         self.total = len(files)
         self._report = report
-        stems = [f.relative_to(root).with_suffix("") for f in files]
-        shared = {stem for stem, n in Counter(stems).items() if n > 1}
-        # a.jpg and a.png in one folder keep their suffixes: two frames never share a name.
-        self._queue = [
-            (f, (f.relative_to(root) if stem in shared else stem).as_posix())
-            for f, stem in zip(files, stems, strict=True)
-        ]
+        self._queue = list(zip(files, frame_names(files, root), strict=True))
         self._index = 0
 
     def read(self) -> Captured | None:
@@ -58,8 +52,7 @@ class ClipSource(Source):
             UserError: none of them can be opened.
         """
         self._report = report
-        self._root = root
-        self._clips = list(clips)
+        self._clips = list(zip(clips, frame_names(clips, root), strict=True))
         self._several = len(clips) > 1
         self._index = 0
         self._open: tuple[Any, str, int] | None = None  # capture, prefix of names, number of the next frame
@@ -73,13 +66,11 @@ class ClipSource(Source):
 
     def _next_clip(self) -> bool:
         while self._clips:
-            clip = self._clips.pop(0)
-            capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG)
+            clip, name = self._clips.pop(0)
+            # FFmpeg takes what stands before a colon of a relative path for a protocol.
+            capture = cv2.VideoCapture(str(clip.absolute()), cv2.CAP_FFMPEG)
             if capture.isOpened():
-                prefix = (
-                    f"{clip.relative_to(self._root).with_suffix('').as_posix()}/" if self._several else ""
-                )
-                self._open = (capture, prefix, 0)
+                self._open = (capture, f"{name}/" if self._several else "", 0)
                 return True
             self.skipped += 1
             self._report("clip_unreadable", f"{clip}: not a readable video", file=str(clip))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.outputs import Ledger
 from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.notify import Notifier
@@ -134,14 +135,16 @@ def test_live_video_keeps_the_time(tmp_path: Path, suffix: str) -> None:
 
 
 def test_the_oldest_recordings_are_deleted_and_nothing_else(tmp_path: Path) -> None:
-    now = time.time()
+    now, ledger = time.time(), Ledger(tmp_path)
     for i in range(6):
         path = tmp_path / f"sub/{i}.mkv"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 100)
         os.utime(path, (now - 1000 + i, now - 1000 + i))
-    (tmp_path / "notes.txt").write_bytes(b"x" * 1000)
-    os.utime(tmp_path / "notes.txt", (0, 0))
+        ledger.record(path)
+    (tmp_path / "wedding.mkv").write_bytes(b"x" * 1000)
+    os.utime(tmp_path / "wedding.mkv", (0, 0))
+    ledger.begin(tmp_path / "fresh.mkv")
     (tmp_path / "fresh.mkv").write_bytes(b"x" * 100)
     events: list[str] = []
 
@@ -150,7 +153,7 @@ def test_the_oldest_recordings_are_deleted_and_nothing_else(tmp_path: Path) -> N
 
     sink = QuotaSink([tmp_path, tmp_path], 350, report)
     assert [p.name for p in sink.enforce()] == ["0.mkv", "1.mkv", "2.mkv", "3.mkv"]
-    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["4.mkv", "5.mkv", "fresh.mkv", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.rglob("*.mkv")) == ["4.mkv", "5.mkv", "fresh.mkv", "wedding.mkv"]
     assert events == ["quota"]
     assert QuotaSink([tmp_path], 0, report).enforce()
     assert (tmp_path / "fresh.mkv").exists()  # it is being written
