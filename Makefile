@@ -11,7 +11,7 @@ EXTRAS := train,cpu,dev
 OPTIONAL_EXTRAS := cluster crf video web mcap mqtt rtx openvino bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench venv clean
+.PHONY: help demo test test-slow lint bench gpu venv clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: $(VENV)/.optional ## measure the hot paths
 	$(BIN)/python bench/export.py
 	$(BIN)/python bench/runtime.py
 	$(BIN)/python bench/student.py
+
+gpu: $(VENV)/.installed ## measure training, exports and the runtime on a GPU, and check that they compute the same
+	$(BIN)/python bench/gpu.py
 
 venv: $(VENV)/.installed ## create the environment in .venv
 

@@ -55,12 +55,18 @@ class Processes:
 
 
 class LaunchedProcesses(Processes):
-    """Several processes, on one machine or many: gloo between CPUs, NCCL between GPUs."""
+    """Several processes, on one machine or many: gloo between CPUs, NCCL between GPUs.
+
+    Where a machine has fewer GPUs than processes, they share them and talk over gloo: NCCL refuses that.
+    """
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self._state: Any = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        gpus = torch.cuda.device_count()
+        crowded = 0 < gpus < int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        options: dict[str, Any] = {"backend": "gloo"} if crowded else {}
+        self._state: Any = PartialState(cpu=gpus == 0, timeout=PATIENCE, **options)
         super().__init__(self._state.device)
         self.rank, self.count = self._state.process_index, self._state.num_processes
 

@@ -4,11 +4,14 @@ A provider is a row of PROVIDERS. `open_engine` goes through the rows, loads the
 and says which and why.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -55,12 +58,22 @@ def _open_onnx(
         raise UnavailableError("onnxruntime is not installed (pip install 'il2vseg[cpu]')") from None
     if execution_provider not in ort.get_available_providers():
         raise UnavailableError(f"this onnxruntime has no {execution_provider}")
+    if execution_provider != "CPUExecutionProvider":
+        _preload_cuda(ort)
     backend = OnnxBackend(folder / entry.path, manifest, entry, name, execution_provider, threads)
     # A session asked for a provider that does not work falls back to the CPU without an exception.
     if backend.active_provider != execution_provider:
         backend.close()
         raise UnavailableError(f"{execution_provider} is in this onnxruntime but did not start (no device?)")
     return backend
+
+
+def _preload_cuda(ort: ModuleType) -> None:
+    """Load the CUDA libraries of NVIDIA's wheels, which lie where the loader does not look."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find; the session says what counts
+            preload()
 
 
 def _open_tensorrt(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Backend:
