@@ -52,14 +52,14 @@ def test_a_wheel_with_a_damaged_or_missing_piece_is_left_out(module: ModuleType,
 @pytest.mark.parametrize("module", ["gpu"], indirect=True)
 def test_the_table_says_what_did_not_run_and_why(module: ModuleType) -> None:
     parts = {
-        "train": {"rows": [{"what": "a", "s": 1.5}, {"what": "b", "value": "x"}], "problem": "", "seconds": 2},
+        "train": {"rows": [{"what": "a", "s": 1.5}, {"what": "b", "value": 2}], "problem": "", "seconds": 2},
         "rtx": {"rows": [], "problem": "stopped after 150 s", "seconds": 150},
     }
     report = {"machine": {"gpu": "none", "cuda": ""}, "wheels": ["w.whl: damaged"], "parts": parts}
     text = module.markdown(report)
     assert "Machine: gpu none." in text
     assert "| what | s | value |" in text
-    assert "| b |  | x |" in text
+    assert "| b |  | 2 |" in text
     assert "not run to its end: stopped after 150 s" in text
     assert "wheel left out: w.whl: damaged" in text
 
