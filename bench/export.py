@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.export.runners import eager_runner, onnx_runner, openvino_runner
@@ -65,19 +65,25 @@ Size = tuple[int, int]
 
 
 @dataclass
-class ExportBenchConfig:
+class ExportBenchConfig(Settings):
     """Compare latency, peak memory, file size and agreement of a model's exported forms."""
 
     size: Size | None = flag(
-        None, "input height and width; default: both 336x448 and 224x322", metavar="PIXELS"
+        None,
+        "input height and width; default: both 336x448 and 224x322",
+        low=1,
+        high=MAX_SIDE,
+        metavar="PIXELS",
     )
     backbone: str = flag("dinov2_vits14", "feature extractor", metavar="NAME")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     checkpoint: Path | None = flag(None, "a trained model instead of a random one", metavar="DIR")
     calib: Path | None = flag(None, "frames to calibrate on; default: synthetic scenes", metavar="DIR|CLIP")
     verify: Path | None = flag(None, "frames to agree on; default: synthetic scenes", metavar="DIR|CLIP")
-    rounds: int = flag(9, "times that each form is measured; the median counts", metavar="N")
-    threads: int = flag(2, "threads of every form", metavar="N")
+    rounds: int = flag(
+        9, "times that each form is measured; the median counts", low=1, high=1000, metavar="N"
+    )
+    threads: int = flag(2, "threads of every form", low=1, high=MAX_THREADS, metavar="N")
     only: str | None = flag(None, "print the peak memory of this form, as JSON, and end", metavar="FORM")
     folder: Path | None = flag(None, "with --only: where the files are", metavar="DIR")
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_COUNT, Settings, flag, parse
 from il2vseg.base.errors import run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame
@@ -29,14 +29,16 @@ Alter = Callable[[Sample, np.random.Generator], Sample]
 
 
 @dataclass
-class RobustnessConfig:
+class RobustnessConfig(Settings):
     """Score models with named classes on altered frames of a data set with masks."""
 
     models: tuple[Path, ...] = flag(dataclasses.MISSING, "checkpoints to compare", metavar="DIR")
     dataset: str = flag("synthetic", "data set with masks")
     root: Path | None = flag(None, "folder of the data set", metavar="DIR")
     split: str = flag("val", "split with masks")
-    limit: int | None = flag(None, "at most this many images, evenly spread", metavar="N")
+    limit: int | None = flag(
+        None, "at most this many images, evenly spread", low=1, high=MAX_COUNT, metavar="N"
+    )
     out: Path = flag(Path("runs/robustness"), "folder for the numbers and pictures", metavar="DIR")
 
 

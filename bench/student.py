@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.images import Frame
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
@@ -39,14 +39,18 @@ CLASSES = 3
 
 
 @dataclass
-class StudentBenchConfig:
+class StudentBenchConfig(Settings):
     """Compare the speed of teacher, students and networks of torchvision on random frames."""
 
-    size: tuple[int, int] = flag((384, 512), "input height and width, multiples of 32", metavar="PIXELS")
+    size: tuple[int, int] = flag(
+        (384, 512), "input height and width, multiples of 32", low=32, high=MAX_SIDE, metavar="PIXELS"
+    )
     backbone: str = flag("dinov2_vits14", "the teacher's feature extractor", metavar="NAME")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
-    rounds: int = flag(15, "times that each case is measured; the median counts", metavar="N")
-    threads: int = flag(2, "threads of ONNX Runtime", metavar="N")
+    rounds: int = flag(
+        15, "times that each case is measured; the median counts", low=1, high=1000, metavar="N"
+    )
+    threads: int = flag(2, "threads of ONNX Runtime", low=1, high=MAX_THREADS, metavar="N")
     deeplab: bool = flag(False, "also deeplabv3_resnet50, which takes seconds a frame")
 
 

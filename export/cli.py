@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from il2vseg import __version__
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_COUNT, MAX_SIDE, Settings, flag, parse
 from il2vseg.base.errors import CheckFailed, UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame, resize_frame
@@ -29,29 +29,37 @@ DEVICE_NAME, DEVICE_PICTURE = "device.json", "device.png"
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(Settings):
     """Export a checkpoint as one ONNX graph, and prove that the graph computes what the model computes."""
 
     checkpoint: Path = flag(Path("runs/synthetic"), "folder of a trained model", metavar="DIR")
     out: Path | None = flag(None, "output folder; default: CHECKPOINT/export", metavar="DIR")
     size: tuple[int, int] | None = flag(
-        None, "input height and width; default: that of training", metavar="PIXELS"
+        None, "input height and width; default: that of training", low=1, high=MAX_SIDE, metavar="PIXELS"
     )
     precision: Literal["fp32", "fp16", "int8"] = flag(
         "fp32", "number format; fp16 and int8 files stand beside the fp32 one"
     )
     batch: int = flag(
-        1, "most frames a call of TensorRT or Triton; above 1 the graph's batch axis is free", metavar="N"
+        1,
+        "most frames per call of TensorRT or Triton; above 1 the graph's batch axis is free",
+        low=1,
+        high=1024,
+        metavar="N",
     )
-    alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1; default: the checkpoint's")
+    alpha: float | None = flag(
+        None, "weight of the low-level branch; default: the checkpoint's", low=0, high=1
+    )
     verify: Path | None = flag(
         None, "frames to check parity on; default: synthetic scenes", metavar="DIR|CLIP"
     )
-    verify_frames: int = flag(20, "frames compared at most, evenly spread", metavar="N")
+    verify_frames: int = flag(
+        20, "frames compared at most, evenly spread", low=1, high=MAX_COUNT, metavar="N"
+    )
     calib: Path | None = flag(
         None, "frames to calibrate int8 on; default: those of --verify", metavar="DIR|CLIP"
     )
-    calib_frames: int = flag(96, "frames chosen from them", metavar="N")
+    calib_frames: int = flag(96, "frames chosen from them", low=1, high=MAX_COUNT, metavar="N")
     calib_method: Literal["minmax", "percentile", "entropy"] = flag("minmax", "how int8 ranges are found")
     trt: bool = flag(False, "build a TensorRT engine for the GPU of this machine")
     model: Path | None = flag(
@@ -60,7 +68,9 @@ class ExportConfig:
         "every provider of this machine with its model.onnx on the frames of --verify",
         metavar="DIR",
     )
-    workspace: int = flag(2048, "memory that TensorRT may use while building", metavar="MB")
+    workspace: int = flag(
+        2048, "memory that TensorRT may use while building", low=1, high=1 << 20, metavar="MB"
+    )
     timing_cache: Path = flag(
         Path("~/.cache/il2vseg/tensorrt.timing"), "makes building again fast", metavar="FILE"
     )
@@ -70,18 +80,11 @@ class ExportConfig:
 
 
 def check(config: ExportConfig) -> None:
-    """Refuse settings that cannot work, before anything slow starts.
+    """Refuse settings that do not go together, before anything slow starts.
 
     Raises:
-        UserError: a value out of range, or flags that contradict each other.
+        UserError: a model with nothing to do.
     """
-    if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
-        raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
-    for name in ("batch", "calib_frames", "verify_frames"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: it is at least 1")
-    if config.workspace < 1:
-        raise UserError(f"--workspace {config.workspace}: it is at least 1 MB")
     if config.model is not None and not config.trt and config.verify is None:
         raise UserError(
             "--model DIR takes --trt, or --verify DIR|CLIP; to export a checkpoint, pass --checkpoint DIR"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import run_command
 
 if TYPE_CHECKING:
@@ -33,15 +33,17 @@ TURN = 0.02
 
 
 @dataclass
-class BenchConfig:
+class BenchConfig(Settings):
     """Measure the hot paths: a frame, its low-level branch and a training step, on random data."""
 
     backbone: str = flag("dinov2_vits14", "feature extractor", metavar="NAME")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
-    size: tuple[int, int] = flag((336, 448), "input height and width", metavar="PIXELS")
-    num_classes: int = flag(12, "classes", metavar="K")
-    rounds: int = flag(7, "times that each case is measured; the median counts", metavar="N")
-    threads: int = flag(2, "threads of PyTorch and ONNX Runtime", metavar="N")
+    size: tuple[int, int] = flag((336, 448), "input height and width", low=1, high=MAX_SIDE, metavar="PIXELS")
+    num_classes: int = flag(12, "classes", low=2, high=255, metavar="K")
+    rounds: int = flag(
+        7, "times that each case is measured; the median counts", low=1, high=1000, metavar="N"
+    )
+    threads: int = flag(2, "threads of PyTorch and ONNX Runtime", low=1, high=MAX_THREADS, metavar="N")
 
 
 def interleaved(cases: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:

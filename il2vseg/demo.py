@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_SEED, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 
 CLIP_FRAMES = 120
@@ -20,11 +20,11 @@ CLIP_SIZE = (360, 640)
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Settings):
     """Train, evaluate, export and stream, and say where the results are."""
 
     out: Path = flag(Path("runs/demo"), "output folder", metavar="DIR")
-    seed: int = flag(0, "seed of everything random", metavar="S")
+    seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
 
 
 def run_step(title: str, command: list[str | Path]) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from il2vseg.base.command import flag, parse, to_yaml
-from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.command import MAX_COUNT, MAX_SEED, MAX_SIDE, Settings, flag, parse, to_yaml
+from il2vseg.base.errors import run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FRAME_QUALITY = 95
 
 
 @dataclass
-class DistillConfig:
+class DistillConfig(Settings):
     """Teach a small network what a trained checkpoint computes. No labels, no pretrained weights."""
 
     teacher: Path = flag(dataclasses.MISSING, "checkpoint to learn from", metavar="DIR")
@@ -37,36 +37,27 @@ class DistillConfig:
     size: tuple[int, int] | None = flag(
         None,
         f"the student's input height and width; default: width {DEFAULT_WIDTH}, aspect of the first frame",
+        low=1,
+        high=MAX_SIDE,
         metavar="PIXELS",
     )
-    steps: int = flag(3000, "optimisation steps", metavar="N")
-    batch: int = flag(8, "crops a step", metavar="N")
+    steps: int = flag(3000, "optimisation steps", low=1, high=MAX_COUNT, metavar="N")
+    batch: int = flag(8, "crops per step", low=2, high=1 << 16, metavar="N")
     scales: tuple[float, ...] = flag(
-        (1.0,), "input sizes of the teacher, relative to its own; targets are the mean", metavar="S"
+        (1.0,),
+        "input sizes of the teacher, relative to its own; targets are the mean",
+        low=0.25,
+        high=4,
+        metavar="S",
     )
     flip: bool = flag(False, "also ask the teacher about mirrored frames")
-    limit: int | None = flag(None, "use at most this many frames, spread evenly", metavar="N")
-    seed: int = flag(0, "seed of everything random", metavar="S")
+    limit: int | None = flag(
+        None, "use at most this many frames, spread evenly", low=1, high=MAX_COUNT, metavar="N"
+    )
+    seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     weights: Path | None = flag(None, "weights file of the teacher's backbone", metavar="FILE")
     out: Path | None = flag(None, "output folder; default: runs/DATASET-lite", metavar="DIR")
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
-
-
-def check(config: DistillConfig) -> None:
-    """Refuse settings that cannot work, before anything slow starts.
-
-    Raises:
-        UserError: a value out of range.
-    """
-    from il2vseg.models.student import student_spec
-
-    student_spec(config.student)
-    for name, low in (("steps", 1), ("batch", 2), ("limit", 1)):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name} {value}: it is at least {low}")
-    if any(not 0.25 <= s <= 4.0 for s in config.scales):
-        raise UserError(f"--scales {' '.join(map(str, config.scales))}: they are from 0.25 to 4")
 
 
 def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
@@ -120,8 +111,10 @@ def distill(config: DistillConfig) -> "Student":
     Raises:
         UserError: bad settings, no teacher, no usable frames, an output folder that cannot be written.
     """
+    from il2vseg.models.student import student_spec
+
     started = time.monotonic()
-    check(config)
+    student_spec(config.student)
     out = require_writable_dir(config.out or Path("runs") / f"{config.dataset}-lite")
 
     import torch

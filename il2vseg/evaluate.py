@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_COUNT, MAX_SEED, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
@@ -50,7 +50,7 @@ SHEET_ROWS = 8
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """Score a model on a data set with masks: accuracy and IoU, one to one and many to one."""
 
     checkpoint: Path | None = flag(None, "folder that il2vseg.train wrote", metavar="DIR")
@@ -62,7 +62,9 @@ class EvaluateConfig:
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
     crop: Crop = flag("none", "score whole images, their central squares, or five crops of each")
-    alpha: float | None = flag(None, "weight of the low-level branch, 0 to 1 (default: the checkpoint's)")
+    alpha: float | None = flag(
+        None, "weight of the low-level branch; default: the checkpoint's", low=0, high=1
+    )
     flip: bool = flag(False, "average the scores with those of the mirrored frame")
     crf: bool = flag(False, "refine with a dense CRF (extra `crf`)")
     assignment: Path | None = flag(
@@ -74,9 +76,9 @@ class EvaluateConfig:
         "also count what stands in the water: found, missed, false alarms; `--dataset folder` is footage "
         "without obstacles, where each is a false alarm",
     )
-    batch_size: int = flag(8, "frames a forward pass")
-    limit: int | None = flag(None, "at most this many images, evenly spread")
-    seed: int = flag(0, "of the scenes of --dataset synthetic")
+    batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
+    limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)
+    seed: int = flag(0, "of the scenes of --dataset synthetic", low=0, high=MAX_SEED)
     weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
     json: Path | None = flag(None, "write the numbers to this file")
     plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
@@ -460,12 +462,8 @@ def check(config: EvaluateConfig) -> None:
         raise UserError("one of --checkpoint DIR and --model DIR|FILE is needed")
     if config.model is not None and config.alpha is not None:
         raise UserError("--alpha is fixed in an export; pass it to il2vseg-export, or score the checkpoint")
-    if config.alpha is not None and not 0 <= config.alpha <= 1:
-        raise UserError(f"--alpha {config.alpha}: a weight between 0 and 1 is needed")
     if config.by_name and config.assignment is not None:
         raise UserError("--by-name and --assignment exclude each other")
-    if config.batch_size < 1:
-        raise UserError(f"--batch-size {config.batch_size}: at least 1 is needed")
 
 
 def run_false_alarms(config: EvaluateConfig) -> None:

@@ -14,7 +14,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.base.command import flag, parse, read_yaml, to_dict, to_yaml
+from il2vseg.base.command import (
+    MAX_COUNT,
+    MAX_SIDE,
+    Settings,
+    flag,
+    parse,
+    read_yaml,
+    to_dict,
+    to_yaml,
+)
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json, write_text
 from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
@@ -27,7 +36,7 @@ PROGRAM = "il2vseg.experiment"
 
 
 @dataclass
-class ExperimentConfig:
+class ExperimentConfig(Settings):
     """Train and score a grid of settings; write GRID.csv, GRID.md and GRID.png."""
 
     grid: Literal["methods", "ablation", "alpha", "low-level", "seeds", "backbones"] = flag(
@@ -46,12 +55,20 @@ class ExperimentConfig:
     transfer_split: str | None = flag(
         None, "further split, scored with the classes that --split assigned", metavar="NAME"
     )
-    num_classes: int = flag(3, "number of classes", metavar="K")
+    num_classes: int = flag(3, "number of classes", low=2, high=255, metavar="K")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
-    seeds: int | None = flag(None, "seeds 0 to N-1; default: 3, of the grid `seeds` 10", metavar="N")
-    limit: int | None = flag(None, "use at most this many frames of every split", metavar="N")
-    size: tuple[int, int] | None = flag(None, "input height and width", metavar="PIXELS")
-    steps: int | None = flag(None, "optimisation steps; default: the method's own", metavar="N")
+    seeds: int | None = flag(
+        None, "seeds 0 to N-1; default: 3, of the grid `seeds` 10", low=1, high=1000, metavar="N"
+    )
+    limit: int | None = flag(
+        None, "use at most this many frames of every split", low=2, high=MAX_COUNT, metavar="N"
+    )
+    size: tuple[int, int] | None = flag(
+        None, "input height and width", low=1, high=MAX_SIDE, metavar="PIXELS"
+    )
+    steps: int | None = flag(
+        None, "optimisation steps; default: the method's own", low=0, high=MAX_COUNT, metavar="N"
+    )
     out: Path | None = flag(
         None,
         "output folder, one for all grids of a data set; default: runs/experiments/DATASET",

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file
 from il2vseg.base.images import Frame, Labels, encode_image, read_frame
@@ -48,7 +48,7 @@ OBJECT_STORE_BYTES = 200 << 20
 
 
 @dataclass
-class LabelConfig:
+class LabelConfig(Settings):
     """Label an archive of images and clips with an exported model; run it again to go on or to add."""
 
     source: str = flag(
@@ -69,24 +69,24 @@ class LabelConfig:
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
     workers: int | None = flag(
-        None, "engines at work; default: as many as the CPUs or GPUs allow", metavar="N"
+        None,
+        "engines at work; default: as many as the CPUs or GPUs allow",
+        low=1,
+        high=4096,
+        metavar="N",
     )
-    cpus: int = flag(1, "CPUs, and threads, of a worker", metavar="N")
-    gpus: float = flag(0.0, "GPUs of a worker; 0.5: two workers share one", metavar="N")
+    cpus: int = flag(1, "CPUs, and threads, of a worker", low=1, high=1024, metavar="N")
+    gpus: float = flag(0.0, "GPUs of a worker; 0.5: two workers share one", low=0, high=64, metavar="N")
 
 
-def check(config: LabelConfig) -> None:
-    """Refuse settings that cannot work.
+def require_ray() -> None:
+    """Make sure that the extra is installed.
 
     Raises:
-        UserError: a value out of range, or the extra is not installed.
+        UserError: it is not.
     """
     from importlib.util import find_spec
 
-    for name, low in (("workers", 1), ("cpus", 1), ("gpus", 0)):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name} {value}: it is at least {low}")
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise UserError("Ray is not installed (pip install 'il2vseg[cluster]')")
 
@@ -440,6 +440,11 @@ def start_ray(config: LabelConfig) -> int:
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
+        if (config.workers or 1) * config.cpus > MAX_THREADS:
+            raise UserError(
+                f"--workers times --cpus must be at most {MAX_THREADS} on this machine "
+                f"(got {config.workers or 1} and {config.cpus})"
+            )
         options |= {
             "address": "local",  # not one that happens to run here
             "include_dashboard": False,
@@ -499,7 +504,7 @@ def label(config: LabelConfig) -> str:
     Raises:
         UserError: bad settings, nothing to read, a model that does not run, labels that cannot be written.
     """
-    check(config)
+    require_ray()
     model = (
         config.model
         if config.model and "://" in config.model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.base.command import flag, parse, to_yaml
+from il2vseg.base.command import MAX_COUNT, MAX_SEED, MAX_SIDE, Settings, flag, parse, to_yaml
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
 from il2vseg.data.dataset import Crop
@@ -29,10 +29,11 @@ PROGRAM = "il2vseg.train"
 STATE_NAME = "state.safetensors"
 DEFAULT_WIDTH = 448
 PREVIEW_FRAMES = 6
+MAX_BATCH = 1 << 16
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Settings):
     """Train a segmenter from unlabelled frames. By default on synthetic marine scenes."""
 
     dataset: Literal[
@@ -42,10 +43,14 @@ class TrainConfig:
     split: str = flag("train", "which split to train on")
     crop: Crop = flag("none", "train on whole images, their central squares, or five crops of each")
     num_classes: int | Literal["auto"] = flag(
-        3, "number of classes to find; auto proposes one and shows its curve", metavar="K|auto"
+        3,
+        "number of classes to find; auto proposes one and shows its curve",
+        low=2,
+        high=255,
+        metavar="K|auto",
     )
     clusters: int | None = flag(
-        None, "prototypes to keep when more than classes, to be named later", metavar="N"
+        None, "prototypes to keep when more than classes, to be named later", low=2, high=255, metavar="N"
     )
     method: Literal["il2vseg", "smooseg", "stego", "hp", "eagle", "kmeans"] = flag(
         "il2vseg", "training preset"
@@ -57,33 +62,55 @@ class TrainConfig:
     size: tuple[int, int] | None = flag(
         None,
         f"input height and width; default: width {DEFAULT_WIDTH}, aspect of the first frame",
+        low=1,
+        high=MAX_SIDE,
         metavar="PIXELS",
     )
-    limit: int | None = flag(None, "use at most this many frames, spread evenly", metavar="N")
+    limit: int | None = flag(
+        None, "use at most this many frames, spread evenly", low=2, high=MAX_COUNT, metavar="N"
+    )
     steps: int | None = flag(
-        None, "optimisation steps of all stages together; default: the method's own", metavar="N"
+        None,
+        "optimisation steps of all stages together; default: the method's own",
+        low=0,
+        high=MAX_COUNT,
+        metavar="N",
     )
     batch: int | None = flag(
-        None, "images in a step, over all processes; default: the method's own", metavar="N"
+        None,
+        "images in a step, over all processes; default: the method's own",
+        low=1,
+        high=MAX_BATCH,
+        metavar="N",
     )
     accumulate: int | None = flag(
         None,
         "micro-batches whose gradients are added before a step; the processes divide them, "
-        "default: one a process",
+        "default: one per process",
+        low=1,
+        high=MAX_BATCH,
         metavar="N",
     )
     loss_memory: float | None = flag(
         None,
         "maximum peak memory of the tensors of a step; the batch is divided into micro-batches to fit",
+        above=0,
+        high=10**6,
         metavar="GIB",
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = flag(
         None, "precision of backbone and head; default: that of `accelerate launch`, else no"
     )
-    whitening: int | None = flag(None, "whitened dimensions; default: chosen without labels", metavar="DIMS")
+    whitening: int | None = flag(
+        None,
+        "whitened dimensions, at most those of the backbone; default: chosen without labels",
+        low=1,
+        high=1 << 16,
+        metavar="DIMS",
+    )
     centre: bool | None = flag(None, "subtract every image's mean token; default: chosen without labels")
     alpha: float | None = flag(
-        None, "weight of the low-level branch at prediction, 0 to 1; default: the method's own"
+        None, "weight of the low-level branch at prediction; default: the method's own", low=0, high=1
     )
     adapt: bool | None = flag(
         None, "adapt the prototypes to every image at prediction; default: il2vseg on centred tokens does"
@@ -94,7 +121,7 @@ class TrainConfig:
         "k-means of all of them",
     )
     recluster: bool = flag(False, "in the end, replace the trained prototypes by clusters of the embeddings")
-    seed: int = flag(0, "seed of everything random", metavar="S")
+    seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
     cache: Path | None = flag(
         None, "folder of cached features; default: $IL2VSEG_CACHE or ~/.cache/il2vseg", metavar="DIR"
@@ -104,27 +131,22 @@ class TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse settings that cannot work, before anything slow starts.
+    """Refuse settings that do not go together, before anything slow starts.
 
     Raises:
-        UserError: a value out of range.
+        UserError: fewer clusters than classes, or more whitened dimensions than the backbone has.
     """
-    for name, low, high in (
-        ("num_classes", 2, 255),
-        ("clusters", 2, 255),
-        ("steps", 0, None),
-        ("limit", 2, None),
-        ("batch", 1, None),
-        ("accumulate", 1, None),
-    ):
-        value = getattr(config, name)
-        if isinstance(value, int) and (value < low or (high is not None and value > high)):
-            bound = f"from {low} to {high}" if high else f"at least {low}"
-            raise UserError(f"--{name.replace('_', '-')} {value}: it is {bound}")
+    from il2vseg.models.backbones import backbone_spec
+
     if isinstance(config.num_classes, int) and (config.clusters or 255) < config.num_classes:
-        raise UserError(f"--clusters {config.clusters}: at least --num-classes {config.num_classes}")
-    if config.alpha is not None and not 0.0 <= config.alpha <= 1.0:
-        raise UserError(f"--alpha {config.alpha}: it is from 0 to 1")
+        raise UserError(
+            f"--clusters must be at least --num-classes (got {config.clusters} and {config.num_classes})"
+        )
+    dim = backbone_spec(config.backbone).dim
+    if (config.whitening or 0) > dim:
+        raise UserError(
+            f"--whitening must be at most {dim}, the dimensions of {config.backbone} (got {config.whitening})"
+        )
 
 
 def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:

@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from il2vseg.base.command import flag
+from il2vseg.base.command import MAX_COUNT, MAX_SIDE, MAX_THREADS, Settings, flag
 from il2vseg.base.errors import UserError
+
+MAX_SECONDS = 10**6
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Settings):
     """Segment cameras, clips, folders of images or streams, frame by frame."""
 
     source: tuple[str, ...] | None = flag(
@@ -25,20 +27,30 @@ class RunConfig:
     list_models: bool = flag(False, "list the models at hand and end")
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
     precision: Literal["auto", "fp32", "fp16", "int8"] = flag("auto", "which file of the model")
-    threads: int | None = flag(None, "threads of the engine; default: one a core", metavar="N")
+    threads: int | None = flag(
+        None, "threads of the engine; default: one per core", low=1, high=MAX_THREADS, metavar="N"
+    )
     save_video: Path | None = flag(None, "write the overlay as a video", metavar="FILE")
     save_labels: Path | None = flag(None, "write a PNG of class ids for every frame", metavar="DIR")
     jsonl: Path | None = flag(None, "write a JSON object a frame, - for standard output", metavar="FILE|-")
     segment: float | None = flag(
-        None, "begin a new video so often; its name then holds codes such as %Y%m%d-%H%M%S", metavar="SECONDS"
+        None,
+        "begin a new video so often; its name then holds codes such as %Y%m%d-%H%M%S",
+        low=1,
+        high=MAX_SECONDS,
+        metavar="SECONDS",
     )
     alarm_clips: Path | None = flag(None, "save the seconds around every alarm there", metavar="DIR")
-    pre_roll: float = flag(10.0, "seconds before an alarm in its clip", metavar="SECONDS")
-    post_roll: float = flag(5.0, "seconds after an alarm in its clip", metavar="SECONDS")
+    pre_roll: float = flag(10.0, "seconds before an alarm in its clip", low=0, high=3600, metavar="SECONDS")
+    post_roll: float = flag(5.0, "seconds after an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
     mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
     disk_quota: float | None = flag(
-        None, "delete the oldest recordings in the output folders beyond so much", metavar="GIGABYTES"
+        None,
+        "delete the oldest recordings in the output folders beyond so much",
+        low=0,
+        high=10**6,
+        metavar="GIGABYTES",
     )
     serve: str | None = flag(
         None, "serve a web page there; bound to this machine only by default", metavar="[HOST:]PORT"
@@ -48,73 +60,73 @@ class RunConfig:
     )
     allow_host: tuple[str, ...] | None = flag(None, "further host names of the page", metavar="NAME")
     window: bool = flag(False, "show the overlay in a window")
-    max_frames: int | None = flag(None, "stop after so many frames", metavar="N")
+    max_frames: int | None = flag(None, "stop after so many frames", low=1, high=MAX_COUNT, metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
-    opacity: float = flag(0.45, "of the colours in the overlay, 0 to 1")
+    opacity: float = flag(0.45, "of the colours in the overlay", low=0, high=1)
     stabilise: Literal["off", "ema", "flow"] = flag(
         "off", "average scores over time: where they are, or carried along the optical flow"
     )
-    smoothing: float = flag(0.7, "weight of the past in that average, 0 to below 1")
+    smoothing: float = flag(0.7, "weight of the past in that average", low=0, below=1)
     marine: bool = flag(True, "find water edge, horizon and obstacles if the model knows water and obstacles")
     camera_height: float | None = flag(
-        None, "metres of the camera above the water, for ranges", metavar="METRES"
+        None, "metres of the camera above the water, for ranges", low=0.05, high=9000, metavar="METRES"
     )
-    fov: float | None = flag(None, "horizontal field of view in degrees, for bearings", metavar="DEGREES")
+    fov: float | None = flag(
+        None, "horizontal field of view in degrees, for bearings", low=1, high=170, metavar="DEGREES"
+    )
     pitch: float | None = flag(
-        None, "degrees of the camera above the horizontal, for ranges without a horizon", metavar="DEGREES"
+        None,
+        "degrees of the camera above the horizontal, for ranges without a horizon",
+        above=-90,
+        below=90,
+        metavar="DEGREES",
     )
-    danger_zone: float | None = flag(None, "report obstacles nearer than this", metavar="METRES")
+    danger_zone: float | None = flag(
+        None, "report obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
+    )
     capture_size: tuple[int, int] | None = flag(
-        None, "height and width to ask of the camera", metavar="PIXELS"
+        None, "height and width to ask of the camera", low=1, high=MAX_SIDE, metavar="PIXELS"
     )
-    capture_fps: float | None = flag(None, "frame rate to ask of the camera", metavar="FPS")
+    capture_fps: float | None = flag(
+        None, "frame rate to ask of the camera", above=0, high=1000, metavar="FPS"
+    )
     capture_codec: str | None = flag(None, "codec to ask of the camera, such as MJPG", metavar="CODE")
     undistort: Path | None = flag(None, "straighten frames with this calibration of OpenCV", metavar="FILE")
     rotate: Literal[0, 90, 180, 270] = flag(0, "turn frames clockwise by so many degrees")
     crop: tuple[int, int, int, int] | None = flag(
-        None, "x, y, width and height to cut from the turned frame", metavar="PIXELS"
+        None,
+        "x, y, width and height to cut from the turned frame",
+        low=0,
+        high=MAX_SIDE,
+        metavar="PIXELS",
     )
-    freeze_after: float = flag(5.0, "seconds without a new frame after which a live source is reopened")
+    freeze_after: float = flag(
+        5.0,
+        "seconds without a new frame after which a live source is reopened",
+        low=0.1,
+        high=MAX_SECONDS,
+    )
     wait_for_source: bool = flag(False, "keep trying when the camera or stream is not there at the start")
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
     print_config: bool = flag(False, "print the settings as YAML and end")
 
 
 def check(config: RunConfig) -> None:
-    """Refuse settings that cannot work, before anything slow starts.
+    """Refuse settings that do not go together, before anything slow starts.
 
     Raises:
-        UserError: no source or two, or a value out of range.
+        UserError: no source or two, or a flag without the one that it needs.
     """
     if (config.source is None) == (config.camera is None):
         raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
-    for name, low in (
-        ("max_frames", 1),
-        ("threads", 1),
-        ("freeze_after", 0.1),
-        ("camera_height", 0.05),
-        ("segment", 1),
-        ("pre_roll", 0),
-        ("post_roll", 0),
-        ("disk_quota", 0),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it is at least {low}")
     if (config.camera_height is None) != (config.fov is None):
         raise UserError("--camera-height and --fov are needed together")
     if config.alarm_clips is not None and config.danger_zone is None:
         raise UserError("--alarm-clips needs --danger-zone: nothing else raises an alarm")
     if config.danger_zone is not None and config.fov is None:
         raise UserError("--danger-zone needs --camera-height and --fov")
-    if config.fov is not None and not 1 <= config.fov <= 170:
-        raise UserError(f"--fov {config.fov}: it is from 1 to 170")
-    if not 0 <= config.smoothing < 1:
-        raise UserError(f"--smoothing {config.smoothing}: it is from 0 to below 1")
-    if not 0 <= config.opacity <= 1:
-        raise UserError(f"--opacity {config.opacity}: it is from 0 to 1")
 
 
 def targets(config: RunConfig) -> tuple[str, ...]:

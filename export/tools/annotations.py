@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.classes import merge
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import IMAGE_SUFFIXES, list_files, write_json, write_text
 from il2vseg.base.images import Labels, read_frame, resize_frame, resize_labels
@@ -28,15 +28,19 @@ MODEL_VERSION = "il2vseg"
 
 
 @dataclass
-class AnnotateConfig:
+class AnnotateConfig(Settings):
     """Write what a model sees in a folder of images as pre-annotations that people correct."""
 
     model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
     images: Path = flag(dataclasses.MISSING, "folder of images", metavar="DIR")
     out: Path = flag(dataclasses.MISSING, "file to write: .json, or .xml for cvat", metavar="FILE")
     format: Literal["coco", "coco-rle", "cvat", "labelstudio"] = flag("coco", "which tool reads it")
-    min_area: float = flag(0.0005, "leave out pieces smaller than this share of the image", metavar="SHARE")
-    tolerance: float = flag(1.0, "outlines may differ from the mask by this much", metavar="PIXELS")
+    min_area: float = flag(
+        0.0005, "leave out pieces smaller than this share of the image", low=0, high=1, metavar="SHARE"
+    )
+    tolerance: float = flag(
+        1.0, "outlines may differ from the mask by this much", low=0, high=1000, metavar="PIXELS"
+    )
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
 
 

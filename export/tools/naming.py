@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.classes import merge
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import MAX_COUNT, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
 from il2vseg.base.palette import class_colors
@@ -38,7 +38,7 @@ LIMIT = 300
 
 
 @dataclass
-class NameConfig:
+class NameConfig(Settings):
     """Show what every cluster of a model is, and name the clusters; clusters of one name are one class."""
 
     model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
@@ -54,7 +54,9 @@ class NameConfig:
     picture: Path | None = flag(
         None, f"where to write the exemplars; default: MODEL/{PICTURE_NAME}", metavar="FILE"
     )
-    limit: int = flag(LIMIT, "look at this many frames at most, evenly spread", metavar="N")
+    limit: int = flag(
+        LIMIT, "look at this many frames at most, evenly spread", low=1, high=MAX_COUNT, metavar="N"
+    )
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
 
 

@@ -1,13 +1,18 @@
 """Command lines from dataclasses: the fields are the flags, their defaults the defaults.
 
-A field's help is `flag(default, "help")`. Supported types: str, int, float, bool, Path, Literal and tuples
-of one of them (`tuple[int, int]`, or `tuple[str, ...]` for one or more,
-one of them may stand alone in YAML), each also `| None`; `int | Literal["auto"]` and the like. A
-configuration file (`--config FILE.yaml`) sets defaults; flags win.
+A field is `flag(default, "help", low=0, high=1)`. Supported types: str, int, float, bool, Path, Literal and
+tuples of one of them (`tuple[int, int]`, or `tuple[str, ...]` for one or more, one of them may stand alone in
+YAML), each also `| None`; `int | Literal["auto"]` and the like. A configuration file (`--config FILE.yaml`)
+sets defaults; flags win. Types and bounds are enforced in one place (`_checked`), for flags, for YAML and for
+keyword arguments of a `Settings` class alike.
 """
 
 import argparse
 import dataclasses
+import math
+import numbers
+import os
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -21,21 +26,110 @@ from il2vseg.base.redact import hide_arguments
 
 T = TypeVar("T")
 
+MAX_SEED = 2**32 - 1
+MAX_COUNT = 10**9
+"""More frames, steps and the like than anyone waits for."""
+MAX_SIDE = 1 << 14
+"""Pixels of a frame's side."""
+MAX_THREADS = 4 * (os.cpu_count() or 1)
+_SHOWN_BOUND = 10_000
+"""Larger limits are there to catch slips of the keyboard, and not worth showing in --help."""
+
 
 class _OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage block in front."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # "-1e3" and "-inf" are values too, not flags.
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """Declare a dataclass field with help text: `steps: int = flag(600, "optimisation steps")`.
+def flag(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    **metadata: Any,
+) -> Any:
+    """Declare a dataclass field: `steps: int = flag(600, "optimisation steps", low=0)`.
 
-    `positional=True` makes it a required argument without a flag in front; its default is then MISSING.
+    NaN and infinity are never accepted.
+
+    Args:
+        low, high: smallest and largest number; of a tuple, of each of its values.
+        above, below: limits that are themselves refused.
+        metadata: `metavar="DIR"`; `positional=True` makes it a required argument without a flag in front, and
+            its default is then MISSING.
     """
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, **bounds, **metadata})
+
+
+class Settings:
+    """Base of configuration dataclasses: however one is built, its values have their types and bounds.
+
+    Text becomes a path and a list a tuple where the field is one, so that keyword arguments may be plain.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            try:
+                value = _checked(field, hints[field.name], getattr(self, field.name))
+            except ValueError as error:
+                raise UserError(f"{field.name} {error}") from None
+            object.__setattr__(self, field.name, value)
+
+
+def _range(field: dataclasses.Field[Any]) -> str:
+    """The bounds of a field in words: "between 0 and 1"; "" without any."""
+    low, high, above, below = (field.metadata.get(k) for k in ("low", "high", "above", "below"))
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    words = [
+        f"{word} {bound}"
+        for word, bound in (("at least", low), ("above", above), ("at most", high), ("below", below))
+        if bound is not None
+    ]
+    return " and ".join(words)
+
+
+def _within(field: dataclasses.Field[Any], number: float) -> bool:
+    low, high, above, below = (field.metadata.get(k) for k in ("low", "high", "above", "below"))
+    return (
+        (low is None or number >= low)
+        and (high is None or number <= high)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
+
+
+def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
+    """Convert a value to a field's type and check its bounds.
+
+    Raises:
+        ValueError: it is not of that type or out of bounds; the message goes on after the field's name.
+    """
+    try:
+        value = _convert(kind, value)
+    except ValueError as error:
+        raise ValueError(f"needs {error}, not {value!r}") from None
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            raise ValueError(f"must be a finite number (got {number})")
+        if not _within(field, number):
+            raise ValueError(f"must be {_range(field)} (got {number})")
+    return value
 
 
 def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
@@ -72,7 +166,7 @@ def _text_parser(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
 def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
     name = "--" + field.name.replace("_", "-")
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-    options["help"] = (field.metadata.get("help", "") + _shown_default(field.default)).replace("%", "%%")
+    options["help"] = (field.metadata.get("help", "") + _remark(field)).replace("%", "%%")
     kind, optional = _unwrap_optional(kind)
     if kind is bool:
         both = optional or field.default is True
@@ -96,11 +190,18 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
     parser.add_argument(name, **options)
 
 
-def _shown_default(default: Any) -> str:
-    if default is None or default is dataclasses.MISSING or isinstance(default, bool):
-        return ""
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f" (default: {shown})"
+def _remark(field: dataclasses.Field[Any]) -> str:
+    """Default and bounds, for the help text."""
+    default = field.default
+    parts = []
+    if default is not None and default is not dataclasses.MISSING and not isinstance(default, bool):
+        parts.append(
+            "default: " + (" ".join(map(str, default)) if isinstance(default, tuple) else str(default))
+        )
+    ends = [field.metadata.get(k) for k in ("high", "below")]
+    if any(end is not None and end < _SHOWN_BOUND for end in ends):
+        parts.append(_range(field))
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _convert(kind: Any, value: Any) -> Any:
@@ -130,33 +231,33 @@ def _convert(kind: Any, value: Any) -> Any:
             with suppress(ValueError):
                 return _convert(one, value)
         raise ValueError(_text_parser(kinds).__name__)
-    accepted = {
-        bool: (bool,),
-        int: (int,),
+    accepted: Any = {
+        bool: bool,
+        int: numbers.Integral,
         # YAML reads 1e-4, without a point, as text.
-        float: (int, float, str),
-        str: (str, int, float),
-        Path: (str, Path),
+        float: numbers.Real | str,
+        str: str | int | float | Path,
+        Path: str | Path,
     }[kind]
     if isinstance(value, accepted) and isinstance(value, bool) == (kind is bool):
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             return kind(value)
     raise ValueError("a path" if kind is Path else f"a value of type {kind.__name__}")
 
 
 def _check(cls: type[Any], values: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Convert values read from YAML to the field types; UserError on an unknown key or a wrong type."""
+    """Convert and check values read from YAML; UserError on an unknown key or a wrong value."""
     hints = get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
+    known = {f.name: f for f in dataclasses.fields(cls)}
     out: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise UserError(f"{source}: unknown setting {key!r}; known: {', '.join(known)}")
         try:
-            out[name] = _convert(hints[name], value)
+            out[name] = _checked(known[name], hints[name], value)
         except ValueError as error:
-            raise UserError(f"{source}: {key} needs {error}, not {value!r}") from None
+            raise UserError(f"{source}: {key} {error}") from None
     return out
 
 
@@ -196,8 +297,14 @@ def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
         _add_argument(parser, field, hints[field.name])
     if argv is None:
         hide_arguments(sys.argv[1:])
-    flags = vars(parser.parse_args(argv))
-    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items() if v is not None}
+    given = vars(parser.parse_args(argv))
+    flags: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if given.get(field.name) is not None:
+            try:
+                flags[field.name] = _checked(field, hints[field.name], given[field.name])
+            except ValueError as error:
+                parser.error(f"--{field.name.replace('_', '-')} {error}")
     values: dict[str, Any] = {}
     if flags.get("config") is not None:
         values = _check(cls, read_yaml(flags["config"]), flags["config"])

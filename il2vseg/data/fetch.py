@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from il2vseg.base.command import flag, parse
+from il2vseg.base.command import Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
@@ -86,7 +86,7 @@ MANUAL: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class FetchConfig:
+class FetchConfig(Settings):
     """Download and unpack a data set, or say where to register. Its name may also be the first argument."""
 
     dataset: str = flag(dataclasses.MISSING, f"one of {', '.join([*ARCHIVES, *MANUAL])}", metavar="NAME")

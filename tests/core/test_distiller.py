@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
-from il2vseg.distill import DistillConfig, check, crop_size, default_size, main
+from il2vseg.distill import DistillConfig, crop_size, default_size, distill, main
 from il2vseg.learning.distiller import Distiller, DistillRecipe
 from il2vseg.learning.targets import Targets, classes_of, compute_targets, targets_key
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, vary_light, warp_frame
@@ -215,15 +215,15 @@ def test_sizes_keep_the_aspect_in_whole_strides() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps"),
-        ({"scales": (9.0,)}, "scales"),
+        ({"steps": 0}, r"steps must be between 1 and"),
+        ({"scales": (1.0, 9.0)}, r"scales must be between 0.25 and 4 \(got 9.0\)"),
         ({"student": "x"}, "known"),
-        ({"batch": 1}, "batch"),
+        ({"batch": 1}, "batch must be between 2 and"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(DistillConfig(teacher=Path("nowhere"), **change))  # type: ignore[arg-type]
+        distill(DistillConfig(teacher=Path("nowhere"), **change))  # type: ignore[arg-type]
 
 
 def test_the_command_distils_a_checkpoint_of_the_train_command(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_an_assignment_found_on_one_split_serves_another(tmp_path: Path) -> None
     ("arguments", "says"),
     [
         (["--alpha", "1.5"], "between 0 and 1"),
-        (["--batch-size", "0"], "at least 1"),
+        (["--batch-size", "0"], "--batch-size must be between 1 and 4096"),
         (["--dataset", "folder", "--root", "."], "no masks"),
         (["--dataset", "marsh"], "known: folder"),
         (["--split", "test"], "train, val"),

@@ -115,11 +115,11 @@ def test_a_calibration_folder_without_a_usable_frame_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--alpha", "2"], "from 0 to 1"),
-        (["--batch", "0"], "--batch 0: it is at least 1"),
-        (["--calib-frames", "0"], "--calib-frames 0: it is at least 1"),
-        (["--verify-frames", "0"], "--verify-frames 0: it is at least 1"),
-        (["--workspace", "0"], "at least 1 MB"),
+        (["--alpha", "2"], "--alpha must be between 0 and 1 (got 2.0)"),
+        (["--batch", "0"], "--batch must be between 1 and 1024 (got 0)"),
+        (["--calib-frames", "0"], "--calib-frames must be between 1 and"),
+        (["--verify-frames", "0"], "--verify-frames must be between 1 and"),
+        (["--workspace", "0"], "--workspace must be between 1 and"),
         (["--precision", "int4"], "--precision"),
     ],
 )

@@ -115,8 +115,8 @@ def test_unreadable_images_are_skipped_and_counted(
         (["--source", "x", "--camera", "0"], "one of --source"),
         (["--source", "/nowhere"], "no such file"),
         (["--camera", "/dev/nowhere"], "no such device"),
-        (["--source", "CLIP", "--max-frames", "0"], "at least 1"),
-        (["--source", "CLIP", "--opacity", "2"], "from 0 to 1"),
+        (["--source", "CLIP", "--max-frames", "0"], "--max-frames must be between 1 and"),
+        (["--source", "CLIP", "--opacity", "2"], "--opacity must be between 0 and 1 (got 2.0)"),
         (["--source", "CLIP", "--provider", "abacus"], "invalid choice"),
         (["--source", "CLIP", "--save-labels", "/proc/none"], "cannot write"),
         (["--source", "CLIP", "--save-video", "DIR/o.xyz"], "no video can be written"),
@@ -130,7 +130,7 @@ def test_unreadable_images_are_skipped_and_counted(
         (["--source", "CLIP", "--alarm-clips", "DIR/a"], "--danger-zone"),
         (["--source", "CLIP", "--disk-quota", "1"], "--disk-quota needs"),
         (["--source", "CLIP", "--serve", "no-port"], "PORT is needed"),
-        (["--source", "CLIP", "--smoothing", "1"], "below 1"),
+        (["--source", "CLIP", "--smoothing", "1"], "must be at least 0 and below 1"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(
