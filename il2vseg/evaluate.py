@@ -143,7 +143,12 @@ class EvaluationReport:
 
         def plain(scores: Scores) -> dict[str, Any]:
             per_class = dict(zip(self.class_names, scores.per_class_iou, strict=True))
-            return {"accuracy": scores.accuracy, "miou": scores.miou, "per_class_iou": per_class}
+            return {
+                "accuracy": scores.accuracy,
+                "miou": scores.miou,
+                "per_class_iou": per_class,
+                "unassigned": scores.unassigned,
+            }
 
         return {
             **plain(self.one_to_one),
@@ -175,6 +180,8 @@ class EvaluationReport:
         table.add_section()
         table.add_row("mean IoU", percent(self.one_to_one.miou), percent(self.many_to_one.miou), style="bold")
         table.add_row("accuracy", percent(self.one_to_one.accuracy), percent(self.many_to_one.accuracy))
+        if self.one_to_one.unassigned:
+            table.add_row("of no class", percent(self.one_to_one.unassigned), "")
         for tolerance, f in self.boundary_f.items():
             table.add_row(f"boundary F, {tolerance} px", percent(f), "")
         if self.water_edge_rmse is not None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 Color = tuple[int, int, int]
 
 CUSTOMARY: dict[str, Color] = {
+    "unsure": (128, 128, 128),
+    "ignore": (128, 128, 128),
     # MaSTr1325
     "obstacle": (247, 195, 37),
     "water": (41, 167, 224),

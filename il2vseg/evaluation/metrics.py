@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.classes import is_unsure
 from il2vseg.base.images import Labels
 
 IGNORE = 255
@@ -56,11 +57,13 @@ class Scores:
         accuracy: % of counted pixels whose cluster stands for their class.
         miou: mean over the classes that occur, %.
         per_class_iou: %; None where the class does not occur.
+        unassigned: % of counted pixels whose cluster stands for no class.
     """
 
     accuracy: float
     miou: float
     per_class_iou: tuple[float | None, ...]
+    unassigned: float = 0.0
 
 
 def hungarian(counts: Counts) -> Assignment:
@@ -111,6 +114,7 @@ def score(counts: Counts, assignment: Assignment) -> Scores:
         accuracy=float(100 * right.sum() / total) if total else 0.0,
         miou=float(np.mean(present)) if present else 0.0,
         per_class_iou=tuple(ious),
+        unassigned=float(100 * counts[assignment == UNASSIGNED].sum() / total) if total else 0.0,
     )
 
 
@@ -118,7 +122,8 @@ def transfer(assignment: Sequence[int], source: Sequence[str], target: Sequence[
     """Carry an assignment over to a data set with other classes, by name.
 
     A class that `target` does not have becomes its "not X" class where X is another name: with targets
-    "not water" and "water", all but water is "not water". Otherwise it is UNASSIGNED.
+    "not water" and "water", all but water is "not water". Otherwise, and where it is named unsure, it is
+    UNASSIGNED.
 
     Args:
         assignment: class of every cluster as an index into `source`, or UNASSIGNED.
@@ -128,6 +133,9 @@ def transfer(assignment: Sequence[int], source: Sequence[str], target: Sequence[
     moved = []
     for class_id in assignment:
         name = source[class_id] if class_id != UNASSIGNED else None
+        if name is not None and is_unsure(name):
+            moved.append(UNASSIGNED)
+            continue
         others = [i for i, t in enumerate(target) if t.startswith("not ") and t.removeprefix("not ") != name]
         moved.append(target.index(name) if name in target else others[0] if others else UNASSIGNED)
     return np.array(moved, np.int64)

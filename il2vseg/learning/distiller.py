@@ -80,7 +80,10 @@ class Distiller:
         return r.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, r.steps - warmup)))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images (B, 3, h, w), target scores (B, C, h/4, w/4) and tokens (B, K, h/16, w/16) of a step."""
+        """Images (B, 3, h, w), target scores (B, C, h/4, w/4) and tokens (B, K, h/16, w/16) of a step.
+
+        The scores add up to the share of a cell that the teacher knows.
+        """
         r = self.recipe
         rng = np.random.default_rng((r.seed, step))
         chosen = rng.choice(len(self.frames), min(r.batch, len(self.frames)), replace=False)
@@ -93,7 +96,6 @@ class Distiller:
             crops.append(vary_colours(rng, crop, r.augmentation))
         theta = torch.from_numpy(np.stack(views)).float()
         scores = self._warp(self.targets.scores[chosen], theta, STRIDE) / 255.0
-        scores = scores / scores.sum(1, keepdim=True).clamp_min(1e-6)
         tokens = None
         if self.projection is not None:
             tokens = self._warp(self.targets.tokens[chosen], theta, TOKEN_STRIDE)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from il2vseg.base.classes import is_unsure
+from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.models.segmenter import Segmenter, frames_to_images, pixel_scores
@@ -27,8 +29,16 @@ TOKEN_STRIDE = 16
 
 
 def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Classes as they first appear among the names of clusters, and the clusters of each."""
-    classes = tuple(dict.fromkeys(names))
+    """Classes as they first appear among the names of clusters, and the clusters of each.
+
+    Clusters named unsure belong to none.
+
+    Raises:
+        UserError: no cluster has another name.
+    """
+    classes = tuple(name for name in dict.fromkeys(names) if not is_unsure(name))
+    if not classes:
+        raise UserError("every cluster of the teacher is named unsure; name them with il2vseg-name")
     return classes, [[i for i, name in enumerate(names) if name == c] for c in classes]
 
 
@@ -37,7 +47,8 @@ class Targets:
     """What the teacher says of n frames.
 
     Attributes:
-        scores: (n, C, H/4, W/4) uint8, probabilities times 255.
+        scores: (n, C, H/4, W/4) uint8, probabilities times 255; they add up to less where the teacher is
+            unsure, and to 0 where it knows nothing.
         tokens: (n, K, h, w) float16, whitened; K = 0 where the teacher has no tokens.
         class_names: one a class.
     """
@@ -104,7 +115,7 @@ def compute_targets(
                 total += _class_scores(teacher, images.flip(3), members, grid).flip(3)
         tokens += [t.half() for t in captured[:1]]
         captured.clear()
-        mean = (total / total.sum(1, keepdim=True))[0]
+        mean = total[0] / (len(teachers) * (2 if flip else 1))
         scores.append((mean * 255.0).round().byte().numpy())
     if hook is not None:
         hook.remove()
@@ -114,10 +125,14 @@ def compute_targets(
 def _class_scores(
     teacher: Segmenter, images: Tensor, members: Sequence[list[int]], grid: tuple[int, int]
 ) -> Tensor:
-    """Scores (1, C, gh, gw) of named classes: of each its best cluster's, as in the teacher's labels."""
+    """Scores (1, C, gh, gw) of named classes: of each its best cluster's, as in the teacher's labels.
+
+    They are 0 where the best cluster is in no class, that is, unsure.
+    """
     clusters = pixel_scores(teacher(images), images, teacher.low_level).clamp_min(0.0)
     classes = torch.stack([clusters[:, ids].amax(1) for ids in members], 1)
-    return F.interpolate(classes / classes.sum(1, keepdim=True), size=grid, mode="area")
+    known = classes.amax(1, keepdim=True) == clusters.amax(1, keepdim=True)
+    return F.interpolate(known * classes / classes.sum(1, keepdim=True), size=grid, mode="area")
 
 
 def _whiten(tokens: list[Tensor]) -> NDArray[np.float16]:

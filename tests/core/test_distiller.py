@@ -61,6 +61,25 @@ def png(frame: Frame) -> bytes:
 
 def test_clusters_of_one_name_are_one_class() -> None:
     assert classes_of(["water", "sky", "water"]) == (("water", "sky"), [[0, 2], [1]])
+    assert classes_of(["ignore", "sky", "unsure"]) == (("sky",), [[1]])
+    with pytest.raises(UserError, match="unsure"):
+        classes_of(["unsure", "ignore"])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_where_the_teacher_is_unsure_there_is_no_target(flip: bool) -> None:
+    teacher = ColourTeacher()
+    teacher.class_names = ["unsure", "red", "blue"]
+    blue = two_halves(88)
+    certain = compute_targets([teacher], [blue], SIZE, flip=flip)
+    assert certain.class_names == ("red", "blue")
+    assert (certain.scores[0].sum(0)[:, 24:] >= 254).all()  # cluster 2 wins there, cluster 0 nowhere
+    teacher.class_names = ["blue", "red", "unsure"]
+    unsure = compute_targets([teacher, teacher], [blue], SIZE, flip=flip)
+    assert unsure.class_names == ("blue", "red")
+    assert (unsure.scores[0, :, :, 24:] == 0).all()
+    assert (unsure.scores[0, 1, :, :20] > 127).all()
+    assert (abs(unsure.scores[0].sum(0)[:, :20].astype(int) - 255) <= 1).all()
 
 
 def test_targets_are_the_teachers_labels() -> None:
@@ -147,6 +166,27 @@ def test_unsure_cells_teach_nothing() -> None:
     distillation_loss(logits, target, torch.ones(2)).backward()
     assert logits.grad is not None
     assert float(logits.grad.abs().max()) == 0.0
+
+
+def test_cells_that_the_teacher_does_not_know_teach_nothing_and_have_no_edge() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(1, 2, 12, 12)
+    target[:, 0, :, :6] = 1.0
+    logits = torch.randn(1, 2, 12, 12, generator=generator, requires_grad=True)
+    distillation_loss(logits, target, torch.ones(2)).backward()
+    assert logits.grad is not None
+    assert float(logits.grad[..., 6:].abs().max()) == 0.0
+    whole = logits.detach().clone().requires_grad_()
+    distillation_loss(
+        whole, torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand_as(whole), torch.ones(2)
+    ).backward()
+    assert whole.grad is not None
+    torch.testing.assert_close(logits.grad[..., :6], 2 * whole.grad[..., :6])
+    half = logits.detach().clone().requires_grad_()
+    partly = torch.where(torch.arange(12) < 6, target, 0.5 * target.flip(3))
+    distillation_loss(half, partly, torch.ones(2)).backward()
+    assert half.grad is not None
+    torch.testing.assert_close(half.grad[..., 6:], 0.5 * whole.grad[..., 6:] / 0.75)
 
 
 def test_cells_of_rare_classes_count_more() -> None:

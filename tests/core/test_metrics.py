@@ -125,6 +125,15 @@ def test_an_assignment_moves_to_other_classes_by_name() -> None:
     marine, water = ("obstacle", "water", "sky"), ("not water", "water")
     assert transfer([2, 1, 0, UNASSIGNED], marine, water).tolist() == [0, 1, 0, 0]
     assert transfer([1, 0], ("a", "b"), ("b", "c")).tolist() == [0, UNASSIGNED]
+
+
+def test_clusters_named_unsure_stand_for_no_class_and_their_pixels_are_reported() -> None:
+    names = ("unsure", "ignore", "sky")
+    given = transfer([0, 1, 2], names, ("not water", "water"))
+    assert given.tolist() == [UNASSIGNED, UNASSIGNED, 0]
+    found = score(np.array([[5, 0], [0, 10], [35, 50]], np.int64), given)
+    assert found.unassigned == pytest.approx(15.0)
+    assert found.accuracy == pytest.approx(35.0)
     assert apply(np.array([1, UNASSIGNED]), np.array([0, 1], np.uint8)).tolist() == [1, 254]
 
 
