@@ -132,7 +132,9 @@ def _class_scores(
     clusters = pixel_scores(teacher(images), images, teacher.low_level).clamp_min(0.0)
     classes = torch.stack([clusters[:, ids].amax(1) for ids in members], 1)
     known = classes.amax(1, keepdim=True) == clusters.amax(1, keepdim=True)
-    return F.interpolate(known * classes / classes.sum(1, keepdim=True), size=grid, mode="area")
+    return F.interpolate(
+        known * classes / classes.sum(1, keepdim=True).clamp_min(1e-6), size=grid, mode="area"
+    )
 
 
 def _whiten(tokens: list[Tensor]) -> NDArray[np.float16]:
