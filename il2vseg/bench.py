@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import run_command
+from il2vseg.methods import METHODS, load_method
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,9 +25,10 @@ Cases = dict[str, Callable[[], object]]
 Key = TypeVar("Key", bound=Hashable)
 
 BACKBONE = "backbone alone, eager"
-STEP = "step, il2vseg (smoothness), cached tokens"
-NO_CORR, NO_EIGEN = "the same without L_corr", "the same without L_fs and L_reg"
-NO_FUSED, NO_BRANCH = "the same without L_fused", "the same without L_fs, L_reg, L_fused: no low-level branch"
+STEP = "step, {}, cached tokens"
+WHOLE = STEP.format("il2vseg")
+NO_CORR, NO_EIGEN = "il2vseg without L_corr", "il2vseg without L_fs and L_reg"
+NO_FUSED, NO_BRANCH = "il2vseg without L_fused", "il2vseg without L_fs, L_reg, L_fused: no low-level branch"
 
 TURN = 0.02
 """Seconds that a quick case repeats when its turn comes."""
@@ -161,37 +163,35 @@ class RandomStore:
 
 
 def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
-    """One optimisation step of each stage, from cached tokens."""
-    from il2vseg.learning.trainer import Recipe, Stage, Trainer
+    """One optimisation step of the last stage of every method, and of il2vseg's without some losses."""
+    from il2vseg.learning.trainer import Trainer
+    from il2vseg.methods.base import Method, Recipe
+    from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
 
     store = RandomStore(32, grid, dim)
 
-    def case(recipe: Recipe, stage: Stage) -> Callable[[], object]:
-        trainer = Trainer(store, whitening_of(dim), recipe)
+    def case(method: Method) -> Callable[[], object]:
+        trainer = Trainer(store, whitening_of(dim), Recipe(method, num_classes=num_classes))
+        stage = list(trainer.stages)[-1]
         trainer.begin(stage)
         return lambda: trainer.step(stage, 0)
 
-    def second_stage(**changes: float) -> Callable[[], object]:
-        return case(Recipe(num_classes=num_classes, **changes), "smoothness")  # type: ignore[arg-type]
+    def without(**changes: float) -> Callable[[], object]:
+        return case(IL2Vseg(smoothness=FusedSmoothness(**changes)))  # type: ignore[arg-type]
 
+    methods = {name: load_method(name)() for name in METHODS}
     return {
-        "step, stego (correspondence)": case(
-            Recipe(method="stego", num_classes=num_classes), "correspondence"
-        ),
-        "step, smooseg (smoothness)": case(Recipe(method="smooseg", num_classes=num_classes), "smoothness"),
-        "step, hp": case(Recipe(method="hp", num_classes=num_classes), "hidden_positives"),
-        "step, eagle": case(Recipe(method="eagle", num_classes=num_classes), "eigen_aggregation"),
-        STEP: second_stage(),
-        NO_CORR: second_stage(correspondence_weight=0.0),
-        NO_EIGEN: second_stage(gamma=0.0, beta=0.0),
-        NO_FUSED: second_stage(fused_weight=0.0),
-        NO_BRANCH: second_stage(gamma=0.0, beta=0.0, fused_weight=0.0),
+        **{STEP.format(name): case(method) for name, method in methods.items() if method.stages()},
+        NO_CORR: without(correspondence_weight=0.0),
+        NO_EIGEN: without(gamma=0.0, beta=0.0),
+        NO_FUSED: without(fused_weight=0.0),
+        NO_BRANCH: without(gamma=0.0, beta=0.0, fused_weight=0.0),
     }
 
 
 def loss_shares(medians: Mapping[str, float]) -> dict[str, float]:
     """The share of an il2vseg step, in %, that each loss takes: what the step saves without it."""
-    whole = medians[STEP]
+    whole = medians[WHOLE]
     corr, eigen, fused = (whole - medians[name] for name in (NO_CORR, NO_EIGEN, NO_FUSED))
     branch = whole - medians[NO_BRANCH] - eigen - fused
     saved = {
@@ -210,17 +210,18 @@ def uncached_step(medians: Mapping[str, float], backbone: float) -> float:
     Args:
         backbone: milliseconds of one frame.
     """
-    from il2vseg.learning.trainer import Recipe
+    from il2vseg.methods.base import Recipe
 
-    return medians[STEP] + 2 * Recipe().batch * backbone
+    return medians[WHOLE] + 2 * Recipe.batch * backbone
 
 
 def coco_memory() -> dict[str, float]:
     """Peak GiB of a training step of COCO-Stuff size: 320x320, 27 classes, by backbone and batch."""
     from il2vseg.learning.memory import GIB, step_memory
-    from il2vseg.learning.trainer import Recipe
+    from il2vseg.methods.base import Recipe
+    from il2vseg.methods.il2vseg import IL2Vseg
 
-    recipe = Recipe(num_classes=27)
+    recipe = Recipe(IL2Vseg(), num_classes=27)
     sizes = {"ViT-S/8": 384, "ViT-B/8": 768}
     return {
         f"{name}, batch {batch}": step_memory(recipe, batch, (40, 40), dim) / GIB
@@ -245,7 +246,7 @@ def bench(config: BenchConfig) -> None:
         )
         steps = interleaved(training_cases(backbone.grid, backbone.dim, config.num_classes), config.rounds)
         medians |= steps
-        medians["step, il2vseg (smoothness), uncached tokens"] = uncached_step(steps, medians[BACKBONE])
+        medians["step, il2vseg, uncached tokens"] = uncached_step(steps, medians[BACKBONE])
         memory = coco_memory()
     height, width = config.size
     title = f"{config.backbone}, {height}x{width}, {config.num_classes} classes, {config.threads} threads"

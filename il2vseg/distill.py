@@ -120,13 +120,13 @@ def distill(config: DistillConfig) -> "Student":
     import torch
 
     from il2vseg.data import open_dataset
+    from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.distiller import Distiller, DistillRecipe
     from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.targets import compute_targets, targets_key
     from il2vseg.models.checkpoint import FILE_NAME, save_student
     from il2vseg.models.spec import LowLevelSpec, ModelSpec
     from il2vseg.models.student import METHOD, Encoder, Student, finish
-    from il2vseg.train import write_preview
 
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
     teachers = load_teachers(config)

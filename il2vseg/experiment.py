@@ -26,6 +26,7 @@ from il2vseg.base.command import (
 )
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json, write_text
+from il2vseg.methods import METHODS
 from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
 from il2vseg.train import TrainConfig, train
 
@@ -41,7 +42,7 @@ class ExperimentConfig(Settings):
 
     grid: Literal["methods", "ablation", "alpha", "low-level", "seeds", "backbones"] = flag(
         dataclasses.MISSING,
-        "methods: every preset; ablation: which losses and branches are on; alpha: weight of the low-level "
+        "methods: every method; ablation: which losses and branches are on; alpha: weight of the low-level "
         "branch in training, at prediction and in both; low-level: forms of that branch at prediction; "
         "seeds: one method, ten times; backbones: those whose weights are at hand",
         positional=True,
@@ -81,6 +82,7 @@ class Variant:
     """A row of the table: settings of the training, of its recipe, and of the branch at prediction.
 
     Attributes:
+        recipe: settings by their paths, see `Recipe.changed`.
         alpha, low_level: changes to what the training left in its checkpoint.
         curve: of a sweep, the name of its curve and the place on it.
     """
@@ -114,9 +116,10 @@ WITH_BRANCH: dict[str, Any] = {"alpha": PREDICTION_ALPHA, "low_level": {"refine"
 
 def _ablation() -> list[Variant]:
     """The losses of the paper's Table 4 and L_fused, each with and without the branch at prediction."""
-    no_corr = {"correspondence_steps": 0, "correspondence_weight": 0.0}
-    no_eigen = {"gamma": 0.0, "beta": 0.0}
-    no_fused = {"fused_weight": 0.0}
+    smoothness = "method.smoothness"
+    no_corr = {"method.correspondence.steps": 0, f"{smoothness}.correspondence_weight": 0.0}
+    no_eigen = {f"{smoothness}.gamma": 0.0, f"{smoothness}.beta": 0.0}
+    no_fused = {f"{smoothness}.fused_weight": 0.0}
     trainings: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("none (prototypes)", {"method": "kmeans"}, {}),
         ("L_smo", {}, no_corr | no_eigen | no_fused),
@@ -137,7 +140,7 @@ def _ablation() -> list[Variant]:
 def _alpha() -> list[Variant]:
     """α in training (prediction at its default), at prediction (training at its default), in both."""
     values = (0.0, 0.25, 0.5, 0.75, 1.0)
-    trained = {a: {"alpha": a, "fused_alpha": a} for a in values}
+    trained = {a: {f"method.smoothness.{name}": a for name in ("train_alpha", "fused_alpha")} for a in values}
     return [
         *(Variant(f"training α = {a:g}", {}, trained[a], curve=("training", a)) for a in values),
         *(Variant(f"prediction α = {a:g}", alpha=a, curve=("prediction", a)) for a in values),
@@ -177,8 +180,7 @@ def variants(grid: str) -> list[Variant]:
         return _backbones()
     return {
         "methods": [
-            *(Variant(m, {"method": m}) for m in ("kmeans", "smooseg", "stego", "hp", "eagle")),
-            Variant("il2vseg"),
+            Variant(name, {} if name == TrainConfig.method else {"method": name}) for name in METHODS
         ],
         "ablation": _ablation(),
         "alpha": _alpha(),

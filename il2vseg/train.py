@@ -13,22 +13,25 @@ from il2vseg.base.command import MAX_COUNT, MAX_SEED, MAX_SIDE, Settings, flag, 
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
 from il2vseg.data.dataset import Crop
+from il2vseg.evaluation.preview import PREVIEW_FRAMES
+from il2vseg.methods import MethodName, load_method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from il2vseg.data import Dataset
+    from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.processes import Processes
     from il2vseg.learning.selection import Proposal, Selection
-    from il2vseg.learning.trainer import Recipe, Trainer
-    from il2vseg.models.segmenter import Segmenter
-    from il2vseg.models.spec import AdaptSpec
+    from il2vseg.learning.store import FeatureStore
+    from il2vseg.learning.trainer import Trainer
+    from il2vseg.methods.base import Recipe
+    from il2vseg.models.backbones import Backbone
+    from il2vseg.models.segmenter import Classifier, Segmenter
+    from il2vseg.models.spec import AdaptSpec, ModelSpec
     from il2vseg.models.whitening import Whitening
 
 PROGRAM = "il2vseg.train"
 STATE_NAME = "state.safetensors"
 DEFAULT_WIDTH = 448
-PREVIEW_FRAMES = 6
 MAX_BATCH = 1 << 16
 
 
@@ -52,9 +55,7 @@ class TrainConfig(Settings):
     clusters: int | None = flag(
         None, "prototypes to keep when more than classes, to be named later", low=2, high=255, metavar="N"
     )
-    method: Literal["il2vseg", "smooseg", "stego", "hp", "eagle", "kmeans"] = flag(
-        "il2vseg", "training preset"
-    )
+    method: MethodName = flag("il2vseg", "training method")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
     weights: Path | None = flag(
         None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"
@@ -158,7 +159,7 @@ def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
 
 def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Recipe":
     """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
-    from il2vseg.learning.trainer import PRESETS, Recipe
+    from il2vseg.methods.base import Recipe
 
     assert isinstance(config.num_classes, int), "not yet proposed"
     scale: dict[str, Any] = {
@@ -167,21 +168,17 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
         "mixed_precision": config.mixed_precision,
     }
     recipe = Recipe(
-        method=config.method,
+        load_method(config.method)(),
         num_classes=config.num_classes,
         clusters=config.clusters,
         seed=config.seed,
         clustering=config.clustering,
         recluster=config.recluster,
-        **{**PRESETS[config.method], **{k: v for k, v in scale.items() if v is not None}, **(changes or {})},
+        **{k: v for k, v in scale.items() if v is not None},
+    ).changed(changes or {})
+    return (
+        recipe if config.steps is None else recipe.changed({"method": recipe.method.with_steps(config.steps)})
     )
-    if config.steps is None:
-        return recipe
-    total = sum(steps for _, steps in recipe.stages())
-    scaled: dict[str, Any] = {
-        f"{stage}_steps": round(config.steps * steps / total) for stage, steps in recipe.stages()
-    }
-    return dataclasses.replace(recipe, **scaled)
 
 
 def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
@@ -190,7 +187,7 @@ def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
     Raises:
         UserError: a precision that `accelerate launch` knows and this command does not.
     """
-    from il2vseg.learning.trainer import AUTOCAST
+    from il2vseg.learning.precision import AUTOCAST
 
     precision: Any = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in AUTOCAST:
@@ -204,7 +201,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     """Train as configured and write the checkpoint and its companions to `config.out`.
 
     Args:
-        changes: fields of the recipe to set differently, for experiments.
+        changes: settings of the recipe by their paths (`Recipe.changed`), for experiments.
 
     Returns:
         the trained model.
@@ -213,18 +210,12 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     """
     import torch
 
-    from il2vseg.data import open_dataset
-    from il2vseg.data.dataset import spread
-    from il2vseg.learning.features import FeatureCache, build_feature_store
-    from il2vseg.learning.memory import GIB, micro_batches_within
+    from il2vseg.evaluation.preview import write_preview
+    from il2vseg.learning.memory import within_memory
     from il2vseg.learning.monitor import Monitor, Silence
     from il2vseg.learning.processes import join_processes
-    from il2vseg.learning.selection import choose_whitening, propose_classes, token_statistics
     from il2vseg.learning.trainer import Trainer
-    from il2vseg.models.backbones import backbone_spec, build_backbone, check_size
     from il2vseg.models.checkpoint import assemble, save_checkpoint
-    from il2vseg.models.spec import ModelSpec
-    from il2vseg.models.weights import resolve_weights
 
     started = time.monotonic()
     check(config)
@@ -233,6 +224,46 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     out = config.out or Path("runs") / config.dataset
     if processes.main:
         require_writable_dir(out)
+    dataset, backbone, digest = open_footage(config, processes)
+    with Monitor(out) if processes.main else Silence() as monitor:
+        store = read_features(config, dataset, backbone, digest, processes, monitor)
+        # The training steps are small: more threads only wait for each other.
+        torch.set_num_threads(1)
+        whitening, selection, num_classes = processes.from_main(lambda: fit(config, store, out, monitor))
+        monitor.say(selection.summary())
+        config = dataclasses.replace(config, num_classes=num_classes)
+        check_tokens(config, backbone.size, backbone.patch)
+        recipe = recipe_of(config, changes)
+        if config.loss_memory is not None:
+            recipe = within_memory(recipe, config.loss_memory, store, whitening, processes)
+            monitor.say(f"micro-batches: {recipe.micro_batches}")
+        config = dataclasses.replace(config, accumulate=recipe.micro_batches)
+        trainer = Trainer(store, whitening, recipe, processes)
+        monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
+        if processes.main:
+            write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
+        classifier = run_trainer(trainer, out / STATE_NAME, monitor)
+        spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
+        segmenter = assemble(backbone.cpu(), classifier.cpu(), spec)
+        if processes.main:
+            save_checkpoint(out, classifier, spec)
+            (out / STATE_NAME).unlink(missing_ok=True)
+            write_preview(out / "preview.png", segmenter, dataset)
+    if processes.main:
+        print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return segmenter
+
+
+def open_footage(config: TrainConfig, processes: "Processes") -> "tuple[Dataset, Backbone, str]":
+    """The frames, the frozen backbone at their size, and the digest of its weights.
+
+    Raises:
+        UserError: no usable frames, no such backbone or weights, a size that does not fit.
+    """
+    from il2vseg.data import open_dataset
+    from il2vseg.models.backbones import backbone_spec, build_backbone, check_size
+    from il2vseg.models.weights import resolve_weights
+
     spec = backbone_spec(config.backbone)
     dataset = open_dataset(
         config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, crop=config.crop
@@ -243,89 +274,99 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     with processes.main_first():
         weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
-    backbone = build_backbone(config.backbone, size, weights).to(processes.device)
-    with Monitor(out) if processes.main else Silence() as monitor:
-        cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
-        mine = math.ceil(len(dataset) / processes.count)
-        store = build_feature_store(
-            dataset, cache, progress=monitor.track("features", mine), processes=processes
-        )
-        if dataset.skipped:
-            monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
-        # The training steps are small: more threads only wait for each other.
-        torch.set_num_threads(1)
+    return dataset, build_backbone(config.backbone, size, weights).to(processes.device), digest
 
-        def fit() -> "tuple[int, Selection, Whitening]":
-            statistics = token_statistics(store)
-            classes = config.num_classes
-            if classes == "auto":
-                proposal = propose_classes(
-                    store, statistics, config.centre, monitor.track("number of classes")
-                )
-                write_proposal(out, proposal)
-                monitor.say(proposal.summary())
-                classes = proposal.num_classes
-            whiten = monitor.track("whitening")
-            selection = choose_whitening(store, statistics, classes, config.whitening, config.centre, whiten)
-            return classes, selection, statistics.whitening(selection.components, selection.centre)
 
-        num_classes, selection, whitening = processes.from_main(fit)
-        config = dataclasses.replace(config, num_classes=num_classes)
-        check_tokens(config, size, spec.patch)
-        recipe = recipe_of(config, changes)
-        monitor.say(selection.summary())
-        if config.loss_memory is not None:
-            limit, batch = int(config.loss_memory * GIB), min(recipe.batch, len(store))
-            dims = (backbone.dim, selection.components)
-            needed = processes.from_main(
-                lambda: micro_batches_within(limit, recipe, batch, store.grid, *dims)
-            )
-            recipe = dataclasses.replace(recipe, micro_batches=max(recipe.micro_batches, needed))
-            config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-            monitor.say(f"micro-batches: {recipe.micro_batches}")
-        trainer = Trainer(store, whitening, recipe, processes)
-        monitor.begin(_restore(trainer, out) if config.resume else 0)
-        if processes.main:
-            write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
-        shown = torch.tensor(spread(len(store), PREVIEW_FRAMES))
+def read_features(
+    config: TrainConfig,
+    dataset: "Dataset",
+    backbone: "Backbone",
+    digest: str,
+    processes: "Processes",
+    monitor: "Monitor",
+) -> "FeatureStore":
+    """Tokens and colours of all frames, computed where the cache lacks them."""
+    from il2vseg.learning.features import FeatureCache, build_feature_store
 
-        def save() -> None:
-            _save_state(trainer, out)
-            if trainer.usage is not None and processes.main:
-                monitor.scores(trainer.store.colours(shown, 1), trainer.score_maps(shown))
+    cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
+    progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
+    store = build_feature_store(dataset, cache, progress=progress, processes=processes)
+    if dataset.skipped:
+        monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
+    return store
 
-        classifier = trainer.run(monitor.step, save)
+
+def fit(
+    config: TrainConfig, store: "FeatureStore", out: Path, monitor: "Monitor"
+) -> "tuple[Whitening, Selection, int]":
+    """The whitening, how it was chosen, and the number of classes, proposed where that is asked for."""
+    from il2vseg.learning.selection import choose_whitening, propose_classes, token_statistics
+
+    statistics = token_statistics(store)
+    classes = config.num_classes
+    if classes == "auto":
+        proposal = propose_classes(store, statistics, config.centre, monitor.track("number of classes"))
+        write_proposal(out, proposal)
+        monitor.say(proposal.summary())
+        classes = proposal.num_classes
+    progress = monitor.track("whitening")
+    selection = choose_whitening(store, statistics, classes, config.whitening, config.centre, progress)
+    return statistics.whitening(selection.components, selection.centre), selection, classes
+
+
+def run_trainer(trainer: "Trainer", state: Path, monitor: "Monitor") -> "Classifier":
+    """Train to the end, with a state now and then, and pictures of the scores."""
+    import torch
+
+    from il2vseg.data.dataset import spread
+
+    shown = torch.tensor(spread(len(trainer.store), PREVIEW_FRAMES))
+
+    def show() -> None:
         monitor.scores(trainer.store.colours(shown, 1), trainer.score_maps(shown))
-        classifier = classifier.cpu()
-        model_spec = ModelSpec(
-            method=config.method,
-            backbone=config.backbone,
-            weights_sha256=digest,
-            size=size,
-            class_names=tuple(f"class {i}" for i in range(recipe.prototypes)),
-            alpha=recipe.prediction_alpha if config.alpha is None else config.alpha,
-            temperature=recipe.temperature,
-            centre=selection.centre,
-            low_level=recipe.prediction_low_level,
-            training_data=f"{len(store)} frames of {config.dataset} ({config.split}), no labels",
-            selection=selection.to_dict(),
-            adapt=adaptation(config, selection.centre),
-        )
-        segmenter = assemble(backbone.cpu(), classifier, model_spec)
-        if processes.main:
-            save_checkpoint(out, classifier, model_spec)
-            (out / STATE_NAME).unlink(missing_ok=True)
-            write_preview(out / "preview.png", segmenter, dataset)
-    if processes.main:
-        print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return segmenter
+
+    def save() -> None:
+        trainer.save(state)
+        if trainer.usage is not None and trainer.processes.main:
+            show()
+
+    classifier = trainer.run(monitor.step, save)
+    show()
+    return classifier
 
 
-def adaptation(config: TrainConfig, centre: bool) -> "AdaptSpec | None":
+def model_spec(
+    config: TrainConfig,
+    recipe: "Recipe",
+    selection: "Selection",
+    digest: str,
+    size: tuple[int, int],
+    frames: int,
+) -> "ModelSpec":
+    """What the checkpoint says of itself."""
+    from il2vseg.models.spec import ModelSpec
+
+    return ModelSpec(
+        method=config.method,
+        backbone=config.backbone,
+        weights_sha256=digest,
+        size=size,
+        class_names=tuple(f"class {i}" for i in range(recipe.prototypes)),
+        alpha=recipe.method.predict_alpha if config.alpha is None else config.alpha,
+        temperature=recipe.temperature,
+        centre=selection.centre,
+        low_level=recipe.method.low_level,
+        training_data=f"{frames} frames of {config.dataset} ({config.split}), no labels",
+        selection=selection.to_dict(),
+        adapt=adaptation(config, recipe, selection.centre),
+    )
+
+
+def adaptation(config: TrainConfig, recipe: "Recipe", centre: bool) -> "AdaptSpec | None":
     """How prototypes adapt to the image at prediction. Only those of centred tokens gain by it."""
     from il2vseg.models.spec import AdaptSpec
 
-    wanted = config.method == "il2vseg" and centre if config.adapt is None else config.adapt
+    wanted = recipe.method.adapts and centre if config.adapt is None else config.adapt
     return AdaptSpec() if wanted else None
 
 
@@ -351,47 +392,6 @@ def write_proposal(out: Path, proposal: "Proposal") -> None:
     write_json(out / "num_classes.json", proposal.to_dict())
     counts, stability, spread = zip(*(vars(c).values() for c in proposal.curve), strict=True)
     stability_curve(out / "num_classes.png", counts, stability, spread, proposal.num_classes)
-
-
-def _save_state(trainer: "Trainer", out: Path) -> None:
-    from il2vseg.models.checkpoint import save_tensors
-
-    if trainer.processes.main:
-        save_tensors(out / STATE_NAME, *trainer.state())
-
-
-def _restore(trainer: "Trainer", out: Path) -> int:
-    """Go on from the state in `out`; return how many steps were done."""
-    from il2vseg.models.checkpoint import load_tensors
-
-    path = out / STATE_NAME
-
-    def read() -> "tuple[dict[str, Tensor], dict[str, Any]]":
-        if not path.exists():
-            raise UserError(f"{path}: nothing to resume; start without --resume")
-        return load_tensors(path)
-
-    trainer.restore(*trainer.processes.from_main(read))
-    stage, step = trainer.position
-    return sum(steps for _, steps in trainer.recipe.stages()[:stage]) + step
-
-
-def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> None:
-    """Write a contact sheet of training frames and their predictions."""
-    import torch
-
-    from il2vseg.base.images import resize_frame
-    from il2vseg.base.palette import default_palette
-    from il2vseg.evaluation.plots import SheetRow, sheet
-
-    wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
-    rows = []
-    for i, sample in enumerate(dataset):
-        if i in wanted:
-            frame = resize_frame(sample.frame, segmenter.size)
-            labels = segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy()
-            rows.append(SheetRow(sample.name, sample.frame, labels))
-    sheet(path, rows, segmenter.class_names, default_palette(segmenter.num_classes))
 
 
 def main(argv: list[str] | None = None) -> int:

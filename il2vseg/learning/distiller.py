@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
-from il2vseg.learning.trainer import StepReport
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, warp_frame
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
 from il2vseg.models.segmenter import frames_to_images

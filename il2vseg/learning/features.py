@@ -19,8 +19,8 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.data import Dataset
+from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.learning.processes import Processes
-from il2vseg.learning.trainer import AUTOCAST, MixedPrecision
 from il2vseg.models import lowlevel
 from il2vseg.models.backbones import Backbone
 from il2vseg.models.segmenter import frames_to_images
@@ -86,8 +86,7 @@ class FeatureCache:
         if missing:
             device = self.backbone.mean.device
             batch = torch.from_numpy(np.stack([frames[i] for i in missing])).to(device)
-            mixed = torch.autocast(device.type, AUTOCAST[self.precision], enabled=self.precision != "no")
-            with torch.inference_mode(), mixed:
+            with torch.inference_mode(), autocast(device, self.precision):
                 tokens = self.backbone(frames_to_images(batch)).flatten(2).transpose(1, 2).half()
             if not bool(tokens.isfinite().all()):
                 raise UserError(f"{self.backbone.name} overflows in {self.precision}: use another precision")
@@ -116,7 +115,7 @@ class CachedBackbone(Backbone):
 
 
 class CachedFeatures:
-    """The training set as the trainer sees it (`training.FeatureStore`)."""
+    """The training set as the trainer sees it (`store.FeatureStore`)."""
 
     def __init__(
         self, grid: tuple[int, int], paths: list[Path], views: list[Path], colours: NDArray[np.uint8]

@@ -15,7 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from il2vseg.base.errors import UserError
-from il2vseg.learning.trainer import Recipe, Trainer
+from il2vseg.learning.processes import Processes
+from il2vseg.learning.store import FeatureStore
+from il2vseg.learning.trainer import Trainer
+from il2vseg.methods.base import Recipe
 from il2vseg.models.whitening import Whitening
 
 GIB = 1 << 30
@@ -92,11 +95,11 @@ def step_memory(recipe: Recipe, images: int, grid: tuple[int, int], dim: int, co
     whitening.basis.copy_(torch.eye(components, dim))
     trainer = Trainer(BlankStore(images, grid, dim), whitening, recipe)
     peak = 0
-    for stage, _ in recipe.stages():
+    for name, stage in recipe.method.stages().items():
         trainer.optimizer = trainer.make_optimizer(stage)
         trainer.classifier.set_prototypes(torch.eye(*trainer.classifier.local_prototypes.shape))
         with PeakMemory() as memory:
-            trainer.step(stage, 0)
+            trainer.step(name, 0)
         peak = max(peak, memory.peak)
     return peak
 
@@ -118,3 +121,19 @@ def micro_batches_within(
     while images < batch and step_memory(recipe, min(2 * images, batch), grid, dim, components) <= limit:
         images = min(2 * images, batch)
     return -(-batch // images)
+
+
+def within_memory(
+    recipe: Recipe, gib: float, store: FeatureStore, whitening: Whitening, processes: Processes
+) -> Recipe:
+    """The recipe with as many micro-batches as keep a step within `gib`, at least those that it has.
+
+    Raises:
+        UserError: two images, the fewest that the losses compare, take more.
+    """
+    limit, batch = int(gib * GIB), min(recipe.batch, len(store))
+    components, dim = whitening.basis.shape
+    needed = processes.from_main(
+        lambda: micro_batches_within(limit, recipe, batch, store.grid, dim, components)
+    )
+    return dataclasses.replace(recipe, micro_batches=max(recipe.micro_batches, needed))

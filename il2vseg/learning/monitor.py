@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -12,12 +13,25 @@ from il2vseg.base.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from il2vseg.learning.trainer import StepReport
-
 T = TypeVar("T")
 
 PIXELS = 4
 """Side of a grid cell in the pictures."""
+
+
+@dataclass
+class StepReport:
+    """What one optimisation step did.
+
+    Attributes:
+        alive: of a stage with prototypes, how many of them label at least one of the step's tokens.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+    alive: int | None = None
 
 
 class Monitor:
@@ -67,7 +81,7 @@ class Monitor:
 
         return wrap
 
-    def step(self, report: "StepReport") -> None:
+    def step(self, report: StepReport) -> None:
         """Record a step and move the bar."""
         if report.stage != self._stage:
             self._stage = report.stage
@@ -131,7 +145,7 @@ class Silence(Monitor):
         """Return the identity."""
         return lambda items: items
 
-    def step(self, report: "StepReport") -> None:
+    def step(self, report: StepReport) -> None:
         """Do nothing."""
 
     def scores(self, colours: "Tensor", maps: "dict[str, Tensor]") -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning.clustering import OVER_CLUSTERING, over_clustered_prototypes
-from il2vseg.learning.trainer import FeatureStore, step_generator
+from il2vseg.learning.draws import step_generator
+from il2vseg.learning.store import FeatureStore
 from il2vseg.models.whitening import TokenStatistics, Whitening
 
 MAX_COMPONENTS = 64

@@ -36,7 +36,7 @@ def test_a_quick_case_fills_its_turn_and_its_time_is_that_of_one_call(
 
 def test_a_loss_takes_what_the_step_saves_without_it() -> None:
     medians = {
-        module.STEP: 100.0,
+        module.WHOLE: 100.0,
         module.NO_CORR: 70.0,
         module.NO_EIGEN: 80.0,
         module.NO_FUSED: 95.0,

@@ -27,17 +27,25 @@ from il2vseg.base.errors import UserError
 from il2vseg.bench import RandomStore
 from il2vseg.data import Dataset, open_dataset
 from il2vseg.learning import features
+from il2vseg.learning.draws import step_generator
+from il2vseg.learning.precision import MixedPrecision
 from il2vseg.learning.processes import Processes
 from il2vseg.learning.selection import token_statistics
-from il2vseg.learning.trainer import MixedPrecision, Recipe, Trainer, step_generator
+from il2vseg.learning.trainer import Trainer
+from il2vseg.methods.base import Context, Recipe
+from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.stego import Correspondence
 from il2vseg.models.checkpoint import FILE_NAME, load_tensors
 
 T = TypeVar("T")
 
 SHORT = Recipe(
-    correspondence_steps=4, smoothness_steps=5, batch=7, correspondence_samples=12, smoothness_samples=12,
-    eigen_samples=8,
-)  # fmt: skip
+    IL2Vseg(
+        correspondence=Correspondence(steps=4, samples=12),
+        smoothness=FusedSmoothness(steps=5, samples=12, eigen_samples=8),
+    ),
+    batch=7,
+)
 LONG = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "130"]
 
 
@@ -116,7 +124,10 @@ def test_gradients_of_micro_batches_add_up_to_the_gradient_of_their_mean_weighte
         generator = step_generator(0, "correspondence", 0, micro_batch)
         if micro_batch == 0:
             torch.randperm(12, generator=generator)  # the first micro-batch goes on where the batch was drawn
-        values.append(len(part) / 7 * reference._correspondence(part, generator)["corr"])
+        context = Context(
+            reference.store, reference.classifier, SHORT, reference.device, part, generator, step=0
+        )
+        values.append(len(part) / 7 * Correspondence(samples=12).losses(context)["corr"])
     torch.stack(values).sum().backward()
     assert reported == pytest.approx(sum(float(v.detach()) for v in values), abs=1e-6)
     for p, expected, old in zip(

@@ -56,7 +56,7 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
 def test_prototypes_adapt_to_the_image_where_tokens_are_centred(flags: list[str], adapts: bool) -> None:
     config = train.parse(train.TrainConfig, "train", flags)
     assert config.centre is not None
-    found = train.adaptation(config, config.centre)
+    found = train.adaptation(config, train.recipe_of(config), config.centre)
     assert (found is not None) == adapts
     if found is not None:
         assert (found.strength, found.class_weight, found.sure, found.min_tokens) == (30.0, 0.2, 0.6, 8.0)
@@ -66,14 +66,14 @@ def test_resuming_after_a_kill_gives_the_same_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from il2vseg.learning import trainer as training
-    from il2vseg.learning.monitor import Monitor
+    from il2vseg.learning.monitor import Monitor, StepReport
 
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run("--out", whole) == 0
     record = Monitor.step
 
-    def die(self: Monitor, report: training.StepReport) -> None:
+    def die(self: Monitor, report: StepReport) -> None:
         record(self, report)
         if (report.stage, report.step) == ("smoothness", 2):
             raise KeyboardInterrupt

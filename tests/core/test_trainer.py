@@ -1,7 +1,6 @@
 """The loop, its presets, and exact resumption, on tokens whose classes are known."""
 
 import dataclasses
-from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning import clustering
+from il2vseg.learning.draws import derangement, step_generator
 from il2vseg.learning.selection import (
     ClassCount,
     adjusted_rand_index,
@@ -18,13 +18,19 @@ from il2vseg.learning.selection import (
     propose_classes,
     token_statistics,
 )
-from il2vseg.learning.trainer import Method, Recipe, Trainer, derangement, step_generator
+from il2vseg.learning.trainer import Trainer
+from il2vseg.methods import METHODS, load_method
+from il2vseg.methods.base import Recipe
+from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.stego import Correspondence
 
 SHORT = Recipe(
-    correspondence_steps=6, smoothness_steps=8, hidden_positives_steps=8, eigen_aggregation_steps=6,
-    batch=4, correspondence_samples=12, smoothness_samples=12,
-    eigen_samples=8,
-)  # fmt: skip
+    IL2Vseg(
+        correspondence=Correspondence(steps=6, samples=12),
+        smoothness=FusedSmoothness(steps=8, samples=12, eigen_samples=8),
+    ),
+    batch=4,
+)
 
 
 class BandStore:
@@ -66,9 +72,9 @@ def labels(t: Trainer) -> Tensor:
         return t.classifier(tokens).argmax(1).flatten()
 
 
-@pytest.mark.parametrize("method", get_args(Method))
-def test_every_method_finds_well_separated_classes(method: Method) -> None:
-    t = trainer(dataclasses.replace(SHORT, method=method))
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_finds_well_separated_classes(method: str) -> None:
+    t = trainer(dataclasses.replace(SHORT, method=load_method(method)().with_steps(14)))
     t.run()
     assert adjusted_rand_index(labels(t), t.store.truth.flatten()) > 0.98  # type: ignore[attr-defined]
 
@@ -196,7 +202,7 @@ def test_score_maps_are_distributions_that_the_prediction_fuses() -> None:
     assert list(maps) == ["F_seg", "F_l", "F_f"]
     for scores in maps.values():
         torch.testing.assert_close(scores.sum(1), torch.ones(2, 6, 8))
-    alpha = SHORT.prediction_alpha
+    alpha = 0.15
     torch.testing.assert_close(maps["F_f"], (1 - alpha) * maps["F_seg"] + alpha * maps["F_l"])
 
 

@@ -1,0 +1,28 @@
+"""A contact sheet of training frames and their predictions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from il2vseg.data import Dataset
+    from il2vseg.models.segmenter import Segmenter
+
+PREVIEW_FRAMES = 6
+
+
+def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> None:
+    """Write PREVIEW_FRAMES frames, spread over the data set, beside what the model says of them."""
+    import torch
+
+    from il2vseg.base.images import resize_frame
+    from il2vseg.base.palette import default_palette
+    from il2vseg.evaluation.plots import SheetRow, sheet
+
+    wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
+    rows = []
+    for i, sample in enumerate(dataset):
+        if i in wanted:
+            frame = resize_frame(sample.frame, segmenter.size)
+            labels = segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy()
+            rows.append(SheetRow(sample.name, sample.frame, labels))
+    sheet(path, rows, segmenter.class_names, default_palette(segmenter.num_classes))

@@ -1,0 +1,32 @@
+"""Training methods, one file each. A method is one file and one row of `METHODS`.
+
+`METHODS` names the classes without importing them: flags and tables list the methods before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from il2vseg.methods.base import Method
+
+METHODS: dict[str, str] = {
+    "kmeans": "il2vseg.methods.kmeans:KMeans",
+    "smooseg": "il2vseg.methods.smooseg:SmooSeg",
+    "stego": "il2vseg.methods.stego:Stego",
+    "hp": "il2vseg.methods.hp:HP",
+    "eagle": "il2vseg.methods.eagle:Eagle",
+    "il2vseg": "il2vseg.methods.il2vseg:IL2Vseg",
+}
+"""Name of every method, and MODULE:CLASS of its `Method`."""
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+
+
+def load_method(name: str) -> "type[Method]":
+    """Import the class of a method of `METHODS`; an instance of it holds the method's settings."""
+    module, _, attribute = METHODS[name].partition(":")
+    method: type[Method] = getattr(import_module(module), attribute)
+    return method

@@ -1,0 +1,80 @@
+"""SmooSeg (Lan et al. 2023): a smoothness prior on labels, and prototypes that follow their own labels."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from il2vseg.losses import smoothness
+from il2vseg.methods.base import USAGE, Context, Method, Stage
+from il2vseg.models.segmenter import Classifier
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled positions of a micro-batch, seen by the global prototypes.
+
+    Attributes:
+        tokens: of all positions (B, N, D). index: the positions (S,). z: whitened (B, S, k).
+        embeddings: (B, S, d). logits: F_seg/τ of the global prototypes (B, S, C).
+    """
+
+    tokens: Tensor
+    index: Tensor
+    z: Tensor
+    embeddings: Tensor
+    logits: Tensor
+
+    @classmethod
+    def draw(cls, context: Context, samples: int) -> Self:
+        """Draw the positions and compute the rest."""
+        classifier = context.classifier
+        tokens, index = context.store.tokens(context.images), context.positions(samples)
+        z = classifier.whitening(tokens, index)
+        embeddings = context.embeddings(z)
+        logits = classifier.logits(embeddings, classifier.global_prototypes.detach())
+        return cls(tokens, index, z, embeddings, logits)
+
+
+@dataclass(frozen=True)
+class Smoothness(Stage):
+    """L_smo trains the head; its data term trains the local prototypes, which the global ones follow."""
+
+    steps: int = 600
+    samples: int = 144
+    weight: float = 1.0
+    lr: float = 1e-4
+    lr_prototypes: float = 5e-4
+    ema: float = 0.99
+    """Share of the global prototypes that a step keeps."""
+
+    trains_prototypes: ClassVar[bool] = True
+
+    def losses(self, context: Context) -> dict[str, Tensor]:
+        return self.smoothness_losses(context, Sample.draw(context, self.samples))
+
+    def smoothness_losses(self, context: Context, sample: Sample) -> dict[str, Tensor]:
+        """L_smo and its data term, and the usage of the prototypes."""
+        classifier = context.classifier
+        labels = sample.logits.detach().argmax(-1).flatten()
+        context.observe(USAGE, torch.bincount(labels, minlength=context.recipe.prototypes) / len(labels))
+        local = classifier.logits(sample.embeddings.detach(), classifier.local_prototypes)
+        smooth = smoothness.smoothness_loss(sample.logits.softmax(-1), sample.z, context.other_images())
+        return {"smooth": self.weight * smooth, "data": smoothness.data_loss(local, sample.logits)}
+
+    def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
+        return [
+            {"params": list(classifier.head.parameters()), "lr": self.lr},
+            {"params": [classifier.local_prototypes], "lr": self.lr_prototypes},
+        ]
+
+    def after_step(self, classifier: Classifier) -> None:
+        classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - self.ema)
+
+
+@dataclass(frozen=True)
+class SmooSeg(Method):
+    """One stage, from clusters of the whitened tokens."""
+
+    smoothness: Smoothness = Smoothness()
