@@ -15,14 +15,11 @@ import cv2
 import numpy as np
 
 from il2vseg.base.images import Frame
-from il2vseg.runtime.engine import Result
-from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.histogram import Histogram
 from il2vseg.runtime.manifest import ClassInfo
 from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.overlay import Overlay
 from il2vseg.runtime.pipeline import Pipeline
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import have_h264
 from il2vseg.runtime.sinks.video import VideoSink
@@ -58,18 +55,12 @@ class Frames(Source):
 def run(source: Source, labels: np.ndarray, sinks: Sequence[Sink] = (), *, marine: bool = False) -> Pipeline:
     """Run a pipeline with a null engine and return it."""
     scores = np.ones((3, 24, 32), np.float32)
-    overlay = Overlay(CLASSES)
 
     def engine(frame: Frame) -> Result:
-        return Result(labels, scores, {})
-
-    def paint(output: Output) -> Frame:
-        shares = list(output.fractions.values())
-        return overlay(output.captured.frame, output.result.labels, shares, output.fps, output.scene)
+        return Result(Captured(frame, 0, "frame"), labels, scores, CLASSES)
 
     analyser = MarineAnalyser(Classes(1, 0, 2)) if marine else None
-    names = [c.name for c in CLASSES]
-    pipeline = Pipeline(source, engine, names, sinks, paint, EventLog(), analyse=analyser)
+    pipeline = Pipeline(source, engine, sinks, analyse=analyser)
     pipeline.run()
     return pipeline
 
@@ -91,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def video(suffix: str) -> Pipeline:
-            sink = VideoSink(Path(folder) / f"o{suffix}", 30.0, live=False)
+            sink = VideoSink(Path(folder) / f"o{suffix}", fps=30.0)
             return run(Frames(frames, 200), labels, [sink])
 
         cases: dict[str, tuple[Callable[[], Pipeline], int | None]] = {

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from il2vseg.export.parity import ParityReport
     from il2vseg.models.segmenter import Segmenter
-    from il2vseg.runtime.manifest import Manifest, ModelFile
 
 PROGRAM = "il2vseg-export"
 PARITY_NAME = "parity.json"
@@ -119,43 +118,6 @@ def verify(
     return compare(eager_runner(segmenter), candidate, frames, LIMITS[precision])
 
 
-def build_manifest(
-    segmenter: "Segmenter", name: str, files: "tuple[ModelFile, ...]", batch: int = 1
-) -> "Manifest":
-    """Describe an exported model."""
-    import dataclasses
-
-    import onnx
-    import torch
-
-    from il2vseg.base.classes import merge
-    from il2vseg.base.palette import class_colors
-    from il2vseg.export.graph import INPUT
-    from il2vseg.export.opset import OPSET
-    from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec
-
-    spec, adapt, (height, width) = segmenter.spec, segmenter.adapt, segmenter.size
-    names, clusters = merge(segmenter.class_names)
-    colours = class_colors(names)
-    return Manifest(
-        name=name,
-        method=spec.method,
-        backbone=spec.backbone,
-        patch_size=segmenter.patch,
-        input=InputSpec(INPUT, height, width, batch),
-        outputs=OutputSpec((height, width), (segmenter.num_classes, *segmenter.grid)),
-        classes=tuple(ClassInfo(n, c) for n, c in zip(names, colours, strict=True)),
-        clusters=clusters,
-        files=files,
-        alpha=segmenter.alpha,
-        fcm=dataclasses.asdict(spec.low_level),
-        adapt={} if adapt is None else dataclasses.asdict(adapt),
-        training_data=spec.training_data,
-        tools={"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
-        opset=OPSET,
-    )
-
-
 def write_variants(
     config: ExportConfig, segmenter: "Segmenter", folder: Path, console: "Console"
 ) -> list[Variant]:
@@ -251,8 +213,12 @@ def export(config: ExportConfig) -> Path:
         return add_engine(config, config.model) if config.trt else check_device(config, config.model)
     out = require_writable_dir(config.out or config.checkpoint / "export")
 
+    import onnx
+    import torch
     from rich.console import Console
 
+    from il2vseg.export.describe import describe
+    from il2vseg.export.opset import OPSET
     from il2vseg.export.parity import failures
     from il2vseg.models.checkpoint import load_checkpoint
     from il2vseg.runtime.manifest import describe_file
@@ -285,7 +251,9 @@ def export(config: ExportConfig) -> Path:
             for v in variants
         )
         name = config.name or config.checkpoint.resolve().name
-        build_manifest(segmenter, name, files, config.batch).save(work)
+        manifest = describe(segmenter, name, files, config.batch)
+        tools = {"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
+        replace(manifest, tools=tools, opset=OPSET).save(work)
         written = sorted(file.name for file in work.iterdir())
         for file in written:
             (work / file).replace(out / file)

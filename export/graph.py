@@ -13,13 +13,14 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
 from il2vseg.calib.layers import replace
 from il2vseg.export.deploy_form import deploy_form
+from il2vseg.export.describe import INPUT
 from il2vseg.export.opset import lower_opset
 from il2vseg.models.segmenter import Segmenter, frames_to_images, label_pixels
 
 if TYPE_CHECKING:
     import onnx
 
-INPUT, OUTPUTS = "frame", ("labels", "scores")
+OUTPUTS = ("labels", "scores")
 
 
 class DeployableGraph(nn.Module):

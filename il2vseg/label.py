@@ -33,7 +33,7 @@ from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.catalog import find_model
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import FILE_NAME, Manifest, verify_file
-from il2vseg.runtime.output import class_fractions
+from il2vseg.runtime.result import class_fractions
 
 PROGRAM = "il2vseg.label"
 INDEX = "index.parquet"

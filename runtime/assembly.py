@@ -74,10 +74,8 @@ def _open_stream(
     config: RunConfig, manifest: "Manifest", backend: "Backend", stack: ExitStack
 ) -> "tuple[Stream, Sequence[Sink]]":
     from il2vseg.runtime.engine import Engine
-    from il2vseg.runtime.engine_guard import EngineGuard
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
-    from il2vseg.runtime.overlay import Overlay
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import open_source
@@ -88,19 +86,16 @@ def _open_stream(
     stabiliser = (
         None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
     )
-    engine = Engine(manifest, backend, stabiliser)
+    engine = Engine(manifest, backend, stabiliser, config.opacity)
     analyse = marine_layer(config, manifest, events)
     source = stack.enter_context(
         open_source(target, source_options(config), events.emit, camera=config.camera is not None)
     )
-    sinks = open_sinks(config, source, manifest, latencies, events.emit)
-    overlay = Overlay(manifest.classes, config.opacity)
+    sinks = open_sinks(config, manifest, latencies, events.emit)
     pipeline = Pipeline(
         source,
-        EngineGuard(engine, lambda: engine, events.emit),
-        manifest.class_names,
+        engine,
         sinks,
-        lambda o: overlay(o.captured.frame, o.result.labels, list(o.fractions.values()), o.fps, o.scene),
         events,
         max_frames=config.max_frames,
         latencies=latencies,
@@ -125,7 +120,7 @@ def source_options(config: RunConfig) -> "SourceOptions":
 
 
 def open_sinks(
-    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies", report: "Report"
+    config: RunConfig, manifest: "Manifest", latencies: "Latencies", report: "Report"
 ) -> "list[Sink]":
     """Open what the configuration asks for; the log is always there.
 
@@ -134,7 +129,7 @@ def open_sinks(
     """
     opened: list[Sink] = []
     try:
-        opened.extend(_sinks(config, source, manifest, latencies, report))
+        opened.extend(_sinks(config, manifest, latencies, report))
     except BaseException:
         for sink in opened:
             sink.close()
@@ -143,7 +138,7 @@ def open_sinks(
 
 
 def _sinks(
-    config: RunConfig, source: "Source", manifest: "Manifest", latencies: "Latencies", report: "Report"
+    config: RunConfig, manifest: "Manifest", latencies: "Latencies", report: "Report"
 ) -> "Iterator[Sink]":
     from il2vseg.runtime.sinks.jsonl import JsonlSink
     from il2vseg.runtime.sinks.labels import LabelSink
@@ -165,14 +160,12 @@ def _sinks(
         require_writable_dir(config.save_video.parent)
         yield VideoSink(
             config.save_video,
-            source.fps,
-            live=source.live,
             segment_s=config.segment,
             ledger=ledger(config.save_video.parent) if config.segment else None,
         )
     if config.alarm_clips is not None:
         kept = ledger(config.alarm_clips)
-        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, source.fps, kept)
+        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, kept)
     if config.mcap is not None:
         with _extra("--mcap", "mcap"):
             from il2vseg.runtime.sinks.mcap import McapSink

@@ -43,7 +43,7 @@ def list_models(runs: Path = RUNS) -> Iterator[Found]:
             continue
 
 
-def find_model(model: Path | None, runs: Path = RUNS) -> Path:
+def find_model(model: str | Path | None, runs: Path = RUNS) -> Path:
     """Return the folder of the model to run.
 
     Args:
@@ -59,10 +59,12 @@ def find_model(model: Path | None, runs: Path = RUNS) -> Path:
             f"no model: nothing exported below {runs}/ and none in the package; pass --model DIR "
             "(il2vseg-export makes one)"
         )
+    model = Path(model)
     if model.is_file():
         return model.parent
     if not model.exists() and (BUNDLED / model.name / FILE_NAME).is_file() and len(model.parts) == 1:
         return BUNDLED / model.name
     if not model.is_dir():
-        raise UserError(f"{model}: no such model; il2vseg-run --list-models shows those at hand")
+        names = ", ".join(folder.name for folder in bundled())
+        raise UserError(f"{model}: no such model; name a folder, or a model of the package: {names}")
     return model

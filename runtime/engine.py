@@ -1,6 +1,6 @@
 """An engine maps a frame of any size to class labels of that size.
 
-    engine = open_engine(Path("runs/river/export"))
+    engine = open_engine("runs/river/export")
     result = engine(frame)
 
 A `Backend` runs the graph and nothing else; everything around it (resizing, naming of clusters,
@@ -8,32 +8,28 @@ stabilisation, timing) is done once, here, for all of them.
 """
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
-from il2vseg.runtime.manifest import Manifest, ModelFile
-
-Scores = NDArray[np.float32]
-"""Cluster scores of a frame (C, h, w); each position's scores are a distribution over C."""
+from il2vseg.base.images import Frame, resize_frame, resize_labels
+from il2vseg.runtime.manifest import Manifest
+from il2vseg.runtime.overlay import DEFAULT_OPACITY
+from il2vseg.runtime.result import Result, Scores
+from il2vseg.runtime.sources.base import Captured
 
 
 class Backend(Protocol):
     """Something that runs the graph of a manifest.
 
     Attributes:
-        provider: name as on the command line. entry: the file that it runs. batch: most frames a call.
+        provider: name as on the command line. batch: most frames of a call.
     """
 
     @property
     def provider(self) -> str: ...
-
-    @property
-    def entry(self) -> ModelFile: ...
 
     @property
     def batch(self) -> int: ...
@@ -43,7 +39,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the backend holds; it is not called again."""
+        """Release what the backend holds; it is not called again."""
         ...
 
 
@@ -55,28 +51,21 @@ class Stabiliser(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Result:
-    """What an engine says of a frame.
-
-    Attributes:
-        labels: class ids (H, W) of the frame's own size, indices into the manifest's classes.
-        scores: cluster scores (C, h, w).
-        latency_ms: milliseconds by step: resize, engine, labels.
-    """
-
-    labels: Labels
-    scores: Scores
-    latency_ms: dict[str, float]
-
-
 class Engine:
     """A backend with all that makes frames of any size into named classes."""
 
-    def __init__(self, manifest: Manifest, backend: Backend, stabiliser: Stabiliser | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        stabiliser: Stabiliser | None = None,
+        opacity: float = DEFAULT_OPACITY,
+    ) -> None:
+        """Put the parts together; `opacity` is that of the results' colours, between 0 and 1."""
         self.manifest = manifest
         self.backend = backend
         self._stabiliser = stabiliser
+        self._opacity = opacity
         self._class_of_cluster = np.zeros(256, np.uint8)
         self._class_of_cluster[: len(manifest.clusters)] = manifest.clusters
 
@@ -90,7 +79,7 @@ class Engine:
         return self.backend(frames)
 
     def __call__(self, frame: Frame) -> Result:
-        """Segment one BGR frame (H, W, 3)."""
+        """Segment one BGR frame (H, W, 3). The result's latencies are of resize, engine and labels."""
         marks = [time.perf_counter()]
         small = resize_frame(frame, self.manifest.size)
         marks.append(time.perf_counter())
@@ -105,10 +94,17 @@ class Engine:
         marks.append(time.perf_counter())
         steps = ("resize", "engine", "labels")
         spans = zip(steps, marks, marks[1:], strict=False)
-        return Result(labels, steady, {step: 1e3 * (end - start) for step, start, end in spans})
+        return Result(
+            Captured(frame, 0, "frame", clock=marks[0]),
+            labels,
+            steady,
+            self.manifest.classes,
+            {step: 1e3 * (end - start) for step, start, end in spans},
+            opacity=self._opacity,
+        )
 
     def close(self) -> None:
-        """Give back what the backend holds."""
+        """Release what the backend holds."""
         self.backend.close()
 
 

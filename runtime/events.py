@@ -12,6 +12,11 @@ from il2vseg.base.redact import scrubbed
 _KEPT = 1000
 
 
+def ignore(kind: str, message: str, **data: Any) -> None:
+    """Report to nobody: for parts that are used alone."""
+    return None
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened.

@@ -9,16 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from il2vseg.base.errors import CheckFailed, UserError
 from il2vseg.base.images import Frame, Labels
 from il2vseg.runtime.channel import Channel
-from il2vseg.runtime.engine import Result
-from il2vseg.runtime.engine_guard import FrameLostError
-from il2vseg.runtime.events import Event, EventLog
+from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.marine.scene import Scene
-from il2vseg.runtime.output import Output, class_fractions
+from il2vseg.runtime.meter import Meter
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
 
@@ -31,28 +31,24 @@ RESTART_WINDOW_S = 60.0
 MAX_LOST_IN_A_ROW = 10
 _BEAT_S = 0.2
 _WATCH_S = 0.05
-_FPS_SMOOTHING = 0.1
 
 
 class Pipeline:
     """Moves every frame of a source through an engine to all sinks.
 
-    pipeline = Pipeline(source, engine, class_names, sinks, paint, events)
+    pipeline = Pipeline(source, engine, sinks)
     pipeline.run()
 
     Attributes:
-        frames: frames that were segmented. dropped: frames of a live source that came too fast.
-        failed: frames on which the engine failed. latencies: histograms by stage.
+        failed: frames on which the engine failed twice.
     """
 
     def __init__(
         self,
         source: Source,
         engine: Callable[[Frame], Result],
-        class_names: Sequence[str],
-        sinks: Sequence[Sink],
-        paint: Callable[[Output], Frame],
-        events: EventLog,
+        sinks: Sequence[Sink] = (),
+        events: EventLog | None = None,
         *,
         max_frames: int | None = None,
         latencies: Latencies | None = None,
@@ -61,32 +57,40 @@ class Pipeline:
         """Put the parts together.
 
         Args:
-            paint: makes the overlay of an output. max_frames: end after so many; None goes on.
+            events: where source and engine report; None for its own. max_frames: end after so many.
             latencies: where to count; None for its own. analyse: class ids (H, W) -> marine scene.
         """
         self._source = source
         self._engine = engine
-        self._class_names = tuple(class_names)
         self._sinks = tuple(sinks)
-        self._paint = paint
-        self._events = events
+        self._events = events or EventLog()
         self._max_frames = max_frames
         self._analyse = analyse
         self._captured: Channel[Captured] = Channel(1 if source.live else QUEUED, newest=source.live)
-        self._outputs: Channel[Output] = Channel(QUEUED)
+        self._results: Channel[Result] = Channel(QUEUED)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._beats: dict[str, float] = {}
         self._suspended: dict[Sink, float] = {}
         self._size: tuple[int, int] | None = None
         self._lost_in_a_row = 0
-        self._taken = 0
-        self._last_done: float | None = None
-        self._interval: float | None = None
-        self.frames = 0
-        self.dropped = 0
+        self._meter = Meter(source, latencies)
         self.failed = 0
-        self.latencies = latencies or Latencies()
+
+    @property
+    def frames(self) -> int:
+        """Frames that were segmented."""
+        return self._meter.frames
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that came too fast."""
+        return self._meter.dropped
+
+    @property
+    def latencies(self) -> Latencies:
+        """Histograms by stage."""
+        return self._meter.latencies
 
     def stop(self) -> None:
         """Take no more frames; those under way are finished. Safe in signal handlers and any thread."""
@@ -98,11 +102,7 @@ class Pipeline:
         now = time.monotonic()
         return [stage for stage, beat in list(self._beats.items()) if now - beat > seconds]
 
-    def run(
-        self,
-        *,
-        stall_s: float = 60.0,
-    ) -> None:
+    def run(self, *, stall_s: float = 60.0) -> None:
         """Run until the source ends, `max_frames` are done or `stop` is called.
 
         Args:
@@ -131,7 +131,7 @@ class Pipeline:
             # A hung thread cannot be ended; the others get the time to finish their files.
             self.stop()
             self._captured.close()
-            self._outputs.close()
+            self._results.close()
             threads[-1].join(5.0)
             raise
         self._source.close()
@@ -181,83 +181,65 @@ class Pipeline:
                 if self._captured.drained:
                     return
                 continue
-            output = self._process(captured)
-            if output is None:
+            result = self._process(captured)
+            if result is None:
                 continue
-            while not self._outputs.put(output, _BEAT_S):
-                if self._outputs.closed:
+            while not self._results.put(result, _BEAT_S):
+                if self._results.closed:
                     return
                 self._beats["inference"] = time.monotonic()
 
-    def _process(self, captured: Captured) -> Output | None:
-        begun = time.perf_counter()
-        lost = captured.index - self._taken - self.dropped if self._source.live else 0
-        self.dropped += lost
-        self._taken += 1
+    def _process(self, captured: Captured) -> Result | None:
+        """Segment a frame; None where the engine failed on it."""
+        begun = self._meter.take(captured)
         size = (captured.frame.shape[0], captured.frame.shape[1])
         if self._size is not None and size != self._size:
             message = f"frames are now {size[1]}x{size[0]}, were {self._size[1]}x{self._size[0]}"
             self._events.emit("frame_size_changed", message, size=list(size))
         self._size = size
         try:
-            result = self._engine(captured.frame)
-        except FrameLostError as error:
+            result = self._segment(captured.frame)
+        except UserError:
+            raise
+        except Exception as error:
             self.failed += 1
             self._lost_in_a_row += 1
             if not self._source.live or self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
-                raise CheckFailed(f"the engine fails ({error}) on frame {captured.name}") from error
+                raise CheckFailed(f"the engine fails ({_line(error)}) on frame {captured.name}") from error
             return None
         self._lost_in_a_row = 0
-        fractions = class_fractions(result.labels, len(self._class_names))
-        labelled = time.perf_counter()
-        scene = self._analyse(result.labels) if self._analyse is not None else None
-        self.frames += 1
-        done = time.perf_counter()
-        if self._last_done is not None:
-            passed = done - self._last_done
-            before = passed if self._interval is None else self._interval
-            self._interval = before + _FPS_SMOOTHING * (passed - before)
-        self._last_done = done
-        latency = {
-            "read": captured.read_ms,
-            "wait": 1e3 * (begun - captured.clock),
-            **result.latency_ms,
-            **({"marine": 1e3 * (done - labelled)} if scene is not None else {}),
-            "total": 1e3 * (done - captured.clock),
-        }
-        self.latencies.add(latency)
-        return Output(
-            captured,
-            result,
-            dict(zip(self._class_names, fractions, strict=True)),
-            latency,
-            done=captured.unix + done - captured.clock,
-            dropped=self.dropped,
-            fps=1 / self._interval if self._interval else 0.0,
-            paint=self._paint,
-            scene=scene,
-        )
+        return self._meter.complete(result, captured, begun, self._analyse)
+
+    def _segment(self, frame: Frame) -> Result:
+        """Ask the engine, and once more after a failure: its backend loads itself again then."""
+        try:
+            return self._engine(frame)
+        except UserError:
+            raise
+        except Exception as error:
+            self._events.emit("engine_failed", f"the engine failed ({_line(error)}); trying the frame again")
+        return self._engine(frame)
 
     def _end_inference(self) -> None:
         self.stop()
         self._captured.close()  # lets a capture thread go on that waits for room
-        self._outputs.close()
+        self._results.close()
 
     def _write(self) -> None:
         while True:
             self._beats["sinks"] = time.monotonic()
-            output = self._outputs.get(_BEAT_S)
+            result = self._results.get(_BEAT_S)
             self._forward_events()
-            if output is not None:
+            if result is not None:
                 for sink in self._sinks:
                     start = time.perf_counter()
-                    self._guarded(sink, lambda s=sink, o=output: s.write(o))  # type: ignore[misc]
+                    self._guarded(sink, partial(sink.write, result))
                     self.latencies.add({sink.name: 1e3 * (time.perf_counter() - start)})
-            elif self._outputs.drained:
+            elif self._results.drained:
                 return
 
     def _end_sinks(self) -> None:
-        self._outputs.close()  # nobody takes anything any more
+        self._results.close()  # nobody takes anything any more
         self._forward_events()
         for sink in self._sinks:
             try:
@@ -270,7 +252,7 @@ class Pipeline:
     def _forward_events(self) -> None:
         for event in self._events.take():
             for sink in self._sinks:
-                self._guarded(sink, lambda s=sink, e=event: s.event(e))  # type: ignore[misc]
+                self._guarded(sink, partial(sink.event, event))
 
     def _guarded(self, sink: Sink, action: Callable[[], None]) -> None:
         """Let a sink act. On a live source a failing one is left alone for a while and tried again."""
@@ -303,6 +285,5 @@ def _sink_error(sink: Sink, error: OSError) -> UserError:
     return UserError(f"{sink.name}: {where}cannot write ({error.strerror or error})")
 
 
-def describe(event: Event) -> str:
-    """Return an event as one line for a log."""
-    return f"{event.kind}: {event.message}"
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
-from il2vseg.runtime.engine import Scores
+from il2vseg.runtime.result import Scores
 
 _CELL = 6
 """Pixels of the flow's picture for a cell of the scores: enough to follow a boat, and cheap."""

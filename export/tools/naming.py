@@ -20,7 +20,6 @@ from il2vseg.base.classes import merge
 from il2vseg.base.command import MAX_COUNT, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
-from il2vseg.base.palette import class_colors
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
@@ -107,8 +106,9 @@ def _open_checkpoint(folder: Path, weights: Path | None) -> NamedModel:
 
 
 def _open_export(folder: Path) -> NamedModel:
+    from il2vseg.export.describe import class_infos
     from il2vseg.export.runners import onnx_runner
-    from il2vseg.runtime.manifest import ClassInfo, Manifest, verify_file
+    from il2vseg.runtime.manifest import Manifest, verify_file
 
     manifest = Manifest.load(folder)
     entry = next((f for f in manifest.files if f.format == "onnx"), None)
@@ -118,8 +118,7 @@ def _open_export(folder: Path) -> NamedModel:
 
     def rename(names: Sequence[str]) -> None:
         classes, clusters = merge(names)
-        infos = tuple(ClassInfo(n, c) for n, c in zip(classes, class_colors(classes), strict=True))
-        dataclasses.replace(manifest, classes=infos, clusters=clusters).save(folder)
+        dataclasses.replace(manifest, classes=class_infos(classes), clusters=clusters).save(folder)
 
     names = tuple(manifest.classes[c].name for c in manifest.clusters)
     return NamedModel(manifest.size, names, lambda frame: run(frame[None])[0][0], rename)

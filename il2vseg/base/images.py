@@ -23,7 +23,7 @@ Labels = NDArray[np.uint8]
 """Class id of every pixel (H, W), uint8."""
 
 
-def _decode(path: Path, flags: int) -> NDArray[np.generic]:
+def _decode(path: str | Path, flags: int) -> NDArray[np.generic]:
     # Not cv2.imread, which warns on standard error about a missing file and says the same of any failure.
     try:
         data = np.fromfile(path, np.uint8)
@@ -38,7 +38,7 @@ def _decode(path: Path, flags: int) -> NDArray[np.generic]:
     return np.asarray(image)
 
 
-def read_frame(path: Path) -> Frame:
+def read_frame(path: str | Path) -> Frame:
     """Read an image file as BGR (H, W, 3) uint8, turned as its EXIF orientation says.
 
     Raises:
@@ -47,7 +47,7 @@ def read_frame(path: Path) -> Frame:
     return np.asarray(_decode(path, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 
-def read_labels(path: Path) -> Labels:
+def read_labels(path: str | Path) -> Labels:
     """Read a single-channel label image as (H, W) uint8.
 
     Raises:
@@ -91,6 +91,26 @@ def is_label_image(path: Path) -> bool:
     except OSError:
         return False
     return head[_PNG_HEADER + 4 :] == _MARK
+
+
+def encode_jpeg(frame: Frame, quality: int) -> bytes:
+    """Encode a BGR frame (H, W, 3) as JPEG; `quality` is between 0 and 100."""
+    return bytes(cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes())
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Encode a picture, or class ids (H, W), as PNG at the fastest of its compressions."""
+    return bytes(cv2.imencode(".png", image, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1].tobytes())
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Decode what `encode_jpeg` made: BGR (H, W, 3)."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def decode_labels(data: bytes) -> Labels:
+    """Decode what `encode_png` made of class ids (H, W)."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), dtype=np.uint8)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

@@ -3,7 +3,11 @@
 import colorsys
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 Color = tuple[int, int, int]
+"""RGB, 0 to 255."""
 
 CUSTOMARY: dict[str, Color] = {
     "unsure": (128, 128, 128),
@@ -39,3 +43,14 @@ def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
     (41, 167, 224)
     """
     return tuple(CUSTOMARY.get(n, c) for n, c in zip(names, default_palette(len(names)), strict=True))
+
+
+def color_table(colors: Sequence[Color], other: Color = (0, 0, 0)) -> NDArray[np.uint8]:
+    """The BGR colour of every class id (256, 3); ids without a class have the colour `other`.
+
+    >>> color_table([(1, 2, 3)])[:2].tolist()
+    [[3, 2, 1], [0, 0, 0]]
+    """
+    table = np.full((256, 3), other, np.uint8)
+    table[: len(colors)] = np.array(colors, np.uint8).reshape(-1, 3)
+    return np.ascontiguousarray(table[:, ::-1])

@@ -17,8 +17,9 @@ import numpy as np
 
 from il2vseg.base.errors import UserError
 from il2vseg.runtime.backends.onnx import OnnxBackend
+from il2vseg.runtime.catalog import find_model
 from il2vseg.runtime.engine import Backend, Engine, Stabiliser
-from il2vseg.runtime.manifest import Format, Manifest, ModelFile, Precision, Target, verify_file
+from il2vseg.runtime.manifest import FILE_NAME, Format, Manifest, ModelFile, Precision, Target, verify_file
 
 
 class UnavailableError(Exception):
@@ -151,7 +152,7 @@ def choose_file(manifest: Manifest, name: str, precision: str = "auto") -> Model
 
 
 def open_engine(
-    folder: Path,
+    model: str | Path,
     provider: str = "auto",
     *,
     precision: str = "auto",
@@ -162,7 +163,8 @@ def open_engine(
     """Load a model with the best provider that works here.
 
     Args:
-        folder: of the exported model. provider: "auto" or a key of PROVIDERS.
+        model: a bundled one's name, an export's folder or one of its files; see `catalog.find_model`.
+        provider: "auto" or a key of PROVIDERS; "auto" runs a single ONNX file on the CPU.
         precision: "auto" or one of the manifest's. threads: of one frame, None for the provider's default.
         say: told in one line which provider runs and why; None prints it on standard error.
     Raises:
@@ -170,12 +172,16 @@ def open_engine(
     """
     if provider != "auto" and provider not in PROVIDERS:
         raise UserError(f"unknown provider '{provider}'; known: auto, {', '.join(PROVIDERS)}")
+    folder = find_model(model)
     manifest = Manifest.load(folder)
+    file = _named_file(Path(model), manifest)
     names: Sequence[str] = tuple(PROVIDERS) if provider == "auto" else (provider,)
+    if file is not None and provider == "auto":
+        names = ("tensorrt" if file.format == "tensorrt" else "cpu",)
     reasons = []
     for name in names:
         try:
-            entry = choose_file(manifest, name, precision)
+            entry = file or choose_file(manifest, name, precision)
             verify_file(folder, entry)
             backend = PROVIDERS[name].open(folder, manifest, entry, threads)
         except UnavailableError as error:
@@ -186,6 +192,20 @@ def open_engine(
         line = f"model {manifest.name}: {entry.path} ({entry.precision}) on provider {name}{why}"
         (say or partial(print, file=sys.stderr))(line)
         return Engine(manifest, backend, stabiliser)
-    if provider == "auto":
+    if provider == "auto" and file is None:
         raise UserError(f"{folder}: no provider can run this model: {'; '.join(reasons)}")
     raise UserError(f"provider {reasons[0]}; --provider auto takes the best that works")
+
+
+def _named_file(model: Path, manifest: Manifest) -> ModelFile | None:
+    """The entry of the manifest that `model` names; None where it names the export as a whole.
+
+    Raises:
+        UserError: it is a file that the manifest does not list.
+    """
+    if not model.is_file() or model.name == FILE_NAME:
+        return None
+    entry = next((file for file in manifest.files if file.path == model.name), None)
+    if entry is None:
+        raise UserError(f"{model}: the manifest beside it does not list it; export the model again")
+    return entry

@@ -1,13 +1,18 @@
 """What a sink is."""
 
 from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
 
 from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 
 
 class Sink(ABC):
-    """Takes what the pipeline made of every frame. All calls come from one thread.
+    """Takes results, one after another; in a pipeline all calls come from one thread.
+
+    with VideoSink("overlay.mp4") as sink:
+        sink.write(result)
 
     Attributes:
         name: for messages and the latency table.
@@ -16,8 +21,8 @@ class Sink(ABC):
     name: str = "sink"
 
     @abstractmethod
-    def write(self, output: Output) -> None:
-        """Take a frame.
+    def write(self, result: Result) -> None:
+        """Take a result.
 
         Raises:
             OSError: it cannot be written (full disk, lost connection); the next one is tried all the same.
@@ -30,3 +35,11 @@ class Sink(ABC):
     def close(self) -> None:
         """Finish what was begun."""
         return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

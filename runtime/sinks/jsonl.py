@@ -1,4 +1,4 @@
-"""JSON lines: one object a frame and one an event."""
+"""JSON lines: one object per frame and one per event."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 
 
@@ -22,12 +22,13 @@ class JsonlSink(Sink):
 
     name = "jsonl"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Create the file.
 
         Raises:
             UserError: it cannot be written.
         """
+        path = Path(path)
         self._standard_output = str(path) == "-"
         if self._standard_output:
             self._fd = sys.stdout.fileno()
@@ -40,8 +41,8 @@ class JsonlSink(Sink):
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
-    def write(self, output: Output) -> None:
-        self._line(output.record)
+    def write(self, result: Result) -> None:
+        self._line(result.record)
 
     def event(self, event: Event) -> None:
         self._line(event.to_dict())

@@ -6,7 +6,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.files import require_writable_dir, write_bytes
 from il2vseg.base.images import encode_labels, is_label_image
 from il2vseg.base.outputs import Ledger
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 
 
@@ -15,7 +15,7 @@ class LabelSink(Sink):
 
     name = "png"
 
-    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
+    def __init__(self, folder: str | Path, ledger: Ledger | None = None) -> None:
         """Make sure that `folder` can be written.
 
         Args:
@@ -23,10 +23,10 @@ class LabelSink(Sink):
         Raises:
             UserError: it cannot.
         """
-        self._folder = require_writable_dir(folder)
+        self._folder = require_writable_dir(Path(folder))
         self._ledger = ledger
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         """Write the labels of a frame.
 
         Raises:
@@ -34,9 +34,9 @@ class LabelSink(Sink):
             OSError: it cannot be written.
         """
         # Names may contain dots of their own: append the suffix, do not replace one.
-        path = self._folder / f"{output.captured.name}.png"
+        path = self._folder / f"{result.name}.png"
         require_ours(path)
-        write_bytes(path, encode_labels(output.result.labels))
+        write_bytes(path, encode_labels(result.labels))
         if self._ledger is not None:
             self._ledger.record(path)
 

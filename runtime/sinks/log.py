@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 
 from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 
 MAX_OF_A_KIND = 20
@@ -18,7 +18,7 @@ class LogSink(Sink):
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         return None
 
     def event(self, event: Event) -> None:

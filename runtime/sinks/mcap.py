@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 from mcap.writer import CompressionType, Writer
-from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.images import encode_jpeg, encode_png
 from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import check_space
 
@@ -45,13 +44,13 @@ class McapSink(Sink):
 
     name = "mcap"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Create the file.
 
         Raises:
             UserError: it cannot be written.
         """
-        self._path = path
+        self._path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("wb")
@@ -68,22 +67,18 @@ class McapSink(Sink):
             for topic, (name, _) in _CHANNELS.items()
         }
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         check_space(self._path)
-        unix = output.captured.unix
-        self._image("/camera", unix, "jpeg", output.captured.frame)
-        self._image("/overlay", unix, "jpeg", output.overlay)
-        self._image("/segmentation", unix, "png", output.result.labels)
-        self._message("/frame", unix, output.record)
+        unix = result.captured.unix
+        self._image("/camera", unix, "jpeg", encode_jpeg(result.frame, _QUALITY))
+        self._image("/overlay", unix, "jpeg", encode_jpeg(result.overlay, _QUALITY))
+        self._image("/segmentation", unix, "png", encode_png(result.labels))
+        self._message("/frame", unix, result.record)
 
     def event(self, event: Event) -> None:
         self._message("/events", event.time, event.to_dict())
 
-    def _image(self, topic: str, unix: float, format: str, image: NDArray[Any]) -> None:
-        options = (
-            [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if format == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        )
-        data = cv2.imencode(f".{format}", image, options)[1].tobytes()
+    def _image(self, topic: str, unix: float, format: str, data: bytes) -> None:
         seconds = int(unix)
         message = {
             "timestamp": {"sec": seconds, "nsec": int(1e9 * (unix - seconds))},

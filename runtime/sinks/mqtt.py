@@ -9,8 +9,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from il2vseg.base.errors import UserError
-from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.events import Event, ignore
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Report
 
@@ -59,8 +59,15 @@ class MqttSink(Sink):
 
     name = "mqtt"
 
-    def __init__(self, broker: Broker, report: Report) -> None:
-        """Start to connect."""
+    def __init__(self, broker: Broker | str, report: Report = ignore) -> None:
+        """Start to connect.
+
+        Args:
+            broker: where to, or its address as `Broker.parse` reads it.
+        Raises:
+            UserError: it is not such an address.
+        """
+        broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self._prefix = broker.prefix
         self._report = report
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
@@ -87,9 +94,9 @@ class MqttSink(Sink):
         if not self._closing:
             self._report("mqtt_lost", f"the MQTT broker is away ({reason}); trying again")
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         if self._client.is_connected():
-            self._client.publish(f"{self._prefix}/frame", json.dumps(output.record))
+            self._client.publish(f"{self._prefix}/frame", json.dumps(result.record))
 
     def event(self, event: Event) -> None:
         self._client.publish(f"{self._prefix}/event", json.dumps(event.to_dict()), qos=1)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from il2vseg.base.outputs import Ledger
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Report
 
@@ -31,7 +31,7 @@ class QuotaSink(Sink):
         self._report = report
         self._next = 0.0
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         now = time.monotonic()
         if now >= self._next:
             self.enforce()

@@ -6,7 +6,7 @@ from pathlib import Path
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.base.outputs import Ledger
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sinks.encoder import Encoder, open_encoder
 
@@ -65,10 +65,9 @@ class VideoSink(Sink):
 
     def __init__(
         self,
-        path: Path,
-        fps: float | None,
+        path: str | Path,
         *,
-        live: bool,
+        fps: float | None = None,
         segment_s: float | None = None,
         ledger: Ledger | None = None,
     ) -> None:
@@ -76,17 +75,18 @@ class VideoSink(Sink):
 
         Args:
             path: with `segment_s`, codes of strftime in its name become the time: rec/%Y%m%d-%H%M%S.mp4.
+            fps: frames per second of recorded frames; None for those of their source.
             segment_s: seconds of video in a file; None for all of it. ledger: see `VideoWriter`.
         Raises:
             UserError: the folder cannot be written, or all segments would have the same name.
         """
+        path = Path(path)
         if segment_s is not None and time.strftime(path.name) == path.name:
             raise UserError(
                 f"{path}: with segments the name needs a time, such as %Y%m%d-%H%M%S{path.suffix}"
             )
         self._path = path
         self._fps = fps
-        self._live = live
         self._segment_s = segment_s
         self._ledger = ledger
         self._writer: VideoWriter | None = None
@@ -95,13 +95,14 @@ class VideoSink(Sink):
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
-    def write(self, output: Output) -> None:
+    def write(self, result: Result) -> None:
         full = self._segment_s is not None and self._writer and self._writer.seconds >= self._segment_s
         if full:
             self.close()
         if self._writer is None:
-            self._writer = VideoWriter(self._name(), self._fps, live=self._live, ledger=self._ledger)
-        self._writer.write(output.overlay, output.captured.clock)
+            rate = self._fps or result.rate
+            self._writer = VideoWriter(self._name(), rate, live=result.live, ledger=self._ledger)
+        self._writer.write(result.overlay, result.captured.clock)
 
     def _name(self) -> Path:
         if self._segment_s is None:

@@ -2,19 +2,23 @@
 
 import os
 import sys
+import threading
 
 import cv2
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 
 _ESCAPE = 27
 
 
 class WindowSink(Sink):
-    """Keeps the newest overlay; the main thread, the only one that may talk to the screen, shows it."""
+    """Shows the overlay.
+
+    Only the main thread may talk to the screen: what another one writes is kept until that calls `show`.
+    """
 
     name = "window"
 
@@ -29,8 +33,10 @@ class WindowSink(Sink):
         self._title = title
         self._newest: Frame | None = None
 
-    def write(self, output: Output) -> None:
-        self._newest = output.overlay
+    def write(self, result: Result) -> None:
+        self._newest = result.overlay
+        if threading.current_thread() is threading.main_thread():
+            self.show()
 
     def show(self) -> bool:
         """Show the newest overlay. False once the user pressed q or Escape."""

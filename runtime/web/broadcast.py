@@ -6,12 +6,8 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from il2vseg.base.images import Frame, resize_frame, resize_labels
-from il2vseg.runtime.output import Output
+from il2vseg.base.images import Frame, encode_jpeg, encode_png, resize_frame, resize_labels
+from il2vseg.runtime.result import Result
 
 WIDEST = 960
 """Pixels; wider frames are shrunk for the page."""
@@ -27,30 +23,23 @@ def fitted(shape: tuple[int, ...], widest: int) -> tuple[int, int]:
 
 
 def _jpeg(frame: Frame) -> bytes:
-    small = resize_frame(frame, fitted(frame.shape, WIDEST))
-    return _encoded(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return encode_jpeg(resize_frame(frame, fitted(frame.shape, WIDEST)), _QUALITY)
 
 
-def _encoded(suffix: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
-    return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
-
-
-def encode_overlay(output: Output) -> bytes:
+def encode_overlay(result: Result) -> bytes:
     """Return the overlay as a JPEG, for clients that show one picture."""
-    return _jpeg(output.overlay)
+    return _jpeg(result.overlay)
 
 
-def encode_bundle(output: Output) -> bytes:
+def encode_bundle(result: Result) -> bytes:
     """Return what the page needs to compose the picture itself.
 
     Layout: length of the header (uint32, little-endian), the header (JSON: the frame's record, and the
     lengths of what follows), the frame as JPEG, the class ids as single-channel PNG.
     """
-    jpeg = _jpeg(output.captured.frame)
-    labels = output.result.labels
-    small = resize_labels(labels, fitted(labels.shape, MAX_LABELS_WIDTH))
-    png = _encoded(".png", small, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    header = json.dumps({"record": output.record, "jpeg": len(jpeg), "png": len(png)}).encode()
+    jpeg = _jpeg(result.frame)
+    png = encode_png(resize_labels(result.labels, fitted(result.labels.shape, MAX_LABELS_WIDTH)))
+    header = json.dumps({"record": result.record, "jpeg": len(jpeg), "png": len(png)}).encode()
     return struct.pack("<I", len(header)) + header + jpeg + png
 
 
@@ -58,7 +47,7 @@ class Closed(Exception):
     """The run has ended; there will be no more frames."""
 
 
-Encode = Callable[[Output], bytes]
+Encode = Callable[[Result], bytes]
 
 
 class Broadcaster:
@@ -66,16 +55,16 @@ class Broadcaster:
 
     def __init__(self) -> None:
         self._number = 0
-        self._newest: Output | None = None
+        self._newest: Result | None = None
         self._closed = False
         self._changed = asyncio.Event()
         self._encodings: dict[Encode, tuple[int, asyncio.Future[bytes]]] = {}
         self._pool = ThreadPoolExecutor(1, "encode")
         self.encoded = 0
 
-    def publish(self, output: Output) -> None:
-        """Make `output` the newest frame. To be called in the event loop."""
-        self._newest = output
+    def publish(self, result: Result) -> None:
+        """Make `result` the newest one. To be called in the event loop."""
+        self._newest = result
         self._number += 1
         self._wake()
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.web.broadcast import Broadcaster, Closed, Encode, encode_bundle, encode_overlay
 from il2vseg.runtime.web.guard import MAX_HEADERS, Access, Guard, is_loopback
@@ -165,9 +165,9 @@ class WebSink(Sink):
         self._ready.set()
         self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
 
-    def write(self, output: Output) -> None:
-        self._state.frame(output)
-        self._loop.call_soon_threadsafe(self._broadcaster.publish, output)
+    def write(self, result: Result) -> None:
+        self._state.frame(result)
+        self._loop.call_soon_threadsafe(self._broadcaster.publish, result)
 
     def event(self, event: Event) -> None:
         self._state.event(event)

@@ -8,7 +8,7 @@ from typing import Any
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.manifest import Manifest
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 
 _EVENTS_KEPT = 50
 _BUCKETS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -30,10 +30,10 @@ class State:
         self._frames = 0
         self._last: float | None = None
 
-    def frame(self, output: Output) -> None:
+    def frame(self, result: Result) -> None:
         """Take a frame's numbers."""
         with self._lock:
-            self._record = output.record
+            self._record = result.record
             self._frames += 1
             self._last = time.monotonic()
 

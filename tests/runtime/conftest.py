@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from il2vseg.base.images import Frame
 from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, OutputSpec, describe_file
+from il2vseg.runtime.result import Result
+from il2vseg.runtime.sources.base import Captured
 
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")
 
@@ -105,6 +108,16 @@ def write_model(folder: Path, graph: onnx.ModelProto | None = None) -> Path:
         files=(describe_file(folder, "model.onnx", format="onnx", precision="fp32"),),
     ).save(folder)
     return folder
+
+
+def make_result(
+    frame: Frame | None = None, labels: NDArray[np.uint8] | None = None, index: int = 0, **fields: Any
+) -> Result:
+    """A result of the classes above: of a grey frame of 48x64 that is sky, unless told otherwise."""
+    frame = np.full((*SIZE, 3), 10 + index % 200, np.uint8) if frame is None else frame
+    labels = np.full(frame.shape[:2], 2, np.uint8) if labels is None else labels
+    captured = Captured(frame, index, f"frame_{index:06d}", unix=1.7e9 + index / 10, clock=index / 10)
+    return Result(captured, labels, np.full((3, 1, 1), 1 / 3, np.float32), CLASSES, **fields)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from hypothesis import strategies as st
 from il2vseg.base.images import Frame
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.histogram import RATIO, Histogram, Latencies
-from il2vseg.runtime.overlay import Overlay
 
-from .conftest import CLASSES
+from .conftest import make_result
 
 
 @given(st.lists(st.floats(0.02, 50_000), min_size=1), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
@@ -98,22 +98,23 @@ def test_a_full_channel_gives_up_after_the_timeout() -> None:
 def test_the_overlay_blends_class_colours(frames: list[Frame], opacity: float) -> None:
     frame = frames[0]
     labels = np.full(frame.shape[:2], 1, np.uint8)
-    blended = Overlay(CLASSES, opacity).blend(frame, labels)
-    expected = (1 - opacity) * frame + opacity * np.array(CLASSES[1].color[::-1])
+    blended = make_result(frame, labels, opacity=opacity).draw(legend=False)
+    expected = (1 - opacity) * frame + opacity * np.array([224, 167, 41])  # BGR of water
     assert np.abs(blended - expected).max() <= 1
+    np.testing.assert_array_equal(make_result(frame, labels).draw(opacity, legend=False), blended)
 
 
 def test_the_overlay_leaves_the_frame_alone_and_writes_a_legend(frames: list[Frame]) -> None:
     frame = frames[0].copy()
-    labels = np.zeros(frame.shape[:2], np.uint8)
-    overlay = Overlay(CLASSES)
-    painted = overlay(frame, labels, [1.0, 0.0, 0.0], 9.9)
+    result = make_result(frame, fps=9.9)
+    picture = result.draw()
     np.testing.assert_array_equal(frame, frames[0])
-    assert (painted != overlay.blend(frame, labels)).any()
-    assert painted.shape == frame.shape
+    assert (picture != result.draw(legend=False)).any()
+    assert picture.shape == frame.shape
+    assert (picture != replace(result, fps=0.0).draw()).any()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (1080, 1920)])
 def test_the_overlay_fits_any_frame(size: tuple[int, int]) -> None:
-    painted = Overlay(CLASSES)(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), [1.0, 0.0, 0.0], 1.0)
-    assert painted.shape == (*size, 3)
+    result = make_result(np.zeros((*size, 3), np.uint8), fps=1.0)
+    assert result.draw().shape == (*size, 3)

@@ -11,13 +11,13 @@ import pytest
 from il2vseg.base.errors import CheckFailed, UserError
 from il2vseg.base.images import Frame
 from il2vseg.runtime import pipeline as module
-from il2vseg.runtime.engine import Result
-from il2vseg.runtime.engine_guard import EngineGuard
 from il2vseg.runtime.events import Event, EventLog
-from il2vseg.runtime.output import Output
 from il2vseg.runtime.pipeline import Pipeline
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
+
+from .conftest import make_result
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
 
@@ -47,21 +47,21 @@ class Counting(Source):
 
 
 def engine(frame: Frame) -> Result:
-    return Result(np.zeros(frame.shape[:2], np.uint8), np.ones((1, 1, 1), np.float32), {"engine": 0.1})
+    return make_result(frame, latency_ms={"engine": 0.1})
 
 
 class Collect(Sink):
     name = "collect"
 
-    def __init__(self, hook: Callable[[Output], None] = lambda output: None) -> None:
-        self.outputs: list[Output] = []
+    def __init__(self, hook: Callable[[Result], None] = lambda result: None) -> None:
+        self.results: list[Result] = []
         self.events: list[Event] = []
         self.closed = False
         self._hook = hook
 
-    def write(self, output: Output) -> None:
-        self._hook(output)
-        self.outputs.append(output)
+    def write(self, result: Result) -> None:
+        self._hook(result)
+        self.results.append(result)
 
     def event(self, event: Event) -> None:
         self.events.append(event)
@@ -80,14 +80,13 @@ def make(
     events: EventLog | None = None,
     max_frames: int | None = None,
 ) -> Pipeline:
-    paint: Callable[[Output], Frame] = lambda o: o.captured.frame.copy()  # noqa: E731
-    return Pipeline(source, run, ("all",), sinks, paint, events or EventLog(), max_frames=max_frames)
+    return Pipeline(source, run, sinks, events, max_frames=max_frames)
 
 
 def test_a_recorded_source_loses_nothing_however_slow_the_sinks() -> None:
     sink, source = Collect(lambda o: time.sleep(0.001)), Counting(200)
     make(source, [sink]).run()
-    assert [o.captured.index for o in sink.outputs] == list(range(200))
+    assert [o.index for o in sink.results] == list(range(200))
     assert sink.closed
     assert source.closed
 
@@ -110,13 +109,13 @@ def test_a_live_source_drops_old_frames_and_counts_them() -> None:
     sink = Collect()
     pipeline = make(Counting(10, live=True, hook=hook), [sink], slow)
     pipeline.run()
-    indices = [o.captured.index for o in sink.outputs]
+    indices = [o.index for o in sink.results]
     assert indices[0] == 0
     assert indices[-1] == 9
     assert indices == sorted(indices)
     assert len(indices) + pipeline.dropped == 10
     assert pipeline.dropped >= 7
-    assert sink.outputs[-1].dropped == pipeline.dropped
+    assert sink.results[-1].dropped == pipeline.dropped
 
 
 def test_memory_is_bounded_when_sinks_hang() -> None:
@@ -137,28 +136,23 @@ def test_memory_is_bounded_when_sinks_hang() -> None:
     assert pipeline.frames == 1000
 
 
-def test_the_overlay_is_painted_once_for_all_sinks() -> None:
-    painted: list[int] = []
+def test_the_overlay_is_drawn_once_for_all_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = Result.draw
+    monkeypatch.setattr(Result, "draw", lambda r: (drawn.append(r.index), draw(r))[1])
 
-    def paint(output: Output) -> Frame:
-        painted.append(output.captured.index)
-        return output.captured.frame
+    def look(result: Result) -> None:
+        assert result.overlay is result.overlay
 
-    def look(output: Output) -> None:
-        assert output.overlay is output.overlay
-
-    sinks = [Collect(look), Collect(look), Collect()]
-    Pipeline(Counting(5), engine, ("all",), sinks, paint, EventLog()).run()
-    assert painted == list(range(5))
+    make(Counting(5), [Collect(look), Collect(look), Collect()]).run()
+    assert drawn == [0, 1, 2, 3, 4]
 
 
 class Failing:
-    """An engine that raises on the calls listed, as one object through all reloads."""
-
-    manifest = None
+    """An engine that raises on the calls listed."""
 
     def __init__(self, calls: set[int]) -> None:
-        self.calls, self.count, self.loads = calls, -1, 0
+        self.calls, self.count = calls, -1
 
     def __call__(self, frame: Frame) -> Result:
         self.count += 1
@@ -166,54 +160,55 @@ class Failing:
             raise RuntimeError("device lost")
         return engine(frame)
 
-    def reload(self) -> "Failing":
-        self.loads += 1
-        return self
 
-    def close(self) -> None:
-        pass
-
-
-def guarded(failing: Failing, events: EventLog) -> EngineGuard:
-    return EngineGuard(failing, failing.reload, events.emit)  # type: ignore[arg-type]
-
-
-def test_an_engine_that_raises_once_is_loaded_again_and_no_frame_is_lost() -> None:
-    events, sink, failing = EventLog(), Collect(), Failing({2})
-    make(Counting(5), [sink], guarded(failing, events), events).run()
-    assert len(sink.outputs) == 5
-    assert failing.loads == 1
-    assert "engine_failed" in sink.kinds()
+def test_an_engine_that_raises_once_is_asked_again_and_no_frame_is_lost() -> None:
+    sink = Collect()
+    pipeline = make(Counting(5), [sink], Failing({2}))
+    pipeline.run()
+    assert [r.index for r in sink.results] == [0, 1, 2, 3, 4]
+    assert sink.kinds() == ["engine_failed"]
+    assert pipeline.failed == 0
 
 
 def test_an_engine_that_keeps_raising_loses_a_live_frame_only() -> None:
-    events, sink, failing = EventLog(), Collect(), Failing({1, 2})
+    sink, failing = Collect(), Failing({1, 2})
     gate = threading.Semaphore(1)
     source = Counting(5, live=True, hook=lambda i: gate.acquire() and None)
 
     def run(frame: Frame) -> Result:
         try:
-            return guard(frame)
+            return failing(frame)
         finally:
-            gate.release()
+            if failing.count != 1:  # the second attempt is at the same frame
+                gate.release()
 
-    guard = guarded(failing, events)
-    pipeline = make(source, [sink], run, events)
+    pipeline = make(source, [sink], run)
     pipeline.run()
     assert pipeline.failed == 1
-    assert len(sink.outputs) + pipeline.dropped == 4
+    assert [r.index for r in sink.results] == [0, 2, 3, 4]
+    assert pipeline.dropped == 0
 
 
-@pytest.mark.parametrize("live", [False, True])
-def test_an_engine_that_never_works_ends_the_run(live: bool) -> None:
-    events, failing = EventLog(), Failing(set(range(1000)))
-    source = Counting(100, live=live, hook=lambda i: time.sleep(0.005))
+@pytest.mark.parametrize(("live", "frames"), [(False, 1), (True, 10)])
+def test_an_engine_that_never_works_ends_the_run(live: bool, frames: int) -> None:
+    failing = Failing(set(range(1000)))
+    gate = threading.Semaphore(1)
+    source = Counting(100, live=live, hook=lambda i: gate.acquire(timeout=5) and None)
+
+    def run(frame: Frame) -> Result:
+        try:
+            return failing(frame)
+        finally:
+            if failing.count % 2:
+                gate.release()
+
     with pytest.raises(CheckFailed, match="device lost"):
-        make(source, [Collect()], guarded(failing, events), events).run()
+        make(source, [Collect()], run).run()
+    assert failing.count + 1 == 2 * frames  # each is tried twice
 
 
 def test_a_sink_that_cannot_write_ends_a_recording_and_closes_the_others() -> None:
-    def full(output: Output) -> None:
+    def full(result: Result) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "o.jsonl")
 
     other = Collect()
@@ -227,14 +222,14 @@ def test_a_sink_that_cannot_write_for_a_while_does_not_stop_a_live_source(
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SINK_S", 0.05)
 
-    def full(output: Output) -> None:
-        if output.captured.index < 3:
+    def full(result: Result) -> None:
+        if result.index < 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     failing, other = Collect(full), Collect()
     make(Counting(60, live=True, hook=lambda i: time.sleep(0.005)), [failing, other]).run()
-    assert failing.outputs
-    assert len(other.outputs) > len(failing.outputs)
+    assert failing.results
+    assert len(other.results) > len(failing.results)
     assert [k for k in other.kinds() if k.startswith("sink")] == ["sink_failed", "sink_back"]
 
 
@@ -249,7 +244,7 @@ def test_a_dead_stage_of_a_live_source_is_started_again() -> None:
     sink = Collect()
     make(Counting(10, live=True, hook=hook), [sink]).run()
     assert sink.kinds() == ["stage_restarted"]
-    assert sink.outputs[-1].captured.index == 9
+    assert sink.results[-1].index == 9
 
 
 def test_a_stage_that_dies_again_and_again_ends_the_run() -> None:
@@ -264,11 +259,11 @@ def test_a_stage_that_dies_again_and_again_ends_the_run() -> None:
 
 
 def test_a_bug_in_a_recorded_run_keeps_its_traceback() -> None:
-    def broken(frame: Frame) -> Result:
+    def broken(result: Result) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        make(Counting(10), [Collect()], broken).run()
+        make(Counting(10), [Collect(broken)]).run()
 
 
 def test_a_hanging_engine_ends_the_run() -> None:
@@ -288,10 +283,10 @@ def test_a_hanging_engine_ends_the_run() -> None:
 
 
 def test_stop_finishes_what_is_under_way() -> None:
-    sink = Collect(lambda o: (o.captured.index == 5 and pipeline.stop()) or None)
+    sink = Collect(lambda o: (o.index == 5 and pipeline.stop()) or None)
     pipeline = make(Counting(10_000), [sink])
     pipeline.run()
-    indices = [o.captured.index for o in sink.outputs]
+    indices = [o.index for o in sink.results]
     assert 6 <= len(indices) < 10_000
     assert indices == list(range(len(indices)))
 
@@ -308,13 +303,13 @@ def test_a_change_of_the_frame_size_is_reported() -> None:
     make(Changing(6), [sink]).run()
     assert sink.kinds() == ["frame_size_changed"]
     assert sink.events[0].data == {"size": [4, 6]}
-    assert sink.outputs[-1].result.labels.shape == (4, 6)
+    assert sink.results[-1].labels.shape == (4, 6)
 
 
 def test_max_frames_counts_results() -> None:
     sink = Collect()
     make(Counting(100), [sink], max_frames=7).run()
-    assert len(sink.outputs) == 7
+    assert len(sink.results) == 7
 
 
 def test_events_may_come_faster_than_they_are_taken() -> None:

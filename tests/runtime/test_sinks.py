@@ -20,34 +20,31 @@ import pytest
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.outputs import Ledger
-from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
+from il2vseg.runtime.marine.scene import Scene
 from il2vseg.runtime.notify import Notifier
-from il2vseg.runtime.output import Output
+from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.jsonl import JsonlSink
 from il2vseg.runtime.sinks.quota import QuotaSink
 from il2vseg.runtime.sinks.ring import RingSink
 from il2vseg.runtime.sinks.video import VideoSink
-from il2vseg.runtime.sources.base import Captured
 
 from . import servers
-from .conftest import needs
+from .conftest import SIZE, make_result, needs
 
 FPS = 10
 
 
-def output(index: int, size: tuple[int, int] = (48, 64)) -> Output:
-    frame = np.full((*size, 3), 10 + index % 200, np.uint8)
-    return Output(
-        Captured(frame, index, f"frame_{index:06d}", unix=1.7e9 + index / FPS, clock=index / FPS),
-        Result(np.full(size, 2, np.uint8), np.ones((3, 1, 1), np.float32), {}),
-        {"sky": 1.0},
-        {"total": 1.0},
-        done=0.0,
-        dropped=0,
-        fps=10.0,
-        paint=lambda o: o.captured.frame,
-    )
+def result(index: int, size: tuple[int, int] = SIZE, **fields: Any) -> Result:
+    """A grey frame whose level is its number, without a legend on top of it in a video."""
+    made = make_result(np.full((*size, 3), 10 + index % 200, np.uint8), index=index, rate=FPS, **fields)
+    vars(made)["overlay"] = made.frame
+    return made
+
+
+def alarmed(index: int, alarm: bool) -> Result:
+    scene = Scene(SIZE, np.full(SIZE[1], 20, np.float32), None, (), alarm)
+    return result(index, scene=scene)
 
 
 def values(path: Path) -> list[float]:
@@ -59,14 +56,9 @@ def values(path: Path) -> list[float]:
 
 
 def test_a_clip_holds_the_seconds_around_an_alarm(tmp_path: Path) -> None:
-    sink = RingSink(tmp_path, before_s=2.0, after_s=1.0, fps=FPS)
-    for i in range(100):
-        if i == 50:
-            sink.event(Event("alarm", "boat"))
-        if i == 60:
-            sink.event(Event("alarm_over", "clear"))
-        sink.write(output(i))
-    sink.close()
+    with RingSink(tmp_path, before_s=2.0, after_s=1.0) as sink:
+        for i in range(100):
+            sink.write(alarmed(i, 50 <= i < 60))
     (clip,) = tmp_path.iterdir()
     found = values(clip)
     assert found[0] == pytest.approx(29, abs=3)  # the codec is not exact
@@ -75,14 +67,9 @@ def test_a_clip_holds_the_seconds_around_an_alarm(tmp_path: Path) -> None:
 
 
 def test_alarms_that_follow_each_other_get_clips_of_their_own(tmp_path: Path) -> None:
-    sink = RingSink(tmp_path, before_s=1.0, after_s=0.5, fps=FPS)
-    for i in range(120):
-        if i in (20, 80):
-            sink.event(Event("alarm", "boat"))
-        if i in (30, 90):
-            sink.event(Event("alarm_over", "clear"))
-        sink.write(output(i))
-    sink.close()
+    with RingSink(tmp_path, before_s=1.0, after_s=0.5) as sink:
+        for i in range(120):
+            sink.write(alarmed(i, i in range(20, 30) or i in range(80, 90)))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -90,30 +77,30 @@ def test_memory_before_an_alarm_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     from il2vseg.runtime.sinks import ring
 
     monkeypatch.setattr(ring, "MAX_FRAMES", 20)
-    sink = RingSink(tmp_path, before_s=1e9, after_s=1.0, fps=FPS)
+    sink = RingSink(tmp_path, before_s=1e9, after_s=1.0)
     for i in range(50):
-        sink.write(output(i))
+        sink.write(result(i))
     assert len(sink._kept) == 20
 
 
 def test_a_video_is_cut_into_segments(tmp_path: Path) -> None:
-    sink = VideoSink(tmp_path / "%Y-%H%M%S.mkv", FPS, live=False, segment_s=2.0)
+    sink = VideoSink(tmp_path / "%Y-%H%M%S.mkv", segment_s=2.0)
     for i in range(50):
-        sink.write(output(i))
+        sink.write(result(i))
     sink.close()
     counts = sorted(len(values(p)) for p in tmp_path.iterdir())
     assert sum(counts) == 50
     assert len(counts) == 3
     with pytest.raises(UserError, match="the name needs a time"):
-        VideoSink(tmp_path / "o.mkv", FPS, live=False, segment_s=2.0)
+        VideoSink(tmp_path / "o.mkv", segment_s=2.0)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
 def test_a_video_survives_a_change_of_the_frame_size(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"o{suffix}"
-    sink = VideoSink(path, FPS, live=False)
+    sink = VideoSink(path)
     for i, size in enumerate([(48, 64), (48, 64), (30, 90), (49, 65)]):
-        sink.write(output(i, size))
+        sink.write(result(i, size))
     sink.close()
     assert len(values(path)) == 4
 
@@ -121,11 +108,13 @@ def test_a_video_survives_a_change_of_the_frame_size(tmp_path: Path, suffix: str
 @pytest.mark.parametrize("suffix", [".mkv", ".avi"])
 def test_live_video_keeps_the_time(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"o{suffix}"
-    sink = VideoSink(path, 30.0, live=True)
-    for i in range(21):  # 10 frames a second, though the camera promised 30; then nothing for an hour
-        sink.write(output(i))
-    last = output(21)
-    sink.write(replace(last, captured=replace(last.captured, clock=3600.0)))
+    sink = VideoSink(path, fps=30.0)
+    for i in range(21):  # 10 frames per second, though the camera promised 30; then nothing for an hour
+        sink.write(result(i, live=True))
+    last = result(21)
+    late = replace(last, captured=replace(last.captured, clock=3600.0), live=True)
+    vars(late)["overlay"] = late.frame
+    sink.write(late)
     sink.close()
     capture = cv2.VideoCapture(str(path))
     stamp = 0.0
@@ -167,7 +156,7 @@ def test_an_mcap_file_holds_pictures_labels_and_numbers(tmp_path: Path) -> None:
 
     sink = McapSink(tmp_path / "o.mcap")
     for i in range(3):
-        sink.write(output(i))
+        sink.write(result(i))
     sink.event(Event("source_lost", "gone"))
     sink.close()
     with (tmp_path / "o.mcap").open("rb") as file:
@@ -180,7 +169,7 @@ def test_an_mcap_file_holds_pictures_labels_and_numbers(tmp_path: Path) -> None:
     image = json.loads(message.data)
     assert image["format"] == "png"
     labels = cv2.imdecode(np.frombuffer(base64.b64decode(image["data"]), np.uint8), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(labels, output(0).result.labels)
+    np.testing.assert_array_equal(labels, result(0).labels)
     records = [json.loads(m.data)["index"] for _, topic, m in messages if topic == "/frame"]
     assert records == [0, 1, 2]
 
@@ -220,7 +209,7 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     broker.kill()
     address = Broker.parse(broker.url)
     sink = MqttSink(address, report)
-    sink.write(output(0))  # nobody there: not an error
+    sink.write(result(0))  # nobody there: not an error
     broker.start()
     wait_for(lambda: events == ["mqtt_connected"])
     received: list[tuple[str, str]] = []
@@ -231,7 +220,7 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     wait_for(lambda: _connects(reader, address.port))
     reader.loop_start()
     wait_for(lambda: ("boat/status", "online") in received)
-    sink.write(output(1))
+    sink.write(result(1))
     sink.event(Event("alarm", "boat"))
     wait_for(lambda: len(received) >= 3)
     by_topic = {topic: payload for topic, payload in received}

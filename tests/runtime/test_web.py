@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
-from il2vseg.runtime.engine import Result
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.manifest import Manifest
-from il2vseg.runtime.output import Output
-from il2vseg.runtime.sources.base import Captured
+from il2vseg.runtime.result import Result
 
-from .conftest import needs
+from .conftest import make_result, needs
 
 needs("uvicorn", "web")
 
@@ -35,20 +33,14 @@ from il2vseg.runtime.web.server import MAX_VIEWERS, WebSink, parse_address  # no
 from il2vseg.runtime.web.state import State  # noqa: E402
 
 
-def output(index: int, frame: Frame | None = None) -> Output:
+def result(index: int, frame: Frame | None = None) -> Result:
+    """Half sky, half obstacle."""
     frame = np.full((36, 64, 3), index % 256, np.uint8) if frame is None else frame
     labels = np.zeros(frame.shape[:2], np.uint8)
     labels[: len(labels) // 2] = 2
-    return Output(
-        Captured(frame, index, f"frame_{index:06d}"),
-        Result(labels, np.ones((3, 1, 1), np.float32), {}),
-        {"obstacle": 0.5, "water": 0.0, "sky": 0.5},
-        {"total": 12.0},
-        done=0.0,
-        dropped=3,
-        fps=9.5,
-        paint=lambda o: o.captured.frame,
-    )
+    made = make_result(frame, labels, index, latency_ms={"total": 12.0}, done=0.0, dropped=3, fps=9.5)
+    vars(made)["overlay"] = frame
+    return made
 
 
 @pytest.fixture
@@ -194,7 +186,7 @@ def test_a_port_in_use_is_refused(web: WebSink, state: State) -> None:
 
 
 def test_status_tells_of_the_source(web: WebSink) -> None:
-    web.write(output(0))
+    web.write(result(0))
     web.event(Event("source_lost", "camera 0: gone"))
     status = json.loads(body(get(web, "/api/status")))
     assert status["source"] == {"name": "camera 0", "up": False, "reason": "camera 0: gone"}
@@ -206,7 +198,7 @@ def test_status_tells_of_the_source(web: WebSink) -> None:
 
 
 def test_metrics_are_prometheus_text(web: WebSink) -> None:
-    web.write(output(0))
+    web.write(result(0))
     web.event(Event('odd"kind', "x"))
     text = body(get(web, "/metrics"))
     assert "il2vseg_frames_total 1\n" in text
@@ -230,21 +222,21 @@ def read_bundle(response: http.client.HTTPResponse) -> tuple[dict[str, object], 
 
 
 def test_the_stream_carries_frame_labels_and_record(web: WebSink) -> None:
-    web.write(output(7))
+    web.write(result(7))
     connection = connect(web)
     connection.request("GET", "/stream")
     response = connection.getresponse()
     record, frame, labels = read_bundle(response)
     assert record["index"] == 7
     assert abs(int(frame.mean()) - 7) <= 1
-    np.testing.assert_array_equal(labels, output(7).result.labels)
-    web.write(output(8))
+    np.testing.assert_array_equal(labels, result(7).result.labels)
+    web.write(result(8))
     assert read_bundle(response)[0]["index"] == 8
     connection.close()
 
 
 def test_big_frames_are_shrunk_for_the_page(web: WebSink) -> None:
-    web.write(output(0, np.zeros((1080, 1920, 3), np.uint8)))
+    web.write(result(0, np.zeros((1080, 1920, 3), np.uint8)))
     connection = connect(web)
     connection.request("GET", "/stream")
     _, frame, labels = read_bundle(connection.getresponse())
@@ -254,13 +246,13 @@ def test_big_frames_are_shrunk_for_the_page(web: WebSink) -> None:
 
 
 def test_plain_clients_get_the_overlay_as_mjpeg(web: WebSink) -> None:
-    web.write(output(50))
+    web.write(result(50))
     assert abs(cv2.imdecode(np.frombuffer(snapshot(web), np.uint8), 1).mean() - 50) <= 1
     stop = threading.Event()
 
     def publish() -> None:
         while not stop.wait(0.01):
-            web.write(output(51))
+            web.write(result(51))
 
     threading.Thread(target=publish, daemon=True).start()
     capture = cv2.VideoCapture(f"{web.url}stream.mjpg", cv2.CAP_FFMPEG)
@@ -276,7 +268,7 @@ def snapshot(web: WebSink) -> bytes:
 
 
 def test_a_frame_is_encoded_once_for_all_viewers(web: WebSink) -> None:
-    web.write(output(0))
+    web.write(result(0))
     connections = [connect(web) for _ in range(6)]
     responses = []
     for connection in connections:
@@ -284,7 +276,7 @@ def test_a_frame_is_encoded_once_for_all_viewers(web: WebSink) -> None:
         responses.append(connection.getresponse())
     for index in range(5):
         if index:
-            web.write(output(index))
+            web.write(result(index))
         assert {read_bundle(r)[0]["index"] for r in responses} == {index}
     assert web._broadcaster.encoded == 5
     for connection in connections:
@@ -292,7 +284,7 @@ def test_a_frame_is_encoded_once_for_all_viewers(web: WebSink) -> None:
 
 
 def test_viewers_are_bounded(web: WebSink) -> None:
-    web.write(output(0))
+    web.write(result(0))
     connections = [connect(web) for _ in range(MAX_VIEWERS + 1)]
     statuses = []
     for connection in connections:
@@ -313,13 +305,13 @@ def test_a_viewer_that_stalls_slows_nobody(web: WebSink) -> None:
     stalled.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
     connection = connect(web)
     connection.request("GET", "/stream")
-    web.write(output(0, noise))
+    web.write(result(0, noise))
     response = connection.getresponse()
     slowest = 0.0
     for index in range(1, 60):
         assert read_bundle(response)[0]["index"] == index - 1
         begun = time.perf_counter()
-        web.write(output(index, noise))
+        web.write(result(index, noise))
         slowest = max(slowest, time.perf_counter() - begun)
     assert slowest < 0.2
     connection.close()
@@ -337,7 +329,7 @@ def test_a_viewer_that_takes_nothing_for_long_is_dropped(
         stalled.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
         def viewers() -> int:
-            sink.write(output(0, noise))
+            sink.write(result(0, noise))
             return int(json.loads(body(get(sink, "/api/status")))["viewers"])
 
         wait_for(lambda: viewers() == 1)
@@ -349,7 +341,7 @@ def test_a_viewer_that_takes_nothing_for_long_is_dropped(
 
 def test_closing_sends_viewers_home(state: State) -> None:
     sink = WebSink("0", state)
-    sink.write(output(0))
+    sink.write(result(0))
     connection = connect(sink)
     connection.request("GET", "/stream")
     response = connection.getresponse()
@@ -369,7 +361,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def test_viewers_that_leave_are_forgotten(web: WebSink) -> None:
-    web.write(output(0))
+    web.write(result(0))
     connection = connect(web)
     connection.request("GET", "/stream")
     read_bundle(connection.getresponse())
@@ -377,7 +369,7 @@ def test_viewers_that_leave_are_forgotten(web: WebSink) -> None:
     connection.close()
 
     def gone() -> bool:
-        web.write(output(1))
+        web.write(result(1))
         return bool(json.loads(body(get(web, "/api/status")))["viewers"] == 0)
 
     wait_for(gone)

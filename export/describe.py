@@ -1,0 +1,42 @@
+"""What a network says of itself in the terms of an exported model."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from il2vseg.base.classes import merge
+from il2vseg.base.palette import class_colors
+from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, ModelFile, OutputSpec
+
+if TYPE_CHECKING:
+    from il2vseg.models.segmenter import Segmenter
+
+INPUT = "frame"
+"""Name of the graph's input."""
+
+
+def class_infos(names: tuple[str, ...]) -> tuple[ClassInfo, ...]:
+    """Classes of these names in their customary colours."""
+    return tuple(ClassInfo(n, c) for n, c in zip(names, class_colors(names), strict=True))
+
+
+def describe(
+    segmenter: "Segmenter", name: str, files: tuple[ModelFile, ...] = (), batch: int = 1
+) -> Manifest:
+    """Make the manifest of a network that is called `name`; `files` are its exports."""
+    spec, adapt, (height, width) = segmenter.spec, segmenter.adapt, segmenter.size
+    names, clusters = merge(segmenter.class_names)
+    return Manifest(
+        name=name,
+        method=spec.method,
+        backbone=spec.backbone,
+        patch_size=segmenter.patch,
+        input=InputSpec(INPUT, height, width, batch),
+        outputs=OutputSpec((height, width), (len(clusters), *segmenter.grid)),
+        classes=class_infos(names),
+        clusters=clusters,
+        files=files,
+        alpha=segmenter.alpha,
+        fcm=dataclasses.asdict(spec.low_level),
+        adapt={} if adapt is None else dataclasses.asdict(adapt),
+        training_data=spec.training_data,
+    )
