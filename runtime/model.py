@@ -55,7 +55,7 @@ class Model:
         return self.engine.provider
 
     @overload
-    def __call__(self, frames: Picture) -> Result: ...
+    def __call__(self, frames: Picture) -> Result: ...  # type: ignore[overload-overlap]  # a str is an Iterable[str]
 
     @overload
     def __call__(self, frames: Iterable[Picture]) -> list[Result]: ...

@@ -34,7 +34,7 @@ def blend(frame: Frame, labels: Labels, classes: Classes, opacity: float) -> Fra
 
 def _scale(image: Frame) -> float:
     """Size of the letters that suits an image."""
-    return max(0.35, min(image.shape[0] / 900, 1.2))
+    return max(0.35, min(float(image.shape[0]) / 900, 1.2))
 
 
 def draw_scene(image: Frame, scene: Scene) -> None:

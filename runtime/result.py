@@ -177,7 +177,7 @@ class Result:
                     "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
                     "area": int(coco.area(rle)),
                     "bbox": [float(v) for v in coco.toBbox(rle)],
-                    "iscrowd": 1,
+                    "iscrowd": 0,
                 }
             )
         return annotations

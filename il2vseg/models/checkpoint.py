@@ -124,7 +124,7 @@ def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
 
 
 def load_checkpoint(
-    folder: Path, *, size: tuple[int, int] | None = None, weights: Path | None = None
+    folder: str | Path, *, size: tuple[int, int] | None = None, weights: str | Path | None = None
 ) -> Segmenter:
     """Load a trained model, resolving its frozen backbone's weights.
 
@@ -134,11 +134,11 @@ def load_checkpoint(
     Raises:
         UserError: nothing whole to load, or the backbone's weights are not those it was trained with.
     """
-    tensors, description = load_tensors(folder / FILE_NAME)
+    tensors, description = load_tensors(Path(folder) / FILE_NAME)
     spec = _spec(description)
     if spec.method == STUDENT:
         return load_student(tensors, spec, size)
-    file = resolve_weights(spec.backbone, weights)
+    file = resolve_weights(spec.backbone, None if weights is None else Path(weights))
     found = "random" if file is None else sha256_file(file)
     if found != spec.weights_sha256:
         raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
-from il2vseg.runtime.manifest import Manifest, ModelFile
+from il2vseg.runtime.manifest import Manifest
 
 
 class OnnxBackend:
@@ -17,7 +17,6 @@ class OnnxBackend:
         self,
         path: Path,
         manifest: Manifest,
-        entry: ModelFile,
         provider: str,
         execution_provider: str,
         threads: int | None = None,
@@ -25,7 +24,7 @@ class OnnxBackend:
         """Load the graph.
 
         Args:
-            path: ONNX file, already verified. entry: its entry in the manifest.
+            path: ONNX file, already verified.
             provider: name as on the command line. execution_provider: ONNX Runtime's name for it.
             threads: of one call; None for one a core.
         Raises:
@@ -34,7 +33,6 @@ class OnnxBackend:
         import onnxruntime as ort
 
         self.provider = provider
-        self.entry = entry
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Spinning threads burn the cores that decoding and the sinks need, and gain nothing measurable.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
-from il2vseg.runtime.manifest import Manifest, ModelFile
+from il2vseg.runtime.manifest import Manifest
 
 
 class OpenvinoBackend:
@@ -16,18 +16,17 @@ class OpenvinoBackend:
     provider = "openvino"
     batch = 1
 
-    def __init__(self, path: Path, manifest: Manifest, entry: ModelFile, threads: int | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
         """Compile the graph.
 
         Args:
-            path: ONNX file, already verified. entry: its entry in the manifest.
+            path: ONNX file, already verified.
             threads: of one call; None for one a core.
         Raises:
             UserError: OpenVINO cannot load the file.
         """
         import openvino
 
-        self.entry = entry
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # The default is bfloat16 where the CPU has it, which no parity report has looked at.

@@ -61,7 +61,7 @@ def _open_onnx(
         raise UnavailableError(f"this onnxruntime has no {execution_provider}")
     if execution_provider != "CPUExecutionProvider":
         _preload_cuda(ort)
-    backend = OnnxBackend(folder / entry.path, manifest, entry, name, execution_provider, threads)
+    backend = OnnxBackend(folder / entry.path, manifest, name, execution_provider, threads)
     # A session asked for a provider that does not work falls back to the CPU without an exception.
     if backend.active_provider != execution_provider:
         backend.close()
@@ -102,7 +102,7 @@ def _open_openvino(folder: Path, manifest: Manifest, entry: ModelFile, threads: 
         raise UnavailableError("openvino is not installed (pip install 'il2vseg[openvino]')")
     from il2vseg.runtime.backends.openvino import OpenvinoBackend
 
-    return OpenvinoBackend(folder / entry.path, manifest, entry, threads)
+    return OpenvinoBackend(folder / entry.path, manifest, threads)
 
 
 def _onnx(

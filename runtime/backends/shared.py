@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.runtime.engine import Backend
-from il2vseg.runtime.manifest import ModelFile
 
 PATIENCE_S = 0.005
 """Little beside a call, but enough for streams to fall in step."""
@@ -48,7 +47,7 @@ class SharedBackend:
         """
         self._load = load
         self._backend: Backend | None = load()
-        self._provider, self._entry = self._backend.provider, self._backend.entry
+        self._provider = self._backend.provider
         self._most = self._backend.batch
         self._patience_s = patience_s
         self._full = min(self._most, users)
@@ -60,11 +59,6 @@ class SharedBackend:
     def provider(self) -> str:
         """Name as on the command line."""
         return self._provider
-
-    @property
-    def entry(self) -> ModelFile:
-        """The file that it runs."""
-        return self._entry
 
     def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
         """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w).

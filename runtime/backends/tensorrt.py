@@ -52,7 +52,7 @@ class TensorrtBackend:
                 f"{path}: the manifest does not say what this engine was built for; build it again"
             )
         check_engine(path, entry.engine, trt.__version__, cuda.device())
-        self.entry = entry
+        self._path = path
         self._cuda = cuda
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -83,7 +83,7 @@ class TensorrtBackend:
         for name, address in self._device.items():
             context.set_tensor_address(name, address)
         if self.batch > 1 and not context.set_input_shape(self._input, (count, *self._size, 3)):
-            raise UserError(f"{self.entry.path}: not an engine of this model; build it again")
+            raise UserError(f"{self._path}: not an engine of this model; build it again")
         self._enqueue(context, count)  # TensorRT allocates on the first call, which a capture forbids
         self._cuda.synchronise()
         with self._cuda.capture() as captured:

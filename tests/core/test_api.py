@@ -4,6 +4,8 @@ import doctest
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -173,3 +175,42 @@ def test_a_checkpoint_runs_in_pytorch_under_the_names_of_its_classes(tmp_path: P
     assert sum(result.fractions.values()) == pytest.approx(1.0)
     file = il2vseg.load(tmp_path / "river" / "checkpoint.safetensors")
     np.testing.assert_array_equal(file(frame).labels, result.labels)
+
+
+def corner() -> il2vseg.Result:
+    """Two classes of three: a square of class 2 in the upper left corner of class 0."""
+    labels = np.zeros((6, 8), np.uint8)
+    labels[:2, :3] = 2
+    return il2vseg.Result.of(np.zeros((6, 8, 3), np.uint8), labels, ["water", "sky", "boat"])
+
+
+def test_a_result_becomes_coco_annotations(require: Callable[[object, str], None]) -> None:
+    require(find_spec("pycocotools"), "pycocotools is not installed (pip install 'il2vseg[interop]')")
+    from pycocotools import mask as coco
+
+    water, boat = corner().to_coco()
+    assert (water["category"], water["category_id"], water["area"]) == ("water", 0, 42)
+    assert (boat["category"], boat["category_id"], boat["area"]) == ("boat", 2, 6)
+    assert boat["bbox"] == [0.0, 0.0, 3.0, 2.0]
+    assert boat["iscrowd"] == 0
+    np.testing.assert_array_equal(coco.decode(boat["segmentation"]), corner().labels == 2)
+
+
+def test_a_result_becomes_supervision_detections(require: Callable[[object, str], None]) -> None:
+    require(find_spec("supervision"), "supervision is not installed (pip install 'il2vseg[interop]')")
+    found = corner().to_supervision()
+    assert found.class_id.tolist() == [0, 2]
+    assert found.data["class_name"].tolist() == ["water", "boat"]
+    np.testing.assert_array_equal(found.mask, [corner().labels == 0, corner().labels == 2])
+    assert found.xyxy[1].tolist() == [0, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("module", "method"), [("pycocotools", "to_coco"), ("supervision", "to_supervision")]
+)
+def test_a_conversion_without_its_package_names_it(
+    module: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(il2vseg.UserError, match=rf"{module}.*il2vseg\[interop\]"):
+        getattr(corner(), method)()

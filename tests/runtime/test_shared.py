@@ -14,14 +14,12 @@ from il2vseg.runtime.backends.shared import SharedBackend
 from il2vseg.runtime.cli import main
 from il2vseg.runtime.config import RunConfig, streams
 from il2vseg.runtime.engine import Backend
-from il2vseg.runtime.manifest import ModelFile
 
 
 class Echo:
     """Labels a frame with its own first value; knows how many frames each call had."""
 
     provider = "echo"
-    entry = ModelFile("m", "onnx", "fp32", "any", "0" * 64)
 
     def __init__(self, batch: int, fails: int = 0) -> None:
         self.batch = batch
