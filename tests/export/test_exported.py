@@ -52,7 +52,7 @@ def test_a_damaged_file_is_refused(export_folder: Path) -> None:
         ([], "one of --checkpoint DIR and --model"),
         (["--checkpoint", "x", "--model", "y"], "one of --checkpoint DIR and --model"),
         (["--model", "x", "--alpha", "0.5"], "--alpha is fixed in an export"),
-        (["--model", "nowhere"], "not an exported model"),
+        (["--model", "nowhere"], "no such model"),
     ],
 )
 def test_wrong_settings_are_one_line(

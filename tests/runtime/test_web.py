@@ -229,7 +229,7 @@ def test_the_stream_carries_frame_labels_and_record(web: WebSink) -> None:
     record, frame, labels = read_bundle(response)
     assert record["index"] == 7
     assert abs(int(frame.mean()) - 7) <= 1
-    np.testing.assert_array_equal(labels, result(7).result.labels)
+    np.testing.assert_array_equal(labels, result(7).labels)
     web.write(result(8))
     assert read_bundle(response)[0]["index"] == 8
     connection.close()
