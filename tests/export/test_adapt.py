@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 
 from il2vseg.base.images import Frame
-from il2vseg.export.cli import build_manifest
+from il2vseg.export.describe import describe
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import LIMITS, compare
@@ -112,10 +112,10 @@ def test_providers_agree_and_the_manifest_says_how_it_adapts(
     require(find_spec({"cpu": "onnxruntime"}.get(provider, provider)), f"{provider} is not installed")
     (tmp_path / "model.onnx").write_bytes(graph.read_bytes())
     files = (describe_file(tmp_path, "model.onnx", format="onnx", precision="fp32"),)
-    build_manifest(adapted, "adapted", files, batch).save(tmp_path)
+    describe(adapted, "adapted", files, batch).save(tmp_path)
     manifest = Manifest.load(tmp_path)
     assert manifest.adapt == {"strength": 10.0, "class_weight": 0.4, "sure": 0.4, "min_tokens": 1.0}
-    assert build_manifest(make_segmenter(), "fixed", files).adapt == {}
+    assert describe(make_segmenter(), "fixed", files).adapt == {}
     engine = open_engine(tmp_path, provider, say=lambda line: None)
     for _, frame in frames[:2]:
         labels, scores = adapted.predict(torch.from_numpy(frame)[None])
