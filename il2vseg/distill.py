@@ -1,9 +1,10 @@
 """python -m il2vseg.distill: teach a small network what a checkpoint computes, still without labels."""
 
 import dataclasses
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 if TYPE_CHECKING:
     from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
+    from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
     from il2vseg.models.segmenter import Segmenter
     from il2vseg.models.student import Student
@@ -51,6 +53,15 @@ class DistillConfig(Settings):
         metavar="S",
     )
     flip: bool = flag(False, "also ask the teacher about mirrored frames")
+    paste: bool | None = flag(
+        None, "paste obstacles on the water; default: where the teacher's classes are water and obstacle"
+    )
+    workers: int | None = flag(
+        None,
+        "processes that make batches ahead; default: the cores but two, none on a small machine",
+        low=0,
+        high=1024,
+    )
     limit: int | None = flag(
         None, "use at most this many frames, spread evenly", low=1, high=MAX_COUNT, metavar="N"
     )
@@ -70,6 +81,30 @@ def crop_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
     """Training crop for frames of a size: two thirds of each side, in whole strides."""
     h, w = (max(patch, round(s * 2 / 3 / patch) * patch) for s in size)
     return h, w
+
+
+def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | None":
+    """What is pasted on the water; None for nothing.
+
+    Args:
+        wanted: as the user said; None where there are the classes for it.
+    Raises:
+        UserError: it is wanted without the classes for it.
+    """
+    from il2vseg.learning.paste import Pasting
+
+    marine = {"water", "obstacle"} <= set(class_names)
+    if wanted and not marine:
+        raise UserError(
+            f"--paste needs a teacher with the classes water and obstacle, not {', '.join(class_names)}"
+        )
+    return Pasting() if marine and wanted is not False else None
+
+
+def default_workers() -> int:
+    """Processes that make batches: two cores are left to the rest, and two alone are left alone."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, cores - 2)
 
 
 def load_teachers(config: DistillConfig) -> "list[Segmenter]":
@@ -129,7 +164,8 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.models.student import METHOD, Encoder, Student, finish
 
     dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
-    teachers = load_teachers(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teachers = [teacher.to(device) for teacher in load_teachers(config)]
     teacher_digest = sha256_file(config.teacher / FILE_NAME)
     size = config.size or default_size(next(iter(dataset)).frame.shape[:2], Encoder.patch)
     with Monitor(out) as monitor:
@@ -160,11 +196,17 @@ def distill(config: DistillConfig) -> "Student":
             ),
         )
         recipe = DistillRecipe(
-            steps=config.steps, batch=config.batch, crop=crop_size(size, Encoder.patch), seed=config.seed
+            steps=config.steps,
+            batch=config.batch,
+            crop=crop_size(size, Encoder.patch),
+            seed=config.seed,
+            pasting=pasting(config.paste, targets.class_names),
         )
         # The steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
-        student = finish(Distiller(Student(spec), frames, targets, recipe).run(monitor.step))
+        workers = default_workers() if config.workers is None else config.workers
+        distiller = Distiller(Student(spec), frames, targets, recipe, device=device, workers=workers)
+        student = finish(distiller.run(monitor.step))
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
     if note := dataset.skipped_note():

@@ -6,19 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from il2vseg.learning.batches import Batch, Batches, Marine, ahead
 from il2vseg.learning.monitor import StepReport
+from il2vseg.learning.paste import Pasting
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
-from il2vseg.learning.views import Augmentation, draw_view, vary_colours, warp_frame
+from il2vseg.learning.views import Augmentation
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
 from il2vseg.models.segmenter import frames_to_images
-from il2vseg.models.student import STRIDE, Student
+from il2vseg.models.student import Student
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class DistillRecipe:
     edge_weight: float = 1.0
     """How much more a cell beside the target's edges counts."""
     feature_weight: float = 0.5
+    pasting: Pasting | None = None
+    """Obstacles pasted on the water; needs classes called water and obstacle."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -47,29 +48,60 @@ class Distiller:
     """Trains a student on frames and their targets. The same seed takes the same steps."""
 
     def __init__(
-        self, student: Student, frames: Sequence[bytes], targets: Targets, recipe: DistillRecipe
+        self,
+        student: Student,
+        frames: Sequence[bytes],
+        targets: Targets,
+        recipe: DistillRecipe,
+        *,
+        device: torch.device | None = None,
+        workers: int = 0,
     ) -> None:
-        """Args:
-        frames: encoded images of the student's size, in the order of the targets.
+        """Prepare.
+
+        Args:
+            frames: encoded images of the student's size, in the order of the targets.
+            device: where it learns; None for the CPU. workers: processes that make batches ahead.
         """
         self.recipe = recipe
-        self.frames = frames
         self.targets = targets
-        self.class_weight = class_weights(targets.scores, recipe.balance)
-        self.student = student.to(memory_format=torch.channels_last).train()
-        self.average = copy.deepcopy(student).requires_grad_(False).eval()
+        self.device = device or torch.device("cpu")
+        self.workers = workers
+        self.class_weight = class_weights(targets.scores, recipe.balance).to(self.device)
+        self.student = student.to(self.device, memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.student).requires_grad_(False).eval()
         components = targets.tokens.shape[1]
-        width = student.classify.in_channels
-        self.projection = nn.Conv2d(width, components, 1) if components else None
-        modules = nn.ModuleList([student] if self.projection is None else [student, self.projection])
+        projection = nn.Conv2d(student.width, components, 1) if components else None
+        self.projection = None if projection is None else projection.to(self.device)
+        self.obstacle = None
+        if recipe.pasting is not None:
+            self.obstacle = targets.class_names.index("obstacle")
+        self.batches = Batches(
+            frames,
+            targets.scores,
+            student.size,
+            recipe.crop,
+            student.stride,
+            recipe.batch,
+            recipe.seed,
+            recipe.augmentation,
+            marine_classes(targets.class_names, recipe.pasting),
+        )
+        # Those of the frames in use are warped on the device.
+        self.scores = torch.from_numpy(targets.scores).to(self.device)
+        self.tokens = torch.from_numpy(targets.tokens).to(self.device)
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        modules = nn.ModuleList([m for m in (self.student, self.projection) if m is not None])
         # Norms and biases are not decayed.
         decayed = [p for p in modules.parameters() if p.ndim > 1]
         rest = [p for p in modules.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
             {"params": rest},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=0.0)
+        return torch.optim.AdamW(groups, lr=self.recipe.lr, weight_decay=0.0)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -79,66 +111,93 @@ class Distiller:
             return r.lr * (step + 1) / warmup
         return r.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, r.steps - warmup)))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images (B, 3, h, w), target scores (B, C, h/4, w/4) and tokens (B, K, h/16, w/16) of a step.
+    def prepare(self, batch: Batch) -> "Lesson":
+        """Bring a batch to the device, with the targets of its crops.
 
-        The scores add up to the share of a cell that the teacher knows.
+        The targets add up to the share of a cell that the teacher knows.
         """
-        r = self.recipe
-        rng = np.random.default_rng((r.seed, step))
-        chosen = rng.choice(len(self.frames), min(r.batch, len(self.frames)), replace=False)
-        views, crops = [], []
-        for i in chosen:
-            view = draw_view(rng, self.student.size, r.crop, r.augmentation)
-            frame = cv2.imdecode(np.frombuffer(self.frames[i], np.uint8), cv2.IMREAD_COLOR)
-            crop = warp_frame(np.asarray(frame, dtype=np.uint8), view, r.crop)
-            views.append(view)
-            crops.append(vary_colours(rng, crop, r.augmentation))
-        theta = torch.from_numpy(np.stack(views)).float()
-        scores = self._warp(self.targets.scores[chosen], theta, STRIDE) / 255.0
-        tokens = None
+        chosen = torch.from_numpy(batch.chosen).to(self.device)
+        theta = torch.from_numpy(batch.views).float().to(self.device)
+        target = self._warp(self.scores[chosen].float(), theta, self.student.stride) / 255.0
+        weight = torch.from_numpy(batch.weight).to(self.device)
+        solid = torch.from_numpy(batch.solid).to(self.device).float()[:, None] / 255.0
+        if self.obstacle is not None:
+            pasted = torch.zeros_like(target)
+            pasted[:, self.obstacle] = 1.0
+            target = torch.lerp(target, pasted, solid)
+        tokens = kept = None
         if self.projection is not None:
-            tokens = self._warp(self.targets.tokens[chosen], theta, TOKEN_STRIDE)
-        return frames_to_images(torch.from_numpy(np.stack(crops))), scores, tokens
+            tokens = self._warp(self.tokens[chosen].float(), theta, TOKEN_STRIDE)
+            kept = 1.0 - F.adaptive_max_pool2d(solid, tokens.shape[2:])[:, 0]
+        images = frames_to_images(torch.from_numpy(batch.crops).to(self.device))
+        return Lesson(images.to(memory_format=torch.channels_last), target, weight, tokens, kept)
 
-    def _warp(self, values: NDArray[np.generic], theta: Tensor, stride: int) -> Tensor:
+    def _warp(self, values: Tensor, theta: Tensor, stride: int) -> Tensor:
         """Cut views (B, 2, 3) out of grids (B, C, gh, gw), at a stride of the crop."""
-        x = torch.from_numpy(values).float()
-        size = [len(x), x.shape[1], self.recipe.crop[0] // stride, self.recipe.crop[1] // stride]
+        size = [len(values), values.shape[1], self.recipe.crop[0] // stride, self.recipe.crop[1] // stride]
         grid = F.affine_grid(theta, size, align_corners=False)
-        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return F.grid_sample(values, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimisation step; returns the values of the losses."""
+    def step(self, step: int, batch: Batch | None = None) -> dict[str, Tensor]:
+        """One optimisation step, on the batch of this step unless another is given; returns the losses."""
         r = self.recipe
-        images, target, tokens = self.batch(step)
-        fine, coarse = self.student.features(images.to(memory_format=torch.channels_last))
-        logits = self.student.classify(fine)
-        losses = {"kl": distillation_loss(logits, target, self.class_weight, r.edge_weight)}
-        if self.projection is not None and tokens is not None:
-            losses["features"] = r.feature_weight * feature_loss(self.projection(coarse), tokens)
+        lesson = self.prepare(batch if batch is not None else self.batches(step))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            fine, coarse = self.student.features(lesson.images)
+            logits = self.student.classify(fine).float()
+            projected = self.projection(coarse).float() if self.projection is not None else None
+        loss = distillation_loss(logits, lesson.target, self.class_weight, r.edge_weight, lesson.weight)
+        losses = {"kl": loss}
+        if projected is not None and lesson.tokens is not None and lesson.kept is not None:
+            losses["features"] = r.feature_weight * feature_loss(projected, lesson.tokens, lesson.kept)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step()
         self._update_average(step)
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         # The average forgets its random start: a short memory first.
         keep = min(self.recipe.ema, (step + 1) / (step + 10))
-        own = self.student.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(own[name], 1.0 - keep)
-            else:
-                value.copy_(own[name])
+        averages, own = self.average.state_dict(), self.student.state_dict()
+        floating = [name for name, value in averages.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averages[n] for n in floating], [own[n] for n in floating], 1.0 - keep)
+        for name in averages.keys() - set(floating):
+            averages[name].copy_(own[name])
 
     def run(self, report: Callable[[StepReport], None] = lambda _: None) -> Student:
-        """Take all steps and return the averaged student."""
-        for step in range(self.recipe.steps):
-            losses = self.step(step)
-            report(StepReport("distill", step, self.recipe.steps, losses))
-        return self.average.to(memory_format=torch.contiguous_format)
+        """Take all steps and return the averaged student, on the CPU."""
+        steps = range(self.recipe.steps)
+        every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for the device
+        for step, batch in zip(steps, ahead(self.batches, steps, self.workers), strict=True):
+            losses = self.step(step, batch)
+            if step % every == 0 or step == steps[-1]:
+                values = {name: float(value) for name, value in losses.items()}
+                report(StepReport("distill", step, self.recipe.steps, values))
+        return self.average.to("cpu", memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch on the device, with what the student should say of it.
+
+    Attributes:
+        images: RGB (B, 3, h, w) in [0, 1]. target: distributions (B, C, h/s, w/s). weight: (B, h/s, w/s).
+        tokens: (B, K, h/16, w/16) and how much each counts: (B, h/16, w/16); None where there are none.
+    """
+
+    images: Tensor
+    target: Tensor
+    weight: Tensor
+    tokens: Tensor | None
+    kept: Tensor | None
+
+
+def marine_classes(names: Sequence[str], pasting: Pasting | None) -> Marine | None:
+    """Where pasting finds its classes; None where nothing is pasted."""
+    if pasting is None:
+        return None
+    return Marine(names.index("water"), names.index("obstacle"), pasting)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -108,12 +109,13 @@ def compute_targets(
     tokens: list[Tensor] = []
     for frame in frames:
         total = torch.zeros(1, len(class_names), *grid)
+        device = next(chain(teachers[0].parameters(), teachers[0].buffers()), total).device
         for teacher in teachers:
-            images = frames_to_images(torch.from_numpy(resize_frame(frame, teacher.size))[None])
-            total += _class_scores(teacher, images, members, grid)
+            images = frames_to_images(torch.from_numpy(resize_frame(frame, teacher.size))[None].to(device))
+            total += _class_scores(teacher, images, members, grid).cpu()
             if flip:
-                total += _class_scores(teacher, images.flip(3), members, grid).flip(3)
-        tokens += [t.half() for t in captured[:1]]
+                total += _class_scores(teacher, images.flip(3), members, grid).flip(3).cpu()
+        tokens += [t.half().cpu() for t in captured[:1]]
         captured.clear()
         mean = total[0] / (len(teachers) * (2 if flip else 1))
         scores.append((mean * 255.0).round().byte().numpy())

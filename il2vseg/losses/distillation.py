@@ -18,7 +18,11 @@ def class_weights(scores: NDArray[np.uint8], balance: float) -> Tensor:
 
 
 def distillation_loss(
-    logits: Tensor, target: Tensor, class_weight: Tensor, edge_weight: float = 1.0
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor,
+    edge_weight: float = 1.0,
+    cell_weight: Tensor | None = None,
 ) -> Tensor:
     """Weighted KL(target ‖ student), a scalar.
 
@@ -29,6 +33,7 @@ def distillation_loss(
         logits: (B, C, h, w).
         target: (B, C, h, w), a distribution over C times the share of the cell that is known.
         class_weight: (C,), see `class_weights`. edge_weight: see `DistillRecipe`.
+        cell_weight: (B, h, w), how much more a cell counts; None for all alike.
     """
     known = target.sum(1, keepdim=True)
     target = target / known.clamp_min(1e-6)
@@ -40,9 +45,18 @@ def distillation_loss(
     least = -F.max_pool2d(torch.where(known > KNOWN, -target, -1.0), 5, 1, 2)
     weight = sure * (1.0 + edge_weight * (most - least).amax(1))
     weight = weight * torch.einsum("c,bchw->bhw", class_weight, target)
+    if cell_weight is not None:
+        weight = weight * cell_weight
     return (weight * kl).sum() / weight.sum().clamp_min(1.0)
 
 
-def feature_loss(projected: Tensor, tokens: Tensor) -> Tensor:
-    """1 − cosine of the student's projected features and the teacher's tokens, both (B, K, h, w)."""
-    return (1.0 - F.cosine_similarity(projected, tokens, dim=1)).mean()
+def feature_loss(projected: Tensor, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+    """1 − cosine of the student's projected features and the teacher's tokens, both (B, K, h, w).
+
+    Args:
+        kept: (B, h, w), how much a cell counts; None for all alike.
+    """
+    distance = 1.0 - F.cosine_similarity(projected, tokens, dim=1)
+    if kept is None:
+        return distance.mean()
+    return (kept * distance).sum() / kept.sum().clamp_min(1.0)

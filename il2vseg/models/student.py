@@ -1,7 +1,7 @@
 """The student: a small convolutional network that learns what a frozen ViT and its head compute.
 
 An encoder of timm without trained weights, a feature pyramid of 1x1 and depthwise convolutions, scores at a
-quarter of the input. It is a `Segmenter` to everything that takes one.
+quarter or half of the input. It is a `Segmenter` to everything that takes one.
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,24 @@ class StudentSpec:
 
     Attributes:
         timm_name: an encoder with features at strides 4, 8, 16 and 32.
-        width: channels of the decoder.
+        width: channels of the decoder. fine: channels of one more level at half of the input; 0 for none.
     """
 
     timm_name: str
     width: int
+    fine: int = 0
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side of a cell of the scores."""
+        return STRIDE // 2 if self.fine else STRIDE
 
 
 STUDENTS: dict[str, StudentSpec] = {
     "mobilenetv4_small_050": StudentSpec("mobilenetv4_conv_small_050", width=48),
     "mobilenetv4_small": StudentSpec("mobilenetv4_conv_small", width=64),
+    "mobilenetv4_small_050_fine": StudentSpec("mobilenetv4_conv_small_050", width=64, fine=24),
+    "mobilenetv4_small_fine": StudentSpec("mobilenetv4_conv_small", width=128, fine=32),
 }
 
 
@@ -107,13 +115,15 @@ class Student(Segmenter):
         """
         # Not Segmenter's: a student has no frozen backbone and no head on top of one.
         nn.Module.__init__(self)
-        width = student_spec(spec.backbone).width
+        row = student_spec(spec.backbone)
+        self.width, self.stride = row.width, row.stride
+        width = row.width
         self.size = size or spec.size
         check_size(self.size, Encoder.patch)
         self.spec = spec
         self.alpha = 0.0
         self.adapt = None
-        self.grid = (self.size[0] // STRIDE, self.size[1] // STRIDE)
+        self.grid = (self.size[0] // self.stride, self.size[1] // self.stride)
         self.num_classes = len(spec.class_names)
         self.class_names = list(spec.class_names)
         encoder = Encoder(spec.backbone)
@@ -123,7 +133,11 @@ class Student(Segmenter):
         self.smooth = nn.ModuleList(_separable(width) for _ in encoder.channels)
         # Every pixel of the raw frame, so that edges need not survive the encoder's strides.
         self.edges = _conv(3, width, kernel=STRIDE, stride=STRIDE)
-        self.classify = nn.Conv2d(width, self.num_classes, 1)
+        if row.fine:
+            self.narrow = _conv(width, row.fine)
+            self.detail = _conv(3, row.fine, kernel=2, stride=2)
+            self.sharpen = _separable(row.fine)
+        self.classify = nn.Conv2d(row.fine or width, self.num_classes, 1)
 
     @property
     def patch(self) -> int:
@@ -131,7 +145,7 @@ class Student(Segmenter):
         return Encoder.patch
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoder features at strides 4 and 16: (B, width, H/4, W/4) and (B, width, H/16, W/16)."""
+        """Decoder features at the stride s of the scores and at 16: (B, D, H/s, W/s), (B, D', H/16, W/16)."""
         *finer, coarsest = self.encoder(images)
         x = self.laterals[3](coarsest)
         x = self.smooth[3](x + self.context(x.mean((2, 3), keepdim=True)))
@@ -143,10 +157,13 @@ class Student(Segmenter):
                 x = x + self.edges(images - 0.5)
             x = self.smooth[level](x)
             pyramid.append(x)
-        return pyramid[3], pyramid[1]
+        if self.stride == STRIDE:
+            return x, pyramid[1]
+        x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.sharpen(x + self.detail(images - 0.5)), pyramid[1]
 
     def logits(self, images: Tensor) -> Tensor:
-        """RGB (B, 3, H, W) in [0, 1] -> logits (B, C, H/4, W/4)."""
+        """RGB (B, 3, H, W) in [0, 1] -> logits (B, C, H/s, W/s)."""
         out: Tensor = self.classify(self.features(images)[0])
         return out
 
@@ -156,7 +173,7 @@ class Student(Segmenter):
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
         Returns:
-            (B, C, H/4, W/4) float32, a distribution over C at every cell.
+            (B, C, H/s, W/s) float32, a distribution over C at every cell.
         """
         return self.logits(images).softmax(1)
 

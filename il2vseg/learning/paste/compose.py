@@ -98,7 +98,8 @@ def _thing(
 ) -> Cutout:
     """Draw something of a size that fits its depth: 0 at the water's edge, 1 at the bottom."""
     reach = 0.25 + 0.75 * depth
-    size = float(np.exp(rng.uniform(np.log(settings.smallest), np.log(settings.largest * reach))))
+    largest = max(settings.smallest, settings.largest * reach)
+    size = float(np.exp(rng.uniform(np.log(settings.smallest), np.log(largest))))
     if cutouts and rng.random() < settings.cutouts:
         chosen = cutouts[int(rng.integers(len(cutouts)))]
         ratio = float(np.clip(size / max(chosen.mask.shape), 0.25, 1.6))

@@ -1,0 +1,137 @@
+"""Pasting: what is labelled obstacle is what was drawn, on water, and images in the water stay water."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from il2vseg.learning.batches import Batches, Marine, afloat, ahead
+from il2vseg.learning.paste import Cutout, Pasting, cut_out, paste
+from il2vseg.learning.paste.decoys import DECOYS
+from il2vseg.learning.paste.shapes import SHAPES, silhouette
+from il2vseg.learning.views import Augmentation
+
+SHAPE = (96, 160)
+EDGE = 40
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    frame = np.full((*SHAPE, 3), 90, np.uint8)
+    frame[:EDGE] = 200
+    water = np.zeros(SHAPE, np.float32)
+    water[EDGE:] = 1
+    return frame, water
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_what_changed_above_the_water_was_pasted_and_stands_in_it(seed: int) -> None:
+    frame, water = scene()
+    pasted = paste(np.random.default_rng(seed), frame, water, settings=Pasting(share=1.0))
+    changed = (pasted.frame != frame).any(2)
+    assert not (changed[:EDGE] & (pasted.solid[:EDGE] == 0)).any()
+    assert (pasted.weight[pasted.solid > 127] >= 1).all()
+    assert (pasted.weight[cv2.dilate(pasted.solid, np.ones((15, 15))) == 0] == 1).all()
+    assert pasted.solid[EDGE:].any()
+    assert np.array_equal(frame, scene()[0])
+
+
+def test_something_is_pasted_as_often_as_asked() -> None:
+    frame, water = scene()
+    half = Pasting(share=0.5)
+    hits = [paste(np.random.default_rng(i), frame, water, settings=half).solid.any() for i in range(60)]
+    assert 15 < sum(hits) < 45
+    never = paste(np.random.default_rng(0), frame, water, settings=Pasting(share=0.0, decoys=0.0))
+    assert np.array_equal(never.frame, frame)
+    assert not never.solid.any()
+
+
+def test_without_water_nothing_is_pasted() -> None:
+    frame, water = scene()
+    pasted = paste(np.random.default_rng(0), frame, water * 0, settings=Pasting(share=1.0, decoys=1.0))
+    assert np.array_equal(pasted.frame, frame)
+    assert not pasted.solid.any()
+
+
+@pytest.mark.parametrize("decoy", DECOYS, ids=lambda d: d.__name__)
+def test_decoys_change_water_alone(decoy) -> None:
+    frame, water = scene()
+    frame[:EDGE] = np.random.default_rng(1).integers(0, 255, (EDGE, SHAPE[1], 3))
+    changed = frame.copy()
+    for seed in range(5):
+        decoy(np.random.default_rng(seed), changed, water, EDGE)
+    assert np.array_equal(changed[:EDGE], frame[:EDGE])
+    assert (changed[EDGE:] != frame[EDGE:]).any()
+
+
+@given(seed=st.integers(0, 2**31), size=st.floats(4, 120))
+@settings(max_examples=30, deadline=None)
+def test_silhouettes_have_the_size_that_was_asked_for(seed: int, size: float) -> None:
+    mask = silhouette(np.random.default_rng(seed), size)
+    assert abs(max(mask.shape) - max(3, size)) <= 1
+    assert (mask > 127).any()
+
+
+def test_every_silhouette_fills_a_fair_share_of_its_box() -> None:
+    for shape, _ in SHAPES:
+        shares = []
+        for seed in range(20):
+            mask = np.zeros((60, 60), np.uint8)
+            shape(np.random.default_rng(seed), mask)
+            shares.append((mask > 127).mean())
+        assert 0.08 < np.mean(shares) < 0.95, shape.__name__
+
+
+def test_a_small_piece_counts_more_per_pixel_than_a_large_one() -> None:
+    frame, water = scene()
+    square = [Cutout(np.zeros((n, n, 3), np.uint8), np.full((n, n), 255, np.uint8)) for n in (6, 40)]
+    weights = []
+    for cutout in square:
+        fixed = Pasting(share=1.0, most=1, cutouts=1.0, smallest=max(cutout.mask.shape), decoys=0.0)
+        sized = Pasting(**{**vars(fixed), "largest": fixed.smallest + 0.1})
+        pasted = [paste(np.random.default_rng(i), frame, water, (), [cutout], sized) for i in range(5)]
+        weights.append(max(float(p.weight.max()) for p in pasted))
+    assert weights[0] > 3.5
+    assert weights[1] < 1.5
+
+
+def test_pieces_afloat_are_found_and_land_is_not() -> None:
+    water = np.full((40, 60), 255, np.uint8)
+    solid = np.zeros_like(water)
+    solid[20:26, 10:20] = 255  # a boat
+    solid[5:12, 40:60] = 255  # a pier from the side
+    solid[0:4, :] = 255
+    water[solid > 0] = 0
+    assert afloat(solid, water) == [(10, 20, 10, 6)]
+    frame = np.zeros((40, 60, 3), np.uint8)
+    (piece,) = cut_out(frame, solid > 127, [(9, 19, 12, 8)])
+    assert piece.mask.sum() == 255 * 60
+
+
+def batches(marine: Marine | None) -> Batches:
+    rng = np.random.default_rng(0)
+    frames = [
+        cv2.imencode(".png", rng.integers(0, 255, (96, 192, 3), np.uint8))[1].tobytes() for _ in range(3)
+    ]
+    scores = np.zeros((3, 2, 24, 48), np.uint8)
+    scores[:, 0, :8], scores[:, 1, 8:] = 255, 255
+    return Batches(frames, scores, (96, 192), (64, 96), 2, 2, 0, Augmentation(), marine)
+
+
+def test_a_batch_holds_what_was_pasted_at_the_stride_of_the_scores() -> None:
+    batch = batches(Marine(water=1, obstacle=0, pasting=Pasting(share=1.0)))(0)
+    assert batch.crops.shape == (2, 64, 96, 3)
+    assert batch.solid.shape == batch.weight.shape == (2, 32, 48)
+    assert batch.solid.max() > 200
+    plain = batches(None)(0)
+    assert not plain.solid.any()
+    assert (plain.weight == 1).all()
+
+
+def test_workers_make_the_same_batches_in_the_same_order() -> None:
+    source = batches(Marine(water=1, obstacle=0))
+    alone, together = (list(ahead(source, range(3), workers)) for workers in (0, 1))
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a.crops, b.crops)
+        assert np.array_equal(a.solid, b.solid)
