@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -83,7 +84,8 @@ class Batches:
                 textures, cutouts = self._things(rng)
                 pasted = paste(rng, crop, water, textures, cutouts, self.marine.pasting)
                 crop = pasted.frame
-                solid, weight = (_shrink(x, grid) for x in (pasted.solid, pasted.weight))
+                solid = np.asarray(_shrink(pasted.solid, grid), dtype=np.uint8)
+                weight = np.asarray(_shrink(pasted.weight, grid), dtype=np.float32)
             views.append(view)
             crops.append(vary_colours(rng, crop, self.augmentation))
             solids.append(solid)
@@ -100,7 +102,7 @@ class Batches:
         scores = self.scores[index, self.marine.water]
         size = (self.size[1], self.size[0])
         whole = np.asarray(cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
-        return warp_frame(whole, view, self.crop).astype(np.float32) / 255
+        return np.asarray(warp_frame(whole, view, self.crop) / 255, dtype=np.float32)
 
     def _things(self, rng: np.random.Generator) -> tuple[list[Frame], list[Cutout]]:
         """Draw patches of solid things from a few frames, and what stands in the water there."""
@@ -152,9 +154,9 @@ def afloat(solid: NDArray[np.uint8], water: NDArray[np.uint8]) -> list[tuple[int
     return found
 
 
-def _shrink(values: NDArray[np.generic], grid: tuple[int, int]) -> NDArray[np.generic]:
+def _shrink(values: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
     """Average (h, w) over the cells of a grid."""
-    return np.asarray(cv2.resize(np.asarray(values), (grid[1], grid[0]), interpolation=cv2.INTER_AREA))
+    return cv2.resize(values, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
 
 
 _batches: Batches | None = None

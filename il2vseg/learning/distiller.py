@@ -68,7 +68,7 @@ class Distiller:
         self.device = device or torch.device("cpu")
         self.workers = workers
         self.class_weight = class_weights(targets.scores, recipe.balance).to(self.device)
-        self.student = student.to(self.device, memory_format=torch.channels_last).train()
+        self.student = student.to(self.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.student).requires_grad_(False).eval()
         components = targets.tokens.shape[1]
         projection = nn.Conv2d(student.width, components, 1) if components else None
@@ -177,7 +177,7 @@ class Distiller:
             if step % every == 0 or step == steps[-1]:
                 values = {name: float(value) for name, value in losses.items()}
                 report(StepReport("distill", step, self.recipe.steps, values))
-        return self.average.to("cpu", memory_format=torch.contiguous_format)
+        return self.average.to("cpu").to(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

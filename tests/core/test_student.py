@@ -61,7 +61,9 @@ def test_predict_labels_every_pixel(student: Student) -> None:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_every_student_of_the_table_can_be_built(name: str) -> None:
     network = Student(dataclasses.replace(SPEC, backbone=name)).eval()
-    assert network(torch.rand(1, 3, 64, 96)).shape == (1, 3, 16, 24)
+    stride = 2 if name.endswith("_fine") else 4
+    assert network(torch.rand(1, 3, 64, 96)).shape == (1, 3, 64 // stride, 96 // stride)
+    assert network.grid == (SPEC.size[0] // stride, SPEC.size[1] // stride)
 
 
 @pytest.mark.parametrize("name", STUDENTS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -156,8 +157,10 @@ def _reflect(
     """Draw the mirror image of a thing below it: darker, squashed, blurred, torn. It is water."""
     h, w = mask.shape
     tall = max(2, round(h * rng.uniform(0.4, 1.1)))
-    image = cv2.resize(picture[::-1], (w, tall), interpolation=cv2.INTER_AREA).astype(np.float32)
-    cover = cv2.resize(mask[::-1], (w, tall), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    image: NDArray[Any] = cv2.resize(picture[::-1], (w, tall), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
+    cover: NDArray[Any] = cv2.resize(mask[::-1], (w, tall), interpolation=cv2.INTER_AREA) / np.float32(255)
     y, x = np.mgrid[0:tall, 0:w].astype(np.float32)
     x += (0.3 + 0.05 * y) * np.sin(y * rng.uniform(0.5, 2.0) + rng.uniform(0, 6)).astype(np.float32)
     cover = cv2.remap(cover, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

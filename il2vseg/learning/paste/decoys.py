@@ -1,16 +1,18 @@
 """What looks like an obstacle and is water: glitter, foam, wakes, mirrored banks, shadows."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
 
-Weight = NDArray[np.float32]
-"""Coverage (h, w), 0 to 1."""
+Weight = NDArray[Any]
+"""Coverage (h, w), floats from 0 to 1."""
 
 
-def _blend(frame: Frame, colour: NDArray[np.float32] | float, weight: Weight) -> None:
+def _blend(frame: Frame, colour: NDArray[Any] | float, weight: Weight) -> None:
     """Mix a colour, or a picture (h, w, 3), into a frame."""
     rows = np.flatnonzero(weight.any(1))
     if not len(rows):
@@ -40,7 +42,7 @@ def foam(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> No
     """Patches of white water, torn and flat."""
     h, w = water.shape
     rows = max(4, (h - edge) // int(rng.integers(2, 8)))
-    noise = rng.normal(0, 1, (rows, max(4, w // int(rng.integers(8, 40))))).astype(np.float32)
+    noise: NDArray[Any] = rng.normal(0, 1, (rows, max(4, w // int(rng.integers(8, 40))))).astype(np.float32)
     noise = cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)
     fine = rng.normal(0, 0.7, (h // 2 + 1, w // 4 + 1)).astype(np.float32)
     noise = noise + cv2.resize(fine, (w, h), interpolation=cv2.INTER_LINEAR)
