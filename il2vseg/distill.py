@@ -91,6 +91,7 @@ def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | Non
     Raises:
         UserError: it is wanted without the classes for it.
     """
+    from il2vseg.base.errors import UserError
     from il2vseg.learning.paste import Pasting
 
     marine = {"water", "obstacle"} <= set(class_names)
