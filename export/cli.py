@@ -326,10 +326,10 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
     return out
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `il2vseg-export`."""
 
     def command() -> None:
-        export(parse(ExportConfig, PROGRAM, argv))
+        export(parse(ExportConfig, prog, argv))
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)

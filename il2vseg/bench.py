@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
     from il2vseg.models.whitening import Whitening
 
-PROGRAM = "il2vseg.bench"
+PROGRAM = "python -m il2vseg.bench"
 
 Cases = dict[str, Callable[[], object]]
 Key = TypeVar("Key", bound=Hashable)
@@ -266,9 +266,9 @@ def _table(title: str, unit: str, values: Mapping[str, float], form: str) -> "Ta
     return table
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Run the command."""
-    return run_command(lambda: bench(parse(BenchConfig, PROGRAM, argv)), PROGRAM)
+    return run_command(lambda: bench(parse(BenchConfig, prog, argv)), prog)
 
 
 if __name__ == "__main__":

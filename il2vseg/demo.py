@@ -15,6 +15,7 @@ from pathlib import Path
 from il2vseg.base.command import MAX_SEED, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 
+PROGRAM = "python -m il2vseg.demo"
 CLIP_FRAMES = 120
 CLIP_SIZE = (360, 640)
 
@@ -88,9 +89,9 @@ def run(config: DemoConfig) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.demo`."""
-    return run_command(lambda: run(parse(DemoConfig, "python -m il2vseg.demo", argv)), "il2vseg.demo")
+    return run_command(lambda: run(parse(DemoConfig, prog, argv)), prog)
 
 
 if __name__ == "__main__":

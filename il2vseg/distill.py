@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
     from il2vseg.models.student import Student
 
-PROGRAM = "il2vseg.distill"
+PROGRAM = "python -m il2vseg.distill"
 TARGETS_NAME = "targets.npz"
 DEFAULT_WIDTH = 512
 FRAME_QUALITY = 95
@@ -227,13 +227,13 @@ def _cached(path: Path, key: str, compute: "Callable[[], Targets]") -> "Targets"
     return targets
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.distill`."""
 
     def command() -> None:
-        distill(parse(DistillConfig, f"python -m {PROGRAM}", argv))
+        distill(parse(DistillConfig, prog, argv))
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

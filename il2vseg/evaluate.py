@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
     from il2vseg.models.spec import LowLevelSpec
 
+PROGRAM = "python -m il2vseg.evaluate"
 BOUNDARY_TOLERANCES = (2, 5)
 SHEET_ROWS = 8
 
@@ -554,10 +555,9 @@ def run(config: EvaluateConfig) -> None:
         print(f"plots: {config.plots}/iou.png, confusion.png, sheet.png", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Run `python -m il2vseg.evaluate` and return its exit code."""
-    name = "il2vseg.evaluate"
-    return run_command(lambda: run(parse(EvaluateConfig, name, argv)), name)
+    return run_command(lambda: run(parse(EvaluateConfig, prog, argv)), prog)
 
 
 if __name__ == "__main__":

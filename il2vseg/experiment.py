@@ -33,7 +33,7 @@ from il2vseg.train import TrainConfig, train
 if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
 
-PROGRAM = "il2vseg.experiment"
+PROGRAM = "python -m il2vseg.experiment"
 
 
 @dataclass
@@ -432,9 +432,9 @@ def write_results(
     return table
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.experiment`."""
-    return run_command(lambda: print(run(parse(ExperimentConfig, f"python -m {PROGRAM}", argv))), PROGRAM)
+    return run_command(lambda: print(run(parse(ExperimentConfig, prog, argv))), prog)
 
 
 if __name__ == "__main__":

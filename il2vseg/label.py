@@ -35,7 +35,7 @@ from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.manifest import FILE_NAME, Manifest, verify_file
 from il2vseg.runtime.result import class_fractions
 
-PROGRAM = "il2vseg.label"
+PROGRAM = "python -m il2vseg.label"
 INDEX = "index.parquet"
 PARTS = "index.parts"
 SETTINGS = "label.json"
@@ -559,13 +559,13 @@ def _run(config: LabelConfig, job: Job, todo: list[str], index: Index) -> None:
         ray.shutdown()
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.label`."""
 
     def command() -> None:
-        print(label(parse(LabelConfig, f"python -m {PROGRAM}", argv)), file=sys.stderr)
+        print(label(parse(LabelConfig, prog, argv)), file=sys.stderr)
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

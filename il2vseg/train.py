@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from il2vseg.models.spec import AdaptSpec, ModelSpec
     from il2vseg.models.whitening import Whitening
 
-PROGRAM = "il2vseg.train"
+PROGRAM = "python -m il2vseg.train"
 STATE_NAME = "state.safetensors"
 DEFAULT_WIDTH = 448
 MAX_BATCH = 1 << 16
@@ -394,16 +394,16 @@ def write_proposal(out: Path, proposal: "Proposal") -> None:
     stability_curve(out / "num_classes.png", counts, stability, spread, proposal.num_classes)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.train`."""
 
     def command() -> None:
-        train(parse(TrainConfig, f"python -m {PROGRAM}", argv))
+        train(parse(TrainConfig, prog, argv))
         from il2vseg.learning.processes import leave_processes
 
         leave_processes()
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

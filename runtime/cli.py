@@ -67,7 +67,13 @@ def run(config: RunConfig) -> None:
     check_outputs(parts, folder)
 
     def load() -> "Backend":
-        engine = open_engine(folder, config.provider, precision=config.precision, threads=config.threads)
+        engine = open_engine(
+            folder,
+            config.provider,
+            precision=config.precision,
+            threads=config.threads,
+            verbose=config.verbose,
+        )
         return engine.backend
 
     with ExitStack() as stack:
@@ -162,11 +168,11 @@ def _list_models() -> None:
         print(f"{found.folder}\t{', '.join(m.class_names)}; {size}; {precisions} ({where}{default})")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Run the command and return its exit code."""
 
     def body() -> None:
-        config = parse(RunConfig, PROGRAM, argv)
+        config = parse(RunConfig, prog, argv)
         if config.list_models:
             _list_models()
         elif config.print_config:
@@ -180,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
             with redacting((*targets(config), config.mqtt or "")):
                 run(config)
 
-    return run_command(body, PROGRAM)
+    return run_command(body, prog)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class RunConfig(Settings):
     list_models: bool = flag(False, "list the models at hand and end")
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
     precision: Literal["auto", "fp32", "fp16", "int8"] = flag("auto", "which file of the model")
+    verbose: bool = flag(False, "also say why other providers do not run")
     threads: int | None = flag(
         None, "threads of the engine; default: one per core", low=1, high=MAX_THREADS, metavar="N"
     )

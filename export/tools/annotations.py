@@ -209,13 +209,13 @@ def annotate(config: AnnotateConfig) -> None:
     print(f"{config.out}: {config.format}, classes {', '.join(names)}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `il2vseg-annotate`."""
 
     def command() -> None:
-        annotate(parse(AnnotateConfig, PROGRAM, argv))
+        annotate(parse(AnnotateConfig, prog, argv))
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

@@ -262,13 +262,13 @@ def _warn(clusters: Sequence[int], what: str) -> None:
         print(f"cluster {cluster} {what}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `il2vseg-name`."""
 
     def command() -> None:
-        name(parse(NameConfig, PROGRAM, argv))
+        name(parse(NameConfig, prog, argv))
 
-    return run_command(command, PROGRAM)
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

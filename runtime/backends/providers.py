@@ -158,6 +158,7 @@ def open_engine(
     precision: str = "auto",
     threads: int | None = None,
     stabiliser: Stabiliser | None = None,
+    verbose: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Engine:
     """Load a model with the best provider that works here.
@@ -166,7 +167,9 @@ def open_engine(
         model: a bundled one's name, an export's folder or one of its files; see `catalog.find_model`.
         provider: "auto" or a key of PROVIDERS; "auto" runs a single ONNX file on the CPU.
         precision: "auto" or one of the manifest's. threads: of one frame, None for the provider's default.
-        say: told in one line which provider runs and why; None prints it on standard error.
+        verbose: also say why the providers before it do not run. An engine in the folder that does not run
+            is always worth a word.
+        say: told in one line which provider runs; None prints it on standard error.
     Raises:
         UserError: no provider works, the one asked for does not, or the model is damaged.
     """
@@ -178,17 +181,20 @@ def open_engine(
     names: Sequence[str] = tuple(PROVIDERS) if provider == "auto" else (provider,)
     if file is not None and provider == "auto":
         names = ("tensorrt" if file.format == "tensorrt" else "cpu",)
-    reasons = []
+    reasons, noted = [], []
     for name in names:
+        entry = None
         try:
             entry = file or choose_file(manifest, name, precision)
             verify_file(folder, entry)
             backend = PROVIDERS[name].open(folder, manifest, entry, threads)
         except UnavailableError as error:
             reasons.append(f"{name}: {error}")
+            if verbose or (entry is not None and entry.format == "tensorrt"):
+                noted.append(reasons[-1])
             continue
         backend(np.zeros((1, *manifest.size, 3), np.uint8))  # the first call allocates; not during a stream
-        why = f" ({'; '.join(reasons)})" if reasons else ""
+        why = f" ({'; '.join(noted)})" if noted else ""
         line = f"model {manifest.name}: {entry.path} ({entry.precision}) on provider {name}{why}"
         (say or partial(print, file=sys.stderr))(line)
         return Engine(manifest, backend, stabiliser)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from il2vseg import __version__
-from il2vseg.base.command import flag, from_dict, parse, read_yaml, to_dict, to_yaml
+from il2vseg.base.command import Settings, flag, from_dict, parse, read_yaml, to_dict, to_yaml
 from il2vseg.base.errors import UserError
 
 
@@ -190,7 +190,7 @@ text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), ma
         Config,
         out=st.builds(Path, text),
         flour=st.integers(-(2**40), 2**40),
-        heat=st.floats(allow_nan=False),
+        heat=st.floats(allow_nan=False, allow_infinity=False),
         kind=st.sampled_from(["plain", "marble"]),
         size=st.none() | st.tuples(st.integers(), st.integers()),
         tags=st.none() | st.lists(text, min_size=1).map(tuple),
@@ -202,3 +202,43 @@ text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), ma
 def test_configuration_survives_yaml(config: Config) -> None:
     assert from_dict(Config, yaml.safe_load(to_yaml(config)), Path("f")) == config
     assert from_dict(Config, to_dict(config), Path("f")) == config
+
+
+@dataclass
+class Oven(Settings):
+    """Bounds of every kind."""
+
+    heat: float = flag(180.0, "degrees", low=50, high=300)
+    fan: float = flag(0.5, "speed", above=0, below=1)
+    racks: tuple[int, int] = flag((1, 2), "which", low=1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--heat 49.9", "--heat must be between 50 and 300 (got 49.9)"),
+        ("--heat 300.1", "--heat must be between 50 and 300 (got 300.1)"),
+        ("--heat -1e1", "--heat must be between 50 and 300 (got -10.0)"),
+        ("--heat nan", "--heat must be a finite number (got nan)"),
+        ("--heat -inf", "--heat must be a finite number (got -inf)"),
+        ("--fan 0", "--fan must be above 0 and below 1 (got 0.0)"),
+        ("--fan 1", "--fan must be above 0 and below 1 (got 1.0)"),
+        ("--racks 1 0", "--racks must be at least 1 (got 0)"),
+    ],
+)
+def test_bounds_are_part_of_the_flag(argv: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Oven, "oven", argv.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"oven: {message} (see oven --help)\n"
+
+
+def test_bounds_are_inclusive_and_shown_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(Oven, "oven", ["--heat", "50"]).heat == 50.0
+    assert parse(Oven, "oven", ["--heat", "300", "--racks", "1", "1"]) == Oven(300.0, racks=(1, 1))
+    with pytest.raises(SystemExit):
+        parse(Oven, "oven", ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "degrees (default: 180.0; between 50 and 300)" in shown
+    assert "speed (default: 0.5; above 0 and below 1)" in shown
+    assert "which (default: 1 2)" in shown

@@ -123,6 +123,11 @@ def test_an_engine_is_proven_described_and_run(
     again = engine.infer(frames[4][1][None])[0]
     assert not np.array_equal(again, labels)  # results are copies, not views of the pinned buffer
     assert machine.cuda.launches >= launches + 2
+
+    monkeypatch.undo()  # a machine without TensorRT: the engine does not run, and that is said
+    lines: list[str] = []
+    assert open_engine(export_folder, "auto", say=lines.append).provider != "tensorrt"
+    assert "(tensorrt: tensorrt is not installed" in lines[0]
     engine.close()
     assert machine.cuda.memory == {}
     assert machine.cuda.graphs == machine.cuda.streams == 0
