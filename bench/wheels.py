@@ -1,6 +1,6 @@
 """python bench/wheels.py cut|join: carry large wheels to a machine without a network, in pieces.
 
-    python bench/wheels.py cut wheels/ pieces/            # here: pieces of at most 55 MiB
+    python bench/wheels.py cut wheels/ pieces/            # here: pieces of at most 50 MiB
     python bench/wheels.py join pieces/ wheels/           # there: whole again, checked by SHA-256
 
 Nothing but the standard library: it runs before anything is installed.
@@ -11,7 +11,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-PIECE_MIB = 55
+PIECE_MIB = 50
 HASHES = "SHA256SUMS"
 
 
