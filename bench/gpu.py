@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--wheels", type=Path, help="folder of the pieces of bench/wheels.py")
     parser.add_argument("--weights", type=Path, help="weights file of DINOv2 ViT-S/14")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="output folder")
-    parser.add_argument("--seconds", type=float, default=150.0, help="time limit of one part")
+    parser.add_argument("--seconds", type=float, default=300.0, help="time limit of one part")
     return parser.parse_args()
 
 
@@ -156,6 +156,7 @@ def main() -> int:
     folders, problems = install(args.wheels, args.out) if args.wheels else ([], [])
     paths = [str(p) for p in (*folders, package_folder(args.out))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    environment["PYTHONSAFEPATH"] = "1"  # else the sources in the current folder hide the package
     libraries = [*library_folders(), os.environ.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     if args.dry:

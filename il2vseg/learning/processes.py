@@ -6,8 +6,8 @@ the main process finds for all: processors of different makes differ in the last
 """
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -70,9 +70,17 @@ class LaunchedProcesses(Processes):
         super().__init__(self._state.device)
         self.rank, self.count = self._state.process_index, self._state.num_processes
 
-    def main_first(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self._state.local_main_process_first()
-        return context
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        # Not Accelerate's: its barrier names a GPU by the local rank, and processes may share one.
+        first: bool = self._state.is_local_main_process
+        if not first:
+            torch.distributed.barrier()
+        try:
+            yield
+        finally:
+            if first:
+                torch.distributed.barrier()
 
     def from_main(self, make: Callable[[], T]) -> T:
         from accelerate.utils import broadcast_object_list
