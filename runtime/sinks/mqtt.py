@@ -1,9 +1,11 @@
 """Records and events on an MQTT broker. Needs the extra `mqtt`."""
 
 import json
+import re
+import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -17,7 +19,16 @@ from il2vseg.runtime.sources.base import Report
 MAX_QUEUED = 200
 """Messages kept while the broker is away; frames are sent only while it is there."""
 
-_LONGEST_PAUSE_S = 5
+ANSWER_S = 5.0
+"""Seconds after which a broker that says nothing counts as away."""
+
+_MAX_PAUSE_S = 5
+_ADDRESS = re.compile(
+    # A password may hold any character: the last @ ends it.
+    r"mqtt://(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?"
+    r"(?P<host>[^/:@\[\]\s]+|\[[0-9A-Fa-f:.%]+\])(?::(?P<port>\d{1,5}))?(?:/(?P<prefix>[^@+#?]*))?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -32,29 +43,25 @@ class Broker:
 
     @classmethod
     def parse(cls, url: str) -> "Broker":
-        """Read mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX].
+        """Read mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]; the password may be percent-encoded.
 
         Raises:
             UserError: it is not such an address.
         """
-        try:
-            parts = urlsplit(url)
-            port = parts.port or 1883
-        except ValueError:
-            parts, port = urlsplit(""), 0
-        prefix = parts.path.strip("/") or "il2vseg"
-        wildcards = set("+#?") & set(url.rpartition("@")[2])
-        if parts.scheme != "mqtt" or not parts.hostname or wildcards:
+        found = _ADDRESS.fullmatch(url)
+        if found is None or not 0 < int(found["port"] or 1883) < 65536:
             raise UserError("--mqtt: mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] is needed")
-        user, password = (None if v is None else unquote(v) for v in (parts.username, parts.password))
-        return cls(parts.hostname, port, prefix, user, password)
+        user, password = (None if v is None else unquote(v) for v in found.group("user", "password"))
+        prefix = (found["prefix"] or "").strip("/") or "il2vseg"
+        return cls(found["host"].strip("[]"), int(found["port"] or 1883), prefix, user, password)
 
 
 class MqttSink(Sink):
     """Publishes every record and event as JSON. A broker that is away is waited for in the background.
 
     PREFIX/status is "online", and "offline" after the end or when the connection breaks (retained).
-    Events reported: mqtt_connected, mqtt_lost.
+    Events reported: mqtt_connected, and mqtt_lost once for every time that the broker is away, refuses, or
+    does not answer, the start included.
     """
 
     name = "mqtt"
@@ -69,32 +76,45 @@ class MqttSink(Sink):
         """
         broker = Broker.parse(broker) if isinstance(broker, str) else broker
         self._prefix = broker.prefix
+        self._where = f"{broker.host}:{broker.port}"
         self._report = report
+        self._away = False  # and reported
+        self._answer_by: float | None = time.monotonic() + ANSWER_S
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
         client.will_set(f"{self._prefix}/status", "offline", qos=1, retain=True)
         client.max_queued_messages_set(MAX_QUEUED)
-        client.reconnect_delay_set(1, _LONGEST_PAUSE_S)
+        client.reconnect_delay_set(1, _MAX_PAUSE_S)
         client.on_connect = self._connected
+        client.on_connect_fail = lambda _client, _data: self._lost("cannot be reached")
         client.on_disconnect = self._disconnected
-        client.connect_async(broker.host, broker.port, keepalive=15)
-        client.loop_start()
         self._client = client
         self._closing = False
+        client.connect_async(broker.host, broker.port, keepalive=15)
+        client.loop_start()
 
     def _connected(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         if reason.is_failure:
-            self._report("mqtt_lost", f"the MQTT broker refuses the connection ({reason})")
+            self._lost(f"refuses the connection ({reason})")
             return
         client.publish(f"{self._prefix}/status", "online", qos=1, retain=True)
+        self._away, self._answer_by = False, None
         self._report("mqtt_connected", "connected to the MQTT broker")
 
     def _disconnected(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
-        if not self._closing:
-            self._report("mqtt_lost", f"the MQTT broker is away ({reason}); trying again")
+        self._lost(f"is away ({reason})")
+
+    def _lost(self, what: str) -> None:
+        """Report that the broker is away, unless that is known."""
+        if not self._away and not self._closing:
+            self._away = True
+            self._report("mqtt_lost", f"the MQTT broker {self._where} {what}; trying again")
 
     def write(self, result: Result) -> None:
+        if self._answer_by is not None and time.monotonic() > self._answer_by:
+            self._answer_by = None
+            self._lost("does not answer")
         if self._client.is_connected():
             self._client.publish(f"{self._prefix}/frame", json.dumps(result.record))
 
