@@ -5,15 +5,24 @@ import json
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from il2vseg.base.images import Frame, encode_jpeg, encode_png, resize_frame, resize_labels
 from il2vseg.runtime.result import Result
+from il2vseg.runtime.web.state import captured_unix
 
-WIDEST = 960
-"""Pixels; wider frames are shrunk for the page."""
 
-MAX_LABELS_WIDTH = 480
-_QUALITY = 80
+@dataclass(frozen=True)
+class Scale:
+    """How large pictures are for a viewer: columns of the frame and of the class ids, quality of the JPEG."""
+
+    width: int
+    labels: int
+    quality: int
+
+
+LARGE, SMALL = Scale(960, 480, 80), Scale(400, 200, 55)
+"""For the page, and for a line that is too slow for it."""
 
 
 def fitted(shape: tuple[int, ...], widest: int) -> tuple[int, int]:
@@ -22,24 +31,26 @@ def fitted(shape: tuple[int, ...], widest: int) -> tuple[int, int]:
     return (height, width) if width <= widest else (max(1, round(height * widest / width)), widest)
 
 
-def _jpeg(frame: Frame) -> bytes:
-    return encode_jpeg(resize_frame(frame, fitted(frame.shape, WIDEST)), _QUALITY)
+def _jpeg(frame: Frame, scale: Scale) -> bytes:
+    return encode_jpeg(resize_frame(frame, fitted(frame.shape, scale.width)), scale.quality)
 
 
-def encode_overlay(result: Result) -> bytes:
+def encode_overlay(result: Result, scale: Scale = LARGE) -> bytes:
     """Return the overlay as a JPEG, for clients that show one picture."""
-    return _jpeg(result.overlay)
+    return _jpeg(result.overlay, scale)
 
 
-def encode_bundle(result: Result) -> bytes:
+def encode_bundle(result: Result, scale: Scale = LARGE) -> bytes:
     """Return what the page needs to compose the picture itself.
 
-    Layout: length of the header (uint32, little-endian), the header (JSON: the frame's record, and the
-    lengths of what follows), the frame as JPEG, the class ids as single-channel PNG.
+    Layout: length of the header (uint32, little-endian), the header (JSON: the frame's record, when it was
+    captured by this machine's clock, and the lengths of what follows), the frame as JPEG, the class ids as
+    single-channel PNG.
     """
-    jpeg = _jpeg(result.frame)
-    png = encode_png(resize_labels(result.labels, fitted(result.labels.shape, MAX_LABELS_WIDTH)))
-    header = json.dumps({"record": result.record, "jpeg": len(jpeg), "png": len(png)}).encode()
+    jpeg = _jpeg(result.frame, scale)
+    png = encode_png(resize_labels(result.labels, fitted(result.labels.shape, scale.labels)))
+    values = {"record": result.record, "unix": captured_unix(result), "jpeg": len(jpeg), "png": len(png)}
+    header = json.dumps(values).encode()
     return struct.pack("<I", len(header)) + header + jpeg + png
 
 
@@ -47,7 +58,7 @@ class Closed(Exception):
     """The run has ended; there will be no more frames."""
 
 
-Encode = Callable[[Result], bytes]
+Encode = Callable[[Result, Scale], bytes]
 
 
 class Broadcaster:
@@ -58,9 +69,14 @@ class Broadcaster:
         self._newest: Result | None = None
         self._closed = False
         self._changed = asyncio.Event()
-        self._encodings: dict[Encode, tuple[int, asyncio.Future[bytes]]] = {}
+        self._encodings: dict[tuple[Encode, Scale], tuple[int, asyncio.Future[bytes]]] = {}
         self._pool = ThreadPoolExecutor(1, "encode")
         self.encoded = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no more frames."""
+        return self._closed
 
     def publish(self, result: Result) -> None:
         """Make `result` the newest one. To be called in the event loop."""
@@ -78,7 +94,7 @@ class Broadcaster:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def next(self, encode: Encode, after: int = 0) -> tuple[int, bytes]:
+    async def next(self, encode: Encode, after: int = 0, scale: Scale = LARGE) -> tuple[int, bytes]:
         """Wait for a frame newer than number `after`.
 
         Returns:
@@ -91,13 +107,13 @@ class Broadcaster:
         if self._closed:
             raise Closed
         assert self._newest is not None
-        number, future = self._encodings.get(encode, (0, None))
+        number, future = self._encodings.get((encode, scale), (0, None))
         if future is None or number != self._number:
             number, newest = self._number, self._newest
             future = asyncio.ensure_future(
-                asyncio.get_running_loop().run_in_executor(self._pool, encode, newest)
+                asyncio.get_running_loop().run_in_executor(self._pool, encode, newest, scale)
             )
-            self._encodings[encode] = number, future
+            self._encodings[encode, scale] = number, future
             self.encoded += 1
         # A viewer that leaves must not cancel the encoding that others wait for.
         return number, await asyncio.shield(future)

@@ -5,14 +5,25 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "il2vseg"
+PATHS = (
+    "/api/status",
+    "/stream.mjpg",
+    "/stream",
+    "/snapshot.jpg",
+    "/metrics",
+    "/healthz",
+    "/page.js",
+    "/page.css",
+    "/",
+)
+"""All that is answered, under any prefix: a proxy may show the page below a path of its own."""
+
 MAX_HEADERS = 16_384
 """Bytes of all headers of a request."""
 
@@ -27,7 +38,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",  # a proxy that collects an answer before it passes it on shows the past
 }
 
 
@@ -47,20 +59,23 @@ class Access:
         hosts: names under which this machine may be addressed. A page elsewhere whose name was pointed at
             us (DNS rebinding) is refused by this. any_address: numeric addresses are good as well.
         token: what a viewer must know; None asks for none.
+        cookie: name of the one that keeps the token. Browsers keep cookies by host, whatever the port.
     """
 
     hosts: frozenset[str]
     any_address: bool
     token: str | None
+    cookie: str = "il2vseg"
 
     @classmethod
-    def bound_to(cls, host: str, token: str | None, names: Iterable[str] = ()) -> "Access":
+    def bound_to(cls, host: str, token: str | None, names: Iterable[str] = (), *, port: int = 0) -> "Access":
         """Choose the rules for a server bound to `host`; `names` are further names of this machine."""
         hosts = {"localhost", *(n.lower() for n in names)}
+        cookie = f"il2vseg-{port}"
         if is_loopback(host):
-            return cls(frozenset(hosts | {"127.0.0.1", "::1", host}), False, token)
+            return cls(frozenset(hosts | {"127.0.0.1", "::1", host}), False, token, cookie)
         own = socket.gethostname().lower()
-        return cls(frozenset(hosts | {own, f"{own}.local", host.lower()}), True, token)
+        return cls(frozenset(hosts | {own, f"{own}.local", host.lower()}), True, token, cookie)
 
     def host_allowed(self, header: str) -> bool:
         """Whether a Host header names this machine."""
@@ -93,6 +108,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        known = next((path for path in PATHS if scope["path"].endswith(path)), scope["path"])
+        scope = {**scope, "path": known}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -115,15 +132,25 @@ class Guard:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [None])[0]
         if given is not None and scope["path"] == "/" and self._access.token_matches(given):
-            # From the address bar into a cookie: the token then shows in no history and no log.
-            answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", max_age=365 * 24 * 3600)
+            # From the address bar into a cookie: the token then shows in no history and no log. Address and
+            # cookie are relative to what the browser asked for: only it knows the path before a proxy.
+            answer = RedirectResponse("./", 303)
+            value, year = quote(given, safe=""), 365 * 24 * 3600
+            cookie = self._access.cookie
+            answer.set_cookie(cookie, value, year, path=None, httponly=True, samesite="strict")
             return answer
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         bearer = headers.get("authorization", "").partition("Bearer ")[2] or None
-        candidates = (given, cookie.value if cookie else None, bearer)
+        candidates = (given, self._kept_token(headers.get("cookie", "")), bearer)
         if any(self._access.token_matches(c) for c in candidates if c is not None):
             return None
         return PlainTextResponse(
             "a token is needed: open the address that il2vseg-run printed, with ?token=…", 401
         )
+
+    def _kept_token(self, header: str) -> str | None:
+        # Not SimpleCookie, which forgets all cookies where other pages of this host set one that it dislikes.
+        for part in header.split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == self._access.cookie:
+                return unquote(value)
+        return None

@@ -5,9 +5,11 @@
 const $ = (id) => document.getElementById(id);
 const view = $("view"), pen = view.getContext("2d");
 const tint = document.createElement("canvas"), tintPen = tint.getContext("2d", { willReadFrequently: true });
-const HISTORY = 240, STALE_MS = 2500;
+const HISTORY = 240, STALE_S = 2.5, RETRY_MS = 1000;
 const history = [];
-let classes = [], hidden = new Set(), last = null, lastFrameAt = 0;
+let classes = [], hidden = new Set(), last = null;
+let clock = { ahead: 0, within: Infinity };  // the device's clock less this one, and how well that is known
+let failure = "", connection = null, took = 0, leftAt = -Infinity;
 
 function stored(key, value) {
   try {
@@ -37,37 +39,69 @@ class Bytes {
   }
 }
 
+// Older Safari takes no options; class ids survive without them where the PNG has no colour profile.
+async function decoded(data, type, options) {
+  const blob = new Blob([data], { type });
+  try { return await createImageBitmap(blob, options); } catch { return createImageBitmap(blob); }
+}
+
 async function follow() {
-  const response = await fetch("stream", { cache: "no-store" });
+  connection = new AbortController();
+  await show(await fetch("stream", { cache: "no-store", signal: connection.signal }));
+}
+
+async function show(response) {
   if (!response.ok) throw new Error(await response.text());
   const bytes = new Bytes(response.body.getReader());
   for (;;) {
+    const begun = performance.now();
     const length = new DataView((await bytes.take(4)).slice().buffer).getUint32(0, true);
     const head = JSON.parse(new TextDecoder().decode(await bytes.take(length)));
     const jpeg = await bytes.take(head.jpeg), png = await bytes.take(head.png);
     const exact = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-    const [frame, labels] = await Promise.all([
-      createImageBitmap(new Blob([jpeg], { type: "image/jpeg" })),
-      createImageBitmap(new Blob([png], { type: "image/png" }), exact),
-    ]);
+    const [frame, labels] = await Promise.all([decoded(jpeg, "image/jpeg"), decoded(png, "image/png", exact)]);
+    failure = "";
     tint.width = labels.width;
     tint.height = labels.height;
     tintPen.drawImage(labels, 0, 0);
     labels.close();
     const ids = tintPen.getImageData(0, 0, tint.width, tint.height);
     if (last) last.frame.close();
-    last = { frame, ids, record: head.record };
-    lastFrameAt = performance.now();
+    last = { frame, ids, record: head.record, unix: head.unix };
     numbers(head.record);
     draw();
+    took = (performance.now() - begun) / 1000;
   }
+}
+
+// Something between here and the device may keep pictures until they are old: a new connection leaves them
+// there. Not where this line itself takes that long for one picture.
+function leaveTheOld(newest) {
+  const behind = last ? newest - last.unix : 0;
+  if (behind <= STALE_S || took > behind / 2 || performance.now() - leftAt < 5000) return;
+  leftAt = performance.now();
+  connection.abort();
 }
 
 async function run() {
   for (;;) {
-    try { await follow(); } catch (error) { console.info(error.message); }
-    await new Promise((done) => setTimeout(done, 1000));
+    try { await follow(); } catch (error) {
+      failure = connection.signal.aborted ? "" : error.message;
+      console.info(error.message);
+    }
+    await new Promise((done) => setTimeout(done, failure ? RETRY_MS : 0));
   }
+}
+
+// Seconds since the picture that is shown was taken.
+function age() {
+  return last ? Math.max(0, Date.now() / 1000 + clock.ahead - last.unix) : Infinity;
+}
+
+function showAge() {
+  const seconds = age();
+  $("age").textContent = seconds === Infinity ? "" : seconds < 60 ? `${seconds.toFixed(1)} s old` : `${Math.floor(seconds / 60)} min old`;
+  $("age").classList.toggle("late", seconds > STALE_S);
 }
 
 // --- picture --------------------------------------------------------------------------------------------
@@ -185,9 +219,14 @@ function legend() {
 async function status() {
   const source = $("source");
   try {
+    const asked = Date.now() / 1000;
     const response = await fetch("api/status", { cache: "no-store" });
     if (!response.ok) throw new Error(await response.text());
     const state = await response.json();
+    const answered = Date.now() / 1000, within = (answered - asked) / 2;
+    // The quickest answer tells the clocks apart best; an old one counts for less, since clocks are set.
+    clock.within += 0.01;
+    if (within <= clock.within) clock = { ahead: state.time - (asked + answered) / 2, within };
     if (JSON.stringify(state.classes) !== JSON.stringify(classes)) {
       classes = state.classes;
       legend();
@@ -196,7 +235,9 @@ async function status() {
     document.title = `${state.model} · IL2Vseg`;
     source.textContent = state.source.up ? state.source.name : "source lost";
     source.className = `status ${state.source.up ? "up" : "down"}`;
-    notice(state.source.up ? (performance.now() - lastFrameAt > STALE_MS ? "No picture" : "") : state.source.reason);
+    leaveTheOld(state.unix);
+    const old = age() > STALE_S && state.age_s !== null;
+    notice(state.source.up ? (last && !old ? "" : failure || (last ? "The picture is old" : "No picture")) : state.source.reason);
     if (state.events.length) $("events").replaceChildren(...state.events.slice(-12).reverse().map((e) => {
       const item = document.createElement("li");
       item.textContent = `${new Date(1000 * e.time).toLocaleTimeString()} ${e.message}`;
@@ -225,4 +266,5 @@ $("snapshot").addEventListener("click", () => view.toBlob((blob) => {
 }));
 status();
 setInterval(status, 1000);
+setInterval(showAge, 200);
 run();

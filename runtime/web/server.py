@@ -4,8 +4,10 @@ import asyncio
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,13 +15,23 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
-from il2vseg.runtime.web.broadcast import Broadcaster, Closed, Encode, encode_bundle, encode_overlay
+from il2vseg.runtime.web.broadcast import (
+    LARGE,
+    SMALL,
+    Broadcaster,
+    Closed,
+    Encode,
+    encode_bundle,
+    encode_overlay,
+)
 from il2vseg.runtime.web.guard import MAX_HEADERS, Access, Guard, is_loopback
+from il2vseg.runtime.web.line import MAX_QUEUED_S, Line, prepare, queued_bytes
 from il2vseg.runtime.web.state import State
 
 MAX_VIEWERS = 16
@@ -28,6 +40,13 @@ GONE_AFTER_MS = 20_000
 """A viewer that takes nothing for so long is gone: phones leave a network without a word."""
 
 _SNAPSHOT_WAIT_S = 5.0
+_LOOK_AGAIN_S = 0.02
+_SLOW_FRAME_S = 1.0
+"""A viewer to whom a large picture takes longer gets small ones."""
+
+Part = Callable[[bytes, bool], bytes]
+"""Frames a picture in a stream; told whether it is the first."""
+
 _STATIC = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -47,28 +66,66 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def build_app(state: State, broadcaster: Broadcaster, access: Access) -> Starlette:
-    """Put the routes together."""
+def _reachable(host: str) -> str:
+    """An address under which a browser reaches a server that is bound to `host`.
+
+    A server bound to all addresses is reached under the one that this machine has in its network.
+    """
+    family, outside = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    if host in ("0.0.0.0", "::"):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((outside, 9))  # looks up the route; nothing is sent
+                host = str(probe.getsockname()[0])
+            except OSError:
+                host = "::1" if ":" in host else "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+async def _frames(broadcaster: Broadcaster, encode: Encode, line: Line) -> AsyncIterator[bytes]:
+    """Yield the newest frame as often as a line takes one, smaller where large ones take too long."""
+    number, large = 0, 0
+    while True:
+        # A frame that waits here is skipped for a newer one; in the kernel's buffer it would become old.
+        while line.behind() > MAX_QUEUED_S and not broadcaster.closed:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        scale = SMALL if line.seconds_for(large) > _SLOW_FRAME_S else LARGE
+        number, data = await broadcaster.next(encode, number, scale)
+        large = len(data) if scale is LARGE else large
+        yield data
+        line.sent()
+
+
+def build_app(
+    state: State, broadcaster: Broadcaster, access: Access, queued: Callable[[Any], int] = lambda _: 0
+) -> Starlette:
+    """Put the routes together.
+
+    Args:
+        queued: bytes under way to a client, (host, port).
+    """
     viewers = 0
 
     async def static(request: Request) -> Response:
-        name, kind = _STATIC[request.url.path]
+        name, kind = _STATIC[request.scope["path"]]
         return Response((files(__package__) / name).read_bytes(), media_type=kind)
 
-    async def stream(encode: Encode, head: bytes, media_type: str) -> Response:
+    async def stream(request: Request, encode: Encode, media_type: str, part: Part) -> Response:
         nonlocal viewers
+        if request.method == "HEAD":
+            return Response(media_type=media_type)
         if viewers >= MAX_VIEWERS:
             return PlainTextResponse("too many viewers", 503, {"Retry-After": "10"})
 
         async def body() -> AsyncIterator[bytes]:
             nonlocal viewers
             viewers += 1
-            number = 0
+            line = Line(lambda: queued(request.scope["client"]))
             try:
-                while True:
-                    # The server waits here until the viewer took the last frame: a slow viewer skips frames.
-                    number, data = await broadcaster.next(encode, number)
-                    yield head % len(data) + data if head else data
+                first = True
+                async for data in _frames(broadcaster, encode, line):
+                    yield part(data, first)
+                    first = False
             except Closed:
                 return
             finally:
@@ -77,11 +134,16 @@ def build_app(state: State, broadcaster: Broadcaster, access: Access) -> Starlet
         return StreamingResponse(body(), media_type=media_type)
 
     async def bundles(request: Request) -> Response:
-        return await stream(encode_bundle, b"", "application/octet-stream")
+        return await stream(request, encode_bundle, "application/octet-stream", lambda data, first: data)
 
     async def mjpeg(request: Request) -> Response:
-        head = b"\r\n--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-        return await stream(encode_overlay, head, "multipart/x-mixed-replace; boundary=frame")
+        def part(data: bytes, first: bool) -> bytes:
+            # Chromium shows a picture when the next boundary comes: it is sent with the picture. Safari
+            # takes no empty line before the first one.
+            head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+            return (b"--frame\r\n" if first else b"") + head + data + b"\r\n--frame\r\n"
+
+        return await stream(request, encode_overlay, "multipart/x-mixed-replace; boundary=frame", part)
 
     async def snapshot(request: Request) -> Response:
         try:
@@ -111,6 +173,31 @@ def build_app(state: State, broadcaster: Broadcaster, access: Access) -> Starlet
     return Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
 
 
+class _Connections:
+    """The open connections by the address at their other end."""
+
+    def __init__(self) -> None:
+        sockets: dict[Any, socket.socket] = {}
+
+        class Protocol(H11Protocol):
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                transport.set_write_buffer_limits(0)  # what the kernel does not take yet may be skipped
+                sockets[self.client] = transport.get_extra_info("socket")
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                sockets.pop(self.client, None)
+                super().connection_lost(exc)
+
+        self.protocol = Protocol
+        self._sockets = sockets
+
+    def queued(self, client: Any) -> int:
+        """Bytes under way to a client, (host, port)."""
+        connection = self._sockets.get(client)
+        return 0 if connection is None else queued_bytes(connection)
+
+
 class WebSink(Sink):
     """Serves the page from a thread of its own; the pipeline only leaves the newest frame with it."""
 
@@ -135,12 +222,11 @@ class WebSink(Sink):
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
             raise UserError(f"--serve {address}: cannot listen there ({error.strerror})") from None
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER_MS)
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._socket.getsockname()[1]}/" + (f"?token={token}" if token else "")
+        prepare(self._socket, GONE_AFTER_MS)
+        port = self._socket.getsockname()[1]
+        self.url = f"http://{_reachable(host)}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
         self._state = state
-        self._access = Access.bound_to(host, token, names)
+        self._access = Access.bound_to(host, token, names, port=port)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
@@ -150,15 +236,17 @@ class WebSink(Sink):
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._broadcaster = Broadcaster()
+        connections = _Connections()
         config = uvicorn.Config(
-            build_app(self._state, self._broadcaster, self._access),
+            build_app(self._state, self._broadcaster, self._access, connections.queued),
             log_level="error",
             access_log=False,
             lifespan="off",
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=MAX_HEADERS,
-            http="h11",
+            http=connections.protocol,
+            proxy_headers=False,  # they would hide which connection a request came by
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)

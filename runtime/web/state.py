@@ -15,6 +15,11 @@ _BUCKETS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _FRESH_S = 10.0
 
 
+def captured_unix(result: Result) -> float:
+    """When a frame came, by this machine's clock of now: seconds since 1970."""
+    return round(time.time() - (time.perf_counter() - result.captured.clock), 3)
+
+
 class State:
     """Written by the sink thread, read by the server's."""
 
@@ -29,12 +34,14 @@ class State:
         self._record: dict[str, Any] | None = None
         self._frames = 0
         self._last: float | None = None
+        self._unix: float | None = None
 
     def frame(self, result: Result) -> None:
         """Take a frame's numbers."""
         with self._lock:
             self._record = result.record
             self._frames += 1
+            self._unix = captured_unix(result)
             self._last = time.monotonic()
 
     def event(self, event: Event) -> None:
@@ -61,6 +68,8 @@ class State:
                 },
                 "frames": self._frames,
                 "age_s": age,
+                "time": round(time.time(), 3),
+                "unix": self._unix,
                 "record": self._record,
                 "events": [e.to_dict() for e in self._events],
             }

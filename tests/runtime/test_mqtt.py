@@ -12,7 +12,7 @@ from il2vseg.base.errors import UserError
 
 from . import servers
 from .conftest import needs
-from .test_sinks import output, wait_for
+from .test_sinks import result, wait_for
 
 needs("paho", "mqtt")
 
@@ -69,7 +69,7 @@ def test_a_broker_that_was_never_there_is_reported(opened: Open) -> None:
 def test_a_broker_that_accepts_and_says_nothing_is_reported(opened: Open) -> None:
     events = opened(f"mqtt://127.0.0.1:{answering(b'')}/boat")
     (sink,) = opened.sinks  # type: ignore[attr-defined]
-    wait_for(lambda: sink.write(output(0)) or events)
+    wait_for(lambda: sink.write(result(0)) or events)
     assert [kind for kind, _ in events] == ["mqtt_lost"]
     assert "does not answer" in events[0][1]
 

@@ -172,6 +172,48 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_the_age_of_the_picture_shows(page: Any) -> None:
+    until(page, "/^[0-9.]+ s old$/.test(document.getElementById('age').textContent)")
+    assert page.evaluate("age()") < 2
+    # A clock that is an hour wrong on either side changes nothing: the device's own counts.
+    page.evaluate("const now = Date.now; Date.now = () => now() - 3600e3; clock.within = Infinity; 0")
+    until(page, "clock.ahead > 3500 && age() < 2.5")
+
+
+def test_a_picture_that_stays_is_called_old(page: Any) -> None:
+    paused(page)
+    until(page, "document.getElementById('age').classList.contains('late')")
+    until(page, "document.getElementById('notice').textContent === 'The picture is old'")
+
+
+def test_a_viewer_who_sees_the_past_connects_again(page: Any) -> None:
+    page.evaluate("window.held = connection; last.unix -= 60; leaveTheOld(last.unix + 60); 0")
+    until(page, "held.signal.aborted && connection !== held && !connection.signal.aborted")
+    until(page, "age() < 2.5")
+
+
+def test_a_browser_without_options_for_pictures_shows_them(browser: Any, url: str) -> None:
+    """Safari before 17 refuses what it does not know."""
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.add_init_script(
+        "const native = createImageBitmap.bind(window);"
+        "window.createImageBitmap = (...a) => a[1] ? Promise.reject(new TypeError()) : native(...a);"
+    )
+    opened.goto(f"{url}?token={TOKEN}")
+    until(opened, "last !== null && classes.length === 3")
+    context.close()
+
+
+def test_chromium_shows_the_mjpeg_stream(browser: Any, url: str) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(f"{url}?token={TOKEN}")
+    opened.evaluate("window.shown = new Image(); shown.src = 'stream.mjpg'; document.body.append(shown); 0")
+    until(opened, "shown.naturalWidth === 160")
+    context.close()
+
+
 def test_a_lost_source_shows_and_comes_back(page: Any, camera: servers.MjpegServer) -> None:
     camera.kill()
     page.wait_for_selector("#source.down", timeout=10_000)
