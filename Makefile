@@ -44,6 +44,10 @@ bench: $(VENV)/.optional ## measure the hot paths
 gpu: $(VENV)/.installed ## measure training, exports and the runtime on a GPU, and check that they compute the same
 	$(BIN)/python bench/gpu.py
 
+mutants: $(VENV)/.optional ## plant bugs and see which no test notices (FILES=, SAMPLE=, SECONDS=, SEED=)
+	$(INSTALL) '.[mutants]'
+	$(BIN)/python tests/mutants.py $(FILES) --sample $(or $(SAMPLE),200) --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),0)
+
 venv: $(VENV)/.installed ## create the environment in .venv
 
 clean: ## remove the environment and caches, keep runs/
