@@ -1,15 +1,20 @@
 """il2vseg-annotate: predictions as pre-annotations for CVAT, Label Studio and COCO; people only correct.
 
-Regions are outlines of connected pieces, large ones first: drawn in that order, a piece inside another lies
-on top of it, and no hole is needed. COCO also takes exact masks as run lengths.
+CVAT and Label Studio get outlines of connected pieces, large ones first: drawn in that order, a piece inside
+another lies on top of it, and no hole is needed. Readers of COCO do not draw in order, so there a piece with
+holes is written as run lengths.
 """
 
 import dataclasses
+import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import cv2
@@ -19,9 +24,11 @@ from numpy.typing import NDArray
 from il2vseg.base.classes import merge
 from il2vseg.base.command import Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.base.files import IMAGE_SUFFIXES, list_files, write_json, write_text
+from il2vseg.base.files import IMAGE_SUFFIXES, list_files, require_writable_dir, write_text
 from il2vseg.base.images import Labels, read_frame, resize_frame, resize_labels
+from il2vseg.base.outputs import model_files, protect
 from il2vseg.export.tools.naming import NamedModel, open_model
+from il2vseg.export.tools.outlines import regions
 
 PROGRAM = "il2vseg-annotate"
 MODEL_VERSION = "il2vseg"
@@ -52,36 +59,6 @@ class Annotated:
     labels: Labels
 
 
-@dataclass(frozen=True)
-class Region:
-    """A connected piece of a class: corners (N, 2) of its outline, x before y, and its area, in pixels."""
-
-    class_id: int
-    outline: NDArray[np.float64]
-    area: float
-
-
-def regions(labels: Labels, classes: int, min_area: float = 0.0, tolerance: float = 1.0) -> list[Region]:
-    """Outlines of all connected pieces, largest first.
-
-    Args:
-        labels: class ids (H, W).
-        min_area: share of the image that a piece has at least. tolerance: of the outline, in pixels.
-    """
-    found = []
-    for class_id in range(classes):
-        mask = (labels == class_id).astype(np.uint8)
-        # Two levels: outlines of pieces, also of those inside another's hole, and outlines of holes.
-        contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        pieces = [c for c, node in zip(contours, tree[0] if contours else (), strict=True) if node[3] < 0]
-        for contour in pieces:
-            area = float(cv2.contourArea(contour))
-            outline = cv2.approxPolyDP(contour, tolerance, closed=True)[:, 0].astype(np.float64)
-            if len(outline) >= 3 and area >= max(1.0, min_area * labels.size):
-                found.append(Region(class_id, outline, area))
-    return sorted(found, key=lambda region: -region.area)
-
-
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     """COCO's uncompressed run lengths of a mask (H, W): column by column, zeros first."""
     flat = np.concatenate([[False], mask.T.ravel(), [False]])
@@ -92,7 +69,10 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def coco(items: Iterable[Annotated], names: Sequence[str], config: AnnotateConfig) -> dict[str, Any]:
-    """COCO: one annotation a piece (polygons), or one a class with its exact mask (run lengths)."""
+    """COCO: an annotation for each piece, or for each class with its exact mask (`coco-rle`).
+
+    A piece is a polygon; one with holes, which a polygon cannot have, its run lengths.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 
@@ -113,28 +93,53 @@ def coco(items: Iterable[Annotated], names: Sequence[str], config: AnnotateConfi
         height, width = item.labels.shape
         images.append({"id": len(images) + 1, "file_name": item.name, "height": height, "width": width})
         if config.format == "coco-rle":
-            for class_id in np.unique(item.labels).tolist():
+            for class_id in np.unique(item.labels[item.labels < len(names)]).tolist():
                 mask = item.labels == class_id
                 box = cv2.boundingRect(mask.astype(np.uint8))
                 lengths = {"counts": run_lengths(mask), "size": [height, width]}
                 add(class_id, lengths, float(mask.sum()), box, crowd=True)
             continue
         for region in regions(item.labels, len(names), config.min_area, config.tolerance):
-            corner, far = region.outline.min(0), region.outline.max(0)
-            polygon = [region.outline.ravel().tolist()]
-            add(region.class_id, polygon, region.area, [*corner, *(far - corner)], crowd=False)
+            segmentation: Any = [region.outline.ravel().tolist()]
+            if region.holes:
+                whole = np.zeros((height, width), np.bool_)
+                left, top = region.corner
+                whole[top : top + len(region.mask), left : left + region.mask.shape[1]] = region.mask
+                segmentation = {"counts": run_lengths(whole), "size": [height, width]}
+            add(region.class_id, segmentation, region.area, region.box, crowd=False)
     categories = [{"id": i + 1, "name": n, "supercategory": ""} for i, n in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def cvat(items: Iterable[Annotated], names: Sequence[str], config: AnnotateConfig) -> str:
-    """The XML of "CVAT for images 1.1"."""
+_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\uD7FF\\uE000-\\uFFFD\\U00010000-\\U0010FFFF]")
+
+
+def cvat(
+    items: Iterable[Annotated],
+    names: Sequence[str],
+    config: AnnotateConfig,
+    left_out: list[str] | None = None,
+) -> str:
+    """The XML of "CVAT for images 1.1".
+
+    Args:
+        left_out: gets a line for every image whose name XML cannot hold.
+    Raises:
+        UserError: XML cannot hold the name of a class.
+    """
+    if unfit := [name for name in names if _NOT_XML.search(name)]:
+        raise UserError(f"the class name {unfit[0]!r} cannot be written as XML; rename it with il2vseg-name")
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
-    for number, item in enumerate(items):
+    for item in items:
+        if _NOT_XML.search(item.name):
+            if left_out is not None:
+                left_out.append(f"{item.name!r}: a name that XML cannot hold; rename the file")
+            continue
         height, width = item.labels.shape
         size = {"width": str(width), "height": str(height)}
-        image = ElementTree.SubElement(root, "image", id=str(number), name=item.name, attrib=size)
+        number = str(len(root) - 1)
+        image = ElementTree.SubElement(root, "image", id=number, name=item.name, attrib=size)
         for order, region in enumerate(regions(item.labels, len(names), config.min_area, config.tolerance)):
             points = ";".join(f"{x:.2f},{y:.2f}" for x, y in region.outline)
             settings = {"label": names[region.class_id], "source": "auto", "occluded": "0"}
@@ -170,43 +175,60 @@ def label_studio(
             }
             for region in regions(item.labels, len(names), config.min_area, config.tolerance)
         ]
-        source = f"/data/local-files/?d={item.name}"
+        source = f"/data/local-files/?d={quote(os.fsencode(item.name))}"
         prediction = {"model_version": MODEL_VERSION, "result": results}
         tasks.append({"data": {"image": source}, "predictions": [prediction]})
     return tasks
 
 
-def predict(model: NamedModel, folder: Path) -> Iterable[Annotated]:
-    """Yield the named classes of every image in a folder, at the image's own size.
+def predict(
+    model: NamedModel, files: Sequence[Path], folder: Path, left_out: list[str]
+) -> Iterable[Annotated]:
+    """Yield the named classes of every image, at the image's own size.
 
-    Raises:
-        UserError: an image cannot be read.
+    Args:
+        files: images below `folder`. left_out: gets a line for every one that cannot be read.
     """
     table = np.array(merge(model.names)[1], np.uint8)
-    for path in list_files(folder, IMAGE_SUFFIXES):
-        frame = read_frame(path)
+    for path in files:
+        try:
+            frame = read_frame(path)
+        except UserError as error:
+            left_out.append(str(error))
+            continue
         clusters = model.predict(resize_frame(frame, model.size))
         labels = resize_labels(table[clusters], (frame.shape[0], frame.shape[1]))
         yield Annotated(path.relative_to(folder).as_posix(), labels)
 
 
 def annotate(config: AnnotateConfig) -> None:
-    """Run the command.
+    """Run the command. Images that cannot be read or named are left out, counted and named.
 
     Raises:
-        UserError: no such model or images.
+        UserError: no such model or images, none of them can be read, or the output is one of them.
     """
-    if not list_files(config.images, IMAGE_SUFFIXES):
+    files = list_files(config.images, IMAGE_SUFFIXES)
+    if not files:
         raise UserError(f"{config.images}: no images")
+    protect([config.out], [*files, *model_files(config.model)], advice="choose another --out")
+    require_writable_dir(config.out.parent)
     model = open_model(config.model, config.weights)
     names, _ = merge(model.names)
-    items = predict(model, config.images)
+    left_out: list[str] = []
+    items = predict(model, files, config.images, left_out)
     if config.format == "cvat":
-        write_text(config.out, cvat(items, names, config))
+        text = cvat(items, names, config, left_out)
     else:
         write = label_studio if config.format == "labelstudio" else coco
-        write_json(config.out, write(items, names, config))
-    print(f"{config.out}: {config.format}, classes {', '.join(names)}", file=sys.stderr)
+        text = json.dumps(write(items, names, config), indent=2, allow_nan=False) + "\n"
+    if len(left_out) == len(files):
+        raise UserError(f"none of {len(files)} images could be annotated (first: {left_out[0]})")
+    write_text(config.out, text)
+    if left_out:
+        more = "" if len(left_out) == 1 else f" and {len(left_out) - 1} more"
+        print(f"left out {len(left_out)} of {len(files)} images: {left_out[0]}{more}", file=sys.stderr)
+    done = len(files) - len(left_out)
+    print(f"{config.out}: {config.format}, {done} images, classes {', '.join(names)}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
