@@ -51,7 +51,7 @@ class StudentBenchConfig(Settings):
         15, "times that each case is measured; the median counts", low=1, high=1000, metavar="N"
     )
     threads: int = flag(2, "threads of ONNX Runtime", low=1, high=MAX_THREADS, metavar="N")
-    deeplab: bool = flag(False, "also deeplabv3_resnet50, which takes seconds a frame")
+    deeplab: bool = flag(False, "also deeplabv3_resnet50, which takes seconds per frame")
 
 
 def random_spec(name: str, size: tuple[int, int]) -> ModelSpec:
@@ -82,7 +82,7 @@ class TorchvisionSegmenter(Segmenter):
 
 
 def measure(config: StudentBenchConfig) -> dict[str, float]:
-    """Median milliseconds a frame of every network."""
+    """Median milliseconds per frame of every network."""
     patch = backbone_spec(config.backbone).patch
     teacher_size = (round(config.size[0] / patch) * patch, round(config.size[1] / patch) * patch)
     teacher = random_segmenter(

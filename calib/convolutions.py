@@ -55,7 +55,9 @@ def quantise_convolutions(
 
     *layers, classifier = [node.name for node in convolutions(model)] or [""]
     if not layers:
-        raise UserError("the model has no large linear layer, INT8 would change nothing; export it as fp32")
+        raise UserError(
+            "the model has no large linear layer, so INT8 would change nothing; export it as fp32"
+        )
     progress(f"observing {len(layers)} convolutions on {len(frames)} frames")
     ranges = {
         "minmax": CalibrationMethod.MinMax,

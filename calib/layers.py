@@ -1,4 +1,4 @@
-"""What there is to find in an exported graph: its large linear layers and its transformer blocks."""
+"""Find the large linear layers and the transformer blocks of an exported graph."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 MIN_WEIGHTS = 1 << 15
-"""Matrices with fewer elements cost nothing and decide much (whitening, head, prototypes): not for int8."""
+"""Smaller matrices (whitening, head, prototypes) stay in float: they cost little and matter much."""
 
 
 @dataclass(frozen=True)

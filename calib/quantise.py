@@ -1,4 +1,4 @@
-"""Static INT8 of an exported graph, with the layers that cannot bear it found by measurement."""
+"""Static INT8 of an exported graph; layers that are too sensitive are found by measurement."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ GOAL = 0.985
 
 CHECK_FRAMES = 8
 FLOAT_SHARE = 0.25
-"""Layers kept in float at most; beyond, INT8 is not worth its name and the parity gate decides."""
+"""At most this share of the layers stays in float; if that is not enough, the parity gate decides."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Quantised:
 
 
 def rounded_weights(model: onnx.ModelProto, observed: dict[str, Observation]) -> dict[str, RoundedWeight]:
-    """Round the weight of every linear layer for the inputs that it was seen with; by the weight's name."""
+    """Round the weight of every linear layer for its observed inputs; returns them by the weight's name."""
     constants = initializers(model)
     return {
         x.weight: round_weight(value(constants[x.weight]), observed[x.activation].gram)
@@ -98,7 +98,9 @@ def quantise(
     """
     layers = linears(model)
     if not layers:
-        raise UserError("the model has no large linear layer, INT8 would change nothing; export it as fp32")
+        raise UserError(
+            "the model has no large linear layer, so INT8 would change nothing; export it as fp32"
+        )
     activations = [layer.activation for layer in layers]
     progress(f"observing {len(set(activations))} activations on {len(frames)} frames")
     if smoothing > 0:

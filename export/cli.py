@@ -86,7 +86,7 @@ def check(config: ExportConfig) -> None:
     """
     if config.model is not None and not config.trt and config.verify is None:
         raise UserError(
-            "--model DIR takes --trt, or --verify DIR|CLIP; to export a checkpoint, pass --checkpoint DIR"
+            "--model DIR needs --trt or --verify DIR|CLIP; to export a checkpoint, pass --checkpoint DIR"
         )
 
 
@@ -139,7 +139,9 @@ def write_variants(
 
         source = config.calib or config.verify
         if source is None:
-            console.print("int8 is calibrated on synthetic scenes; pass --calib with frames of your camera")
+            console.print(
+                "int8 is calibrated on synthetic scenes; pass --calib DIR with frames of your camera"
+            )
         status.update("choosing frames to calibrate on")
         frames = representative_frames(source, segmenter.size, config.calib_frames)
         return [FP32, *write_int8(folder, frames, config.calib_method, status.update)]
@@ -155,7 +157,7 @@ def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console")
         found = [] if variant.target == "cpu" else obstacles(onnx.load(folder / variant.path))
         if found:
             more = f" (and {len(found) - 1} more)" if found[1:] else ""
-            console.print(f"{variant.path} is nothing for TensorRT: {found[0]}{more}", markup=False)
+            console.print(f"{variant.path} cannot be parsed by TensorRT: {found[0]}{more}", markup=False)
 
 
 def prove(
@@ -315,9 +317,9 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
     if reports:
         console.print(table(f"{config.verify}, against {folder / MODEL_NAME} in ONNX Runtime", reports))
     for provider, reason in absent.items():
-        console.print(f"not here: {provider}: {reason}", markup=False, highlight=False)
+        console.print(f"not available: {provider}: {reason}", markup=False, highlight=False)
     if not reports:
-        raise UserError(f"{folder}: no provider here but the one that the others are compared with")
+        raise UserError(f"{folder}: there is no provider to compare with ONNX Runtime on the CPU")
     values = {name: report.to_dict() for name, report in reports.items()}
     write_json(out / DEVICE_NAME, {"providers": values, "absent": absent})
     least_alike(reports.values()).write_picture(out / DEVICE_PICTURE)

@@ -37,7 +37,7 @@ def build_engine(
 
     Args:
         precision: that of the file. trt: the module `tensorrt`, or `tensorrt_rtx`.
-        batch: most frames a call, where the file's batch axis is free; the engine is tuned for so many.
+        batch: most frames per call, where the file's batch axis is free; the engine is tuned for so many.
         workspace_mb: scratch memory that the builder's tactics may use.
         timing_cache: read if it is there, and written: a second build of the same layers takes seconds.
         configure: sets what else the builder's configuration should have.

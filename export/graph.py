@@ -44,7 +44,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
     """Write the graph of a segmenter to an ONNX file, checked and whole, or not at all.
 
     Args:
-        batch: most frames a call. Every shape is fixed at 1; above that the batch axis alone is free.
+        batch: most frames per call. Every shape is fixed at 1; above that the batch axis alone is free.
     Raises:
         UserError: more classes than uint8 labels can name.
     """

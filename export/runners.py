@@ -25,7 +25,7 @@ def eager_runner(segmenter: "Segmenter") -> Runner:
 
 
 def onnx_runner(model: Path, threads: int | None = None) -> Runner:
-    """Run an ONNX file in ONNX Runtime on the CPU; `threads` is one a core when None."""
+    """Run an ONNX file in ONNX Runtime on the CPU; `threads` is one per core when None."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

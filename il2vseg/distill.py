@@ -58,7 +58,7 @@ class DistillConfig(Settings):
     )
     workers: int | None = flag(
         None,
-        "processes that make batches ahead; default: the cores but two, none on a small machine",
+        "processes that prepare batches; default: all cores but two",
         low=0,
         high=1024,
     )

@@ -54,11 +54,13 @@ SHEET_ROWS = 8
 class EvaluateConfig(Settings):
     """Score a model on a data set with masks: accuracy and IoU, one to one and many to one."""
 
-    checkpoint: Path | None = flag(None, "folder that il2vseg.train wrote", metavar="DIR")
+    checkpoint: Path | None = flag(None, "checkpoint folder that il2vseg train wrote", metavar="DIR")
     model: Path | None = flag(
         None, "instead: an export, or one of its files, run as on a device", metavar="DIR|FILE"
     )
-    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs --model")
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag(
+        "auto", "which runtime runs --model"
+    )
     dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
@@ -79,14 +81,14 @@ class EvaluateConfig(Settings):
     )
     batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
     limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)
-    seed: int = flag(0, "of the scenes of --dataset synthetic", low=0, high=MAX_SEED)
+    seed: int = flag(0, "seed of the scenes of --dataset synthetic", low=0, high=MAX_SEED)
     weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
     json: Path | None = flag(None, "write the numbers to this file")
     plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
 
 
 class Predictor(Protocol):
-    """What can be scored: a Segmenter, or an export with the face of one (`il2vseg.evaluation.exported`).
+    """What can be scored: a Segmenter, or an export behind the same interface.
 
     Attributes:
         size: (H, W) of its frames. num_classes: clusters.
@@ -111,7 +113,7 @@ class EvaluationReport:
 
     Attributes:
         class_names: of the data set.
-        palette: one RGB colour a class.
+        palette: one RGB colour per class.
         images: number of images scored.
         skipped: those that could not be read, one line each.
         confusion: pixels of cluster k on class c (K, C).
@@ -419,9 +421,11 @@ def read_assignment(path: Path, class_names: Sequence[str]) -> NDArray[np.int64]
         found = json.loads(path.read_text())
         assignment, names = [int(c) for c in found["assignment"]], [str(n) for n in found["classes"]]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; write one with --json on the split that decides") from None
+        raise UserError(
+            f"{path}: no such file; write one with il2vseg evaluate --json on the split that decides"
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: holds no assignment; write it with il2vseg.evaluate --json") from None
+        raise UserError(f"{path}: holds no assignment; write one with il2vseg evaluate --json") from None
     if any(not UNASSIGNED <= c < len(names) for c in assignment):
         raise UserError(f"{path}: the assignment names classes that the file does not list")
     return transfer(assignment, names, class_names)
@@ -467,11 +471,13 @@ def check(config: EvaluateConfig) -> None:
         UserError: they do.
     """
     if (config.checkpoint is None) == (config.model is None):
-        raise UserError("one of --checkpoint DIR and --model DIR|FILE is needed")
+        raise UserError("pass --checkpoint DIR or --model DIR|FILE (and not both)")
     if config.model is not None and config.alpha is not None:
-        raise UserError("--alpha is fixed in an export; pass it to il2vseg-export, or score the checkpoint")
+        raise UserError(
+            "--alpha cannot be changed in an export; pass it to il2vseg-export, or evaluate the checkpoint"
+        )
     if config.by_name and config.assignment is not None:
-        raise UserError("--by-name and --assignment exclude each other")
+        raise UserError("--by-name and --assignment cannot be used together")
 
 
 def run_false_alarms(config: EvaluateConfig) -> None:

@@ -44,7 +44,7 @@ class ExperimentConfig(Settings):
         dataclasses.MISSING,
         "methods: every method; ablation: which losses and branches are on; alpha: weight of the low-level "
         "branch in training, at prediction and in both; low-level: forms of that branch at prediction; "
-        "seeds: one method, ten times; backbones: those whose weights are at hand",
+        "seeds: one method, ten times; backbones: those whose weights are available",
         positional=True,
     )
     dataset: Literal["mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"] = (
@@ -382,7 +382,7 @@ def check_settings(config: ExperimentConfig, out: Path) -> None:
 
 
 def with_weights(grid: list[Variant]) -> list[Variant]:
-    """Those rows whose backbone's weights are at hand; says which are not.
+    """The rows whose backbone's weights are available; prints which are not.
 
     Raises:
         UserError: none is left.
@@ -398,7 +398,7 @@ def with_weights(grid: list[Variant]) -> list[Variant]:
         except UserError as error:
             print(f"{PROGRAM}: left out: {error}", file=sys.stderr)
     if not usable:
-        raise UserError("no backbone has its weights at hand")
+        raise UserError("no backbone has its weights available here")
     return usable
 
 

@@ -40,7 +40,7 @@ INDEX = "index.parquet"
 PARTS = "index.parts"
 SETTINGS = "label.json"
 FATAL = ""
-"""In place of a source: why the whole run has to end."""
+"""Stands in place of a source in a row that ends the whole run."""
 FLUSH_S = 5.0
 IMAGES_A_TASK = 16
 FRAMES_A_GROUP = 256
@@ -49,7 +49,7 @@ OBJECT_STORE_BYTES = 200 << 20
 
 @dataclass
 class LabelConfig(Settings):
-    """Label an archive of images and clips with an exported model; run it again to go on or to add."""
+    """Label an archive of images and clips with an exported model; run it again to continue or add files."""
 
     source: str = flag(
         dataclasses.MISSING,
@@ -65,9 +65,12 @@ class LabelConfig(Settings):
         metavar="DIR|URI",
     )
     format: Literal["png", "rle"] = flag(
-        "png", "png: class ids, one file a frame; rle: runs of class ids, one Parquet file an image or clip"
+        "png",
+        "png: class ids, one file per frame; rle: runs of class ids, one Parquet file per image or clip",
     )
-    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag(
+        "auto", "which runtime runs the model"
+    )
     workers: int | None = flag(
         None,
         "engines at work; default: as many as the CPUs or GPUs allow",
@@ -123,7 +126,7 @@ class PngWriter:
 
 
 class RunWriter:
-    """SOURCE.parquet: a row a frame with its number, height, width, values and lengths of its runs."""
+    """SOURCE.parquet: a row per frame with its number, height, width, values and lengths of its runs."""
 
     def __init__(self, out: Place, source: str) -> None:
         import pyarrow as pa
@@ -194,7 +197,7 @@ def index_schema() -> Any:
 
 
 class Index:
-    """OUT/index.parquet, one row a source. Parts beside it hold what a run has done so far."""
+    """OUT/index.parquet, one row per source. Parts beside it hold what a run has done so far."""
 
     def __init__(self, out: Place) -> None:
         """Read what is done and merge the parts that a killed run left."""
@@ -461,7 +464,7 @@ def start_ray(config: LabelConfig) -> int:
         room = min(room, resources.get("GPU", 0) // config.gpus)
     if room < 1:
         raise UserError(
-            f"no room for a worker of {config.cpus} CPUs and {config.gpus:g} GPUs: Ray has "
+            f"there is no room for a worker with {config.cpus} CPUs and {config.gpus:g} GPUs: Ray has "
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
         )
     return config.workers or int(room)

@@ -53,7 +53,7 @@ class TrainConfig(Settings):
         metavar="K|auto",
     )
     clusters: int | None = flag(
-        None, "prototypes to keep when more than classes, to be named later", low=2, high=255, metavar="N"
+        None, "prototypes to keep, more than classes, to be named later", low=2, high=255, metavar="N"
     )
     method: MethodName = flag("il2vseg", "training method")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
@@ -114,21 +114,21 @@ class TrainConfig(Settings):
         None, "weight of the low-level branch at prediction; default: the method's own", low=0, high=1
     )
     adapt: bool | None = flag(
-        None, "adapt the prototypes to every image at prediction; default: il2vseg on centred tokens does"
+        None, "adapt the prototypes to every image at prediction; default: on for il2vseg with centred tokens"
     )
     clustering: Literal["ward", "minibatch"] = flag(
         "ward",
-        "how prototypes are found: over-cluster a sample of the embeddings and merge, or cosine mini-batch "
-        "k-means of all of them",
+        "how prototypes are found. ward: over-cluster a sample of the embeddings and merge; "
+        "minibatch: cosine mini-batch k-means of all of them",
     )
-    recluster: bool = flag(False, "in the end, replace the trained prototypes by clusters of the embeddings")
+    recluster: bool = flag(False, "at the end, replace the trained prototypes by clusters of the embeddings")
     seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
     cache: Path | None = flag(
         None, "folder of cached features; default: $IL2VSEG_CACHE or ~/.cache/il2vseg", metavar="DIR"
     )
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
-    resume: bool = flag(False, "go on from the last state in --out")
+    resume: bool = flag(False, "continue from the last state in --out")
 
 
 def check(config: TrainConfig) -> None:
@@ -343,7 +343,7 @@ def model_spec(
     size: tuple[int, int],
     frames: int,
 ) -> "ModelSpec":
-    """What the checkpoint says of itself."""
+    """The description that the checkpoint stores."""
     from il2vseg.models.spec import ModelSpec
 
     return ModelSpec(

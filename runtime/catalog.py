@@ -1,4 +1,4 @@
-"""Where a model comes from when nobody names one: the newest export, else the one in the package."""
+"""The model to run by default: the newest export, else the one in the package."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

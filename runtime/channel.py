@@ -1,4 +1,4 @@
-"""The hand-over between two threads."""
+"""A channel between two threads."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T, timeout: float | None = None) -> bool:
-        """Hand an item over, waiting for room where none may be lost.
+        """Put an item in; wait for room if no item may be lost.
 
         Returns:
             False when the channel is closed, or still full after `timeout` seconds.
@@ -58,7 +58,7 @@ class Channel(Generic[T]):
             return item
 
     def close(self) -> None:
-        """Let no more in. What is inside can still be taken."""
+        """Accept no more items. Items inside can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

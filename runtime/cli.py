@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 PROGRAM = "il2vseg-run"
 _IDLE_S = 0.05
 _STALL_S = 10.0
-"""A stage that does not move for so long is not fed to the watchdog of systemd any more."""
+"""A stage that does not move for so long stops the messages to systemd's watchdog."""
 
 
 @contextmanager
 def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run in good order."""
+    """Let SIGINT and SIGTERM end the run properly: files are finished."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop()
@@ -50,7 +50,7 @@ def run(config: RunConfig) -> None:
         CheckFailed: the engine does not work.
     """
     check(config)
-    # A damaged stream makes FFmpeg and OpenCV print several lines a frame, for days; we report events.
+    # A damaged stream makes FFmpeg and OpenCV print several lines per frame, for days; we report events.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from il2vseg.runtime.assembly import open_streams

@@ -17,83 +17,93 @@ class RunConfig(Settings):
     source: tuple[str, ...] | None = flag(
         None,
         "image, clip, folder, pattern, address (rtsp, http, udp, tcp), gst:PIPELINE or synthetic:; "
-        "several are streamed at once, source N into folders N",
+        "several run at once, source N writes into folders N",
         metavar="FILE|DIR|URL",
     )
     camera: tuple[str, ...] | None = flag(None, "camera by index or /dev path, or several", metavar="N")
     model: Path | None = flag(
         None, "exported model; default: the newest under runs/, else the bundled one", metavar="DIR"
     )
-    list_models: bool = flag(False, "list the models at hand and end")
-    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag("auto", "what runs the model")
+    list_models: bool = flag(False, "list the available models and exit")
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag(
+        "auto", "which runtime runs the model"
+    )
     precision: Literal["auto", "fp32", "fp16", "int8"] = flag("auto", "which file of the model")
-    verbose: bool = flag(False, "also say why other providers do not run")
+    verbose: bool = flag(False, "also print why other providers do not run")
     threads: int | None = flag(
         None, "threads of the engine; default: one per core", low=1, high=MAX_THREADS, metavar="N"
     )
     save_video: Path | None = flag(None, "write the overlay as a video", metavar="FILE")
     save_labels: Path | None = flag(None, "write a PNG of class ids for every frame", metavar="DIR")
-    jsonl: Path | None = flag(None, "write a JSON object a frame, - for standard output", metavar="FILE|-")
+    jsonl: Path | None = flag(None, "write one JSON object per frame; - is standard output", metavar="FILE|-")
     segment: float | None = flag(
         None,
-        "begin a new video so often; its name then holds codes such as %Y%m%d-%H%M%S",
+        "begin a new video after so many seconds; its name must then hold a time such as %Y%m%d-%H%M%S",
         low=1,
         high=MAX_SECONDS,
         metavar="SECONDS",
     )
-    alarm_clips: Path | None = flag(None, "save the seconds around every alarm there", metavar="DIR")
+    alarm_clips: Path | None = flag(
+        None, "save a clip of the seconds around every alarm to this folder", metavar="DIR"
+    )
     pre_roll: float = flag(10.0, "seconds before an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     post_roll: float = flag(5.0, "seconds after an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
     mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
     disk_quota: float | None = flag(
         None,
-        "delete the oldest recordings in the output folders beyond so much",
+        "delete the oldest recordings when they take more than this",
         low=0,
         high=10**6,
         metavar="GIGABYTES",
     )
     serve: str | None = flag(
-        None, "serve a web page there; bound to this machine only by default", metavar="[HOST:]PORT"
+        None,
+        "serve a web page at this address; by default only this machine can open it",
+        metavar="[HOST:]PORT",
     )
     token: str | None = flag(
-        None, "what viewers of the page must know; default: made up unless only this machine is served"
+        None, "password of the page; default: a random one, none if only this machine is served"
     )
-    allow_host: tuple[str, ...] | None = flag(None, "further host names of the page", metavar="NAME")
+    allow_host: tuple[str, ...] | None = flag(
+        None, "other host names under which the page may be opened", metavar="NAME"
+    )
     window: bool = flag(False, "show the overlay in a window")
     max_frames: int | None = flag(None, "stop after so many frames", low=1, high=MAX_COUNT, metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
-    opacity: float = flag(0.45, "of the colours in the overlay", low=0, high=1)
+    opacity: float = flag(0.45, "opacity of the colours in the overlay", low=0, high=1)
     stabilise: Literal["off", "ema", "flow"] = flag(
-        "off", "average scores over time: where they are, or carried along the optical flow"
+        "off", "average the scores over time: ema in place, flow along the optical flow"
     )
-    smoothing: float = flag(0.7, "weight of the past in that average", low=0, below=1)
-    marine: bool = flag(True, "find water edge, horizon and obstacles if the model knows water and obstacles")
+    smoothing: float = flag(0.7, "weight of the past in --stabilise", low=0, below=1)
+    marine: bool = flag(
+        True, "find water edge, horizon and obstacles, if the model has the classes water and obstacle"
+    )
     camera_height: float | None = flag(
-        None, "metres of the camera above the water, for ranges", low=0.05, high=9000, metavar="METRES"
+        None, "height of the camera above the water, for ranges", low=0.05, high=9000, metavar="METRES"
     )
     fov: float | None = flag(
         None, "horizontal field of view in degrees, for bearings", low=1, high=170, metavar="DEGREES"
     )
     pitch: float | None = flag(
         None,
-        "degrees of the camera above the horizontal, for ranges without a horizon",
+        "angle of the camera above the horizontal, for ranges where no horizon is seen",
         above=-90,
         below=90,
         metavar="DEGREES",
     )
     danger_zone: float | None = flag(
-        None, "report obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
+        None, "raise an alarm for obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
     )
     capture_size: tuple[int, int] | None = flag(
-        None, "height and width to ask of the camera", low=1, high=MAX_SIDE, metavar="PIXELS"
+        None, "height and width to request from the camera", low=1, high=MAX_SIDE, metavar="PIXELS"
     )
     capture_fps: float | None = flag(
-        None, "frame rate to ask of the camera", above=0, high=1000, metavar="FPS"
+        None, "frame rate to request from the camera", above=0, high=1000, metavar="FPS"
     )
-    capture_codec: str | None = flag(None, "codec to ask of the camera, such as MJPG", metavar="CODE")
+    capture_codec: str | None = flag(None, "codec to request from the camera, such as MJPG", metavar="CODE")
     undistort: Path | None = flag(None, "straighten frames with this calibration of OpenCV", metavar="FILE")
-    rotate: Literal[0, 90, 180, 270] = flag(0, "turn frames clockwise by so many degrees")
+    rotate: Literal[0, 90, 180, 270] = flag(0, "degrees to turn frames clockwise")
     crop: tuple[int, int, int, int] | None = flag(
         None,
         "x, y, width and height to cut from the turned frame",
@@ -103,13 +113,13 @@ class RunConfig(Settings):
     )
     freeze_after: float = flag(
         5.0,
-        "seconds without a new frame after which a live source is reopened",
+        "reopen a live source after so many seconds without a new frame",
         low=0.1,
         high=MAX_SECONDS,
     )
-    wait_for_source: bool = flag(False, "keep trying when the camera or stream is not there at the start")
+    wait_for_source: bool = flag(False, "keep trying if the camera or stream does not answer at the start")
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
-    print_config: bool = flag(False, "print the settings as YAML and end")
+    print_config: bool = flag(False, "print the settings as YAML and exit")
 
 
 def check(config: RunConfig) -> None:
@@ -119,7 +129,7 @@ def check(config: RunConfig) -> None:
         UserError: no source or two, or a flag without the one that it needs.
     """
     if (config.source is None) == (config.camera is None):
-        raise UserError("one of --source FILE|DIR|URL and --camera N is needed")
+        raise UserError("pass --source FILE|DIR|URL or --camera N (and not both)")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
     if (config.camera_height is None) != (config.fov is None):
@@ -136,7 +146,7 @@ def targets(config: RunConfig) -> tuple[str, ...]:
 
 
 def streams(config: RunConfig) -> list[RunConfig]:
-    """One configuration a source.
+    """One configuration per source.
 
     Of several, source N writes into folders N: `rec/overlay.mp4` becomes `rec/N/overlay.mp4`, `labels`
     becomes `labels/N`. Its page has the N-th port after the given one, its MQTT topics are below PREFIX/N,

@@ -3,8 +3,8 @@
     engine = open_engine("runs/river/export")
     result = engine(frame)
 
-A `Backend` runs the graph and nothing else; everything around it (resizing, naming of clusters,
-stabilisation, timing) is done once, here, for all of them.
+A `Backend` only runs the graph. Resizing, naming of clusters, stabilisation and timing are done here, once
+for all backends.
 """
 
 import time

@@ -13,7 +13,7 @@ _KEPT = 1000
 
 
 def ignore(kind: str, message: str, **data: Any) -> None:
-    """Report to nobody: for parts that are used alone."""
+    """Discard a report; for parts that are used alone."""
     return None
 
 

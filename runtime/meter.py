@@ -1,4 +1,4 @@
-"""What a stream loses and how fast it is: counted in one place, told to every result."""
+"""Counts a stream's frames, losses and latencies, and writes them into every result."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A model as one holds it: pictures in, results out."""
+"""A model: pictures in, results out."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Telling systemd that the service is ready and alive (the protocol of sd_notify)."""
+"""Tell systemd that the service is ready and alive (the protocol of sd_notify)."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""How far a run is, on standard error."""
+"""Progress of a run, on standard error."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _QUIET_S = 2.0
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and a line now and then in a log."""
+    """One line that is rewritten on a terminal; in a log, a line every few seconds."""
 
     def __init__(self, pipelines: Sequence[Pipeline], totals: Sequence[int | None]) -> None:
         """Follow pipelines, whose totals are known or None."""
@@ -23,7 +23,7 @@ class Progress:
         self._shown = False
 
     def update(self) -> None:
-        """Show the state if it is time to."""
+        """Show the progress if the last time is long enough ago."""
         now = time.monotonic()
         if now < self._next:
             return

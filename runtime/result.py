@@ -1,4 +1,4 @@
-"""What a model says of a frame: one object with the frame, its classes and how to draw them.
+"""The result of a frame: the frame, its classes, and how to draw them.
 
 result = model("river.jpg")
 result.labels, result.fractions, result.obstacles

@@ -1,6 +1,6 @@
-"""Steadier labels: an exponential average of the scores that moves along with the picture.
+"""Steadier labels: an exponential average of the scores that follows the motion of the picture.
 
-A plain average smears what moves. Here the average of the frames before is first carried along the optical
+A plain average blurs moving things. Here the average of the frames before is first carried along the optical
 flow (OpenCV's DIS), and counts less where the carried picture does not look like the new one: there something
 appeared, or was hidden before.
 """

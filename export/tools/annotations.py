@@ -36,7 +36,7 @@ MODEL_VERSION = "il2vseg"
 
 @dataclass
 class AnnotateConfig(Settings):
-    """Write what a model sees in a folder of images as pre-annotations that people correct."""
+    """Write what a model sees in a folder of images as pre-annotations for people to correct."""
 
     model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
     images: Path = flag(dataclasses.MISSING, "folder of images", metavar="DIR")

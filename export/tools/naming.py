@@ -1,8 +1,8 @@
-"""il2vseg-name: give clusters the names of things, many clusters to one class where that is true.
+"""il2vseg-name: give clusters names, and let several clusters be one class where that is true.
 
-A model is named in two looks: the command paints, for every cluster, frames in which it occurs, and a person
-(or a handful of masks, --from-masks) says what each one shows. Clusters of one name are one class from then
-on: in the manifest of an export, in the next export of a checkpoint, and in what `il2vseg.distill` learns.
+Naming takes two steps: the command paints, for every cluster, frames in which it occurs, and a person
+(or a handful of masks, --from-masks) says what each one shows. Clusters with the same name are one class from
+then on: in the manifest of an export, in the next export of a checkpoint, and for `il2vseg.distill`.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ LIMIT = 300
 
 @dataclass
 class NameConfig(Settings):
-    """Show what every cluster of a model is, and name the clusters; clusters of one name are one class."""
+    """Show what every cluster of a model is, and name clusters. Clusters with the same name are one class."""
 
     model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
     dataset: str = flag("folder", "layout of the footage to show clusters in")
-    root: Path | None = flag(None, "the footage; without it no picture is made", metavar="DIR|CLIP")
+    root: Path | None = flag(None, "footage to look at; without it no picture is written", metavar="DIR|CLIP")
     split: str = flag("train", "split of the data set")
     set: tuple[str, ...] | None = flag(None, "names: 0=water 1=sky 2=water", metavar="N=NAME")
     from_masks: Path | None = flag(
@@ -53,9 +53,7 @@ class NameConfig(Settings):
     picture: Path | None = flag(
         None, f"where to write the exemplars; default: MODEL/{PICTURE_NAME}", metavar="FILE"
     )
-    limit: int = flag(
-        LIMIT, "look at this many frames at most, evenly spread", low=1, high=MAX_COUNT, metavar="N"
-    )
+    limit: int = flag(LIMIT, "frames to look at, at most, evenly spread", low=1, high=MAX_COUNT, metavar="N")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
 
 
@@ -64,8 +62,8 @@ class NamedModel:
     """A checkpoint or an export, as naming sees it.
 
     Attributes:
-        size: (H, W) of its frames. names: one a cluster.
-        predict: BGR frame (H, W, 3) -> cluster ids (H, W). rename: stores new names, one a cluster.
+        size: (H, W) of its frames. names: one per cluster.
+        predict: BGR frame (H, W, 3) -> cluster ids (H, W). rename: stores new names, one per cluster.
     """
 
     size: tuple[int, int]
@@ -125,7 +123,7 @@ def _open_export(folder: Path) -> NamedModel:
 
 
 def parse_names(settings: Sequence[str], current: Sequence[str]) -> list[str]:
-    """Apply settings `N=NAME` to the current names, one a cluster.
+    """Apply settings `N=NAME` to the current names, one per cluster.
 
     Raises:
         UserError: a setting of another form, or of a cluster that does not exist.
@@ -206,7 +204,7 @@ def survey(model: NamedModel, dataset: "Dataset") -> Survey:
 
 
 def write_exemplars(path: Path, found: Survey, names: Sequence[str]) -> None:
-    """Write one picture: a row a cluster, frames in which it occurs, everything else of them dimmed."""
+    """Write one picture: a row per cluster, frames in which it occurs, everything else of them dimmed."""
     height = found.frames[0].shape[0]
     rows = []
     for cluster, name in enumerate(names):
@@ -228,7 +226,7 @@ def write_exemplars(path: Path, found: Survey, names: Sequence[str]) -> None:
 
 
 def name(config: NameConfig) -> list[str]:
-    """Run the command; return the names, one a cluster.
+    """Run the command; return the names, one per cluster.
 
     Raises:
         UserError: no such model, footage or masks, or wrong names.

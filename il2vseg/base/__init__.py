@@ -1,1 +1,1 @@
-"""What everyone may use: nothing here is heavy to import, nothing knows the method."""
+"""Shared by all packages: light to import, independent of the method."""

@@ -1,4 +1,4 @@
-"""Names of clusters: clusters of one name are one class, and some names say that nobody knows."""
+"""Names of clusters: clusters with the same name are one class; some names mean `unsure`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ _UNSURE_NAMES = frozenset({UNSURE, "ignore"})
 
 
 def is_unsure(name: str) -> bool:
-    """Whether a name says that its clusters stand for no class: they teach nothing and score nothing."""
+    """Whether clusters with this name belong to no class: they are left out of distillation and scores."""
     return name.lower() in _UNSURE_NAMES
 
 

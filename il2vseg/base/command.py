@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
-"""More frames, steps and the like than anyone waits for."""
+"""Upper bound of numbers of frames, steps and the like."""
 MAX_SIDE = 1 << 14
-"""Pixels of a frame's side."""
+"""Upper bound of a frame's side, in pixels."""
 MAX_THREADS = 4 * (os.cpu_count() or 1)
 _SHOWN_BOUND = 10_000
-"""Larger limits are there to catch slips of the keyboard, and not worth showing in --help."""
+"""Larger limits catch typing errors; --help does not show them."""
 
 
 class _OneLineParser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""What a command writes: never over what it reads, never two things under one name, and known again later.
+"""Output files: never over an input, never two under one name, and recognised later.
 
 `protect` refuses, before anything is written, an output that would replace an input. `frame_names` gives
 every file a name of its own on any file system. A `Ledger` knows what this program wrote into a folder: the

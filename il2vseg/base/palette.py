@@ -37,7 +37,7 @@ def default_palette(n: int) -> tuple[Color, ...]:
 
 
 def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
-    """One RGB colour a class.
+    """One RGB colour per class.
 
     >>> class_colors(["water", "class 1"])[0]
     (41, 167, 224)

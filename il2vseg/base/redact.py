@@ -88,7 +88,7 @@ def scrubbed(text: str, addresses: Iterable[str] = ()) -> str:
 
 @contextmanager
 def redacting(addresses: Iterable[str]) -> Iterator[None]:
-    """Let no error for the user leave that shows a secret of `addresses`."""
+    """Remove the secrets of `addresses` from errors for the user."""
     try:
         yield
     except (UserError, CheckFailed) as error:

@@ -58,7 +58,7 @@ def open_dataset(
     if name not in DATASETS:
         raise UserError(f"unknown data set '{name}'; known: {', '.join(DATASETS)}")
     if limit is not None and limit < 1:
-        raise UserError(f"a limit of {limit} images leaves nothing; it is at least 1")
+        raise UserError(f"a limit of {limit} images leaves nothing; it must be at least 1")
     listing = DATASETS[name](Request(name, root, split, labelled, seed))
     parts: list[Part] = list(listing.parts)
     if crop != "none":

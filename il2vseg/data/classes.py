@@ -22,7 +22,7 @@ class Classes:
 
     Attributes:
         names: class names; a class id is an index into them.
-        palette: one RGB colour a class.
+        palette: one RGB colour per class.
         values: mask value -> class id, or IGNORE; None when mask values are the class ids already.
     """
 

@@ -191,7 +191,7 @@ class Dataset:
     Attributes:
         name: the registry's name, `intcatch` for one.
         class_names: () where the data set defines no classes.
-        palette: one RGB colour a class.
+        palette: one RGB colour per class.
         skipped: what could not be read in the last iteration, one line each.
     """
 

@@ -171,7 +171,7 @@ def _mastr1325_release(request: Request) -> Listing:
 
     The release defines no split. `all` is all of it; `train` the first four fifths in natural order and
     `val` the rest, so that neighbouring frames of a drive are not shared; a file ROOT/SPLIT.txt with one
-    name a line comes before either.
+    name per line comes before either.
 
     Raises:
         UserError: no image here, another split, a mask or a listed image missing.

@@ -1,1 +1,1 @@
-"""What judges a model: metrics, plots, dense CRF."""
+"""Evaluation: metrics, plots, dense CRF."""

@@ -41,7 +41,7 @@ class ExportedModel:
     """An engine's graph with the face of a Segmenter. What is scored are its clusters, as of any model.
 
     Attributes:
-        size: (H, W) of its frames. num_classes: clusters. class_names: one a cluster.
+        size: (H, W) of its frames. num_classes: clusters. class_names: one per cluster.
         alpha: weight of the low-level branch inside the graph; setting it changes nothing.
         low_level: the branch's settings.
     """

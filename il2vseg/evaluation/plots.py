@@ -45,7 +45,7 @@ def _figure(width: float, height: float) -> tuple["Figure", Any]:
 def iou_bars(
     path: Path, names: Sequence[str], series: Mapping[str, Sequence[float | None]], title: str
 ) -> None:
-    """Draw horizontal IoU bars, one group a class and one bar a series.
+    """Draw horizontal IoU bars, one group per class and one bar per series.
 
     Args:
         path: picture to write.
@@ -172,7 +172,7 @@ def sheet(
         path: picture to write.
         rows: what to show.
         names: class names for the legend.
-        palette: one RGB colour a class.
+        palette: one RGB colour per class.
         width: pixels of one picture.
     """
     gap = 4

@@ -1,6 +1,6 @@
 """Backbone tokens of a data set, computed once and cached on disk.
 
-One file an image, named by the hash of its resized pixels, in a folder named by everything else that
+One file per image, named by the hash of its resized pixels, in a folder named by everything else that
 decides the tokens (weights, backbone, size, precision). Files appear atomically, so an interrupted run
 goes on where it stopped and several processes may fill one cache.
 """

@@ -61,7 +61,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 class BlankStore:
-    """Tokens of images that nobody has seen, made when asked for: they cost what real ones cost."""
+    """Random tokens, made when they are read: they cost as much memory as real ones."""
 
     def __init__(self, images: int, grid: tuple[int, int], dim: int) -> None:
         self.grid = grid

@@ -102,7 +102,7 @@ class Monitor:
             self._writer.add_scalar("prototypes/alive", report.alive, self._total)
 
     def scores(self, colours: "Tensor", maps: "dict[str, Tensor]") -> None:
-        """Record a grid of pictures: a row an image; its colours, its score maps and the prediction.
+        """Record a grid of pictures: a row per image; its colours, its score maps and the prediction.
 
         Args:
             colours: RGB (B, 3, h, w) in [0, 1].
@@ -124,7 +124,7 @@ class Monitor:
 
 
 class Silence(Monitor):
-    """What a process beside the main one shows and records: nothing."""
+    """The monitor of all processes but the main one: shows and records nothing."""
 
     def __init__(self) -> None:
         pass

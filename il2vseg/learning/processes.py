@@ -112,6 +112,6 @@ def join_processes() -> Processes:
 
 
 def leave_processes() -> None:
-    """Say goodbye to the other processes, if there are any: at the end of a command that went well."""
+    """Leave the process group, if there is one, at the end of a successful command."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,5 +1,5 @@
-"""Choosing the whitening without labels: the number of dimensions, and whether images are centred; and, when
-asked to, the number of classes.
+"""Choose the whitening without labels: its dimensions, and whether images are centred; on request also the
+number of classes.
 
 *Dimensions* follow from the number of classes asked for: one direction for every class and every pair of
 classes, k = C(C + 1)/2, at most 64. *Centring* is decided by cross-scene stability in the C + 1 leading
@@ -119,7 +119,7 @@ def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> lis
     Args:
         z: whitened tokens (n, S, k) of n >= 2 images in order.
     Returns:
-        adjusted Rand index over all tokens, one a split and restart.
+        adjusted Rand index over all tokens, one per split and restart.
     """
     n = len(z)
     tokens = F.normalize(z, dim=2)
@@ -163,7 +163,9 @@ def propose_classes(
         UserError: a single image has no scenes to compare.
     """
     if len(store) < 2:
-        raise UserError("--num-classes auto compares scenes, and there is one image; say how many classes")
+        raise UserError(
+            "--num-classes auto compares scenes and needs more than one image; pass a number of classes"
+        )
     sample, dim = _sample(store), len(statistics.total)
     most = min(MAX_CLASSES, dim - 1, len(store) // 2 * TOKENS_PER_IMAGE // OVER_CLUSTERING)
     centrings = (False, True) if centre is None else (centre,)

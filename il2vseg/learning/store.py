@@ -31,7 +31,7 @@ class FeatureStore(Protocol):
 
 
 class FeatureStoreOnDevice:
-    """A feature store whose answers lie on a device."""
+    """A feature store that returns tensors on a device."""
 
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self.grid = store.grid

@@ -1,4 +1,4 @@
-"""What a student is taught: scores and tokens of a teacher that was trained without labels."""
+"""Targets of a student: scores and tokens of a teacher that was trained without labels."""
 
 import hashlib
 import json
@@ -45,13 +45,13 @@ def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[list[int]]]:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher says of n frames.
+    """The teacher's output for n frames.
 
     Attributes:
         scores: (n, C, H/4, W/4) uint8, probabilities times 255; they add up to less where the teacher is
             unsure, and to 0 where it knows nothing.
         tokens: (n, K, h, w) float16, whitened; K = 0 where the teacher has no tokens.
-        class_names: one a class.
+        class_names: one per class.
     """
 
     scores: NDArray[np.uint8]
@@ -91,7 +91,7 @@ def compute_targets(
     size: tuple[int, int],
     flip: bool = False,
 ) -> Targets:
-    """Ask the teacher, with its low-level branch, about every frame: mean over its input sizes and, with
+    """Run the teacher, with its low-level branch, on every frame: mean over its input sizes and, with
     `flip`, the mirrored frame.
 
     Args:

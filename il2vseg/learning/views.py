@@ -1,4 +1,4 @@
-"""What a student sees: views of a frame, in other light, weather and quality. NumPy and OpenCV alone."""
+"""Training views of a frame: crops in other light, weather and quality. NumPy and OpenCV only."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DUSK = 0.2
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How hard the frames are varied; every draw is independent."""
+    """How strongly frames are varied; every draw is independent."""
 
     zoom: float = 1.6
     """Largest magnification; the smallest is the one at which the crop is the frame."""
@@ -107,7 +107,7 @@ def vary_light(rng: np.random.Generator, frame: Frame, a: Augmentation) -> Frame
 
 
 def streaks(rng: np.random.Generator, frame: Frame, density: float, length: int = 15) -> Frame:
-    """Rain-like: bright, slanted streaks; `density` of them a pixel."""
+    """Rain-like: bright, slanted streaks; `density` of them per pixel."""
     drops = (rng.random(frame.shape[:2]) < density).astype(np.float32) * 255.0
     kernel = np.zeros((length, length), np.float32)
     lean = int(rng.integers(-length // 3, length // 3 + 1))

@@ -81,7 +81,7 @@ def eigen_clusters(embeddings: Tensor, colours: Tensor, k: int) -> Tensor:
 
 
 def medoids(embeddings: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The code of every object whose cosines to the object's embeddings have the largest sum.
+    """The embedding in every object whose cosines to the object's embeddings have the largest sum.
 
     Args:
         embeddings: unit vectors (B, S, d). labels: (B, S) in 0 … k−1.

@@ -59,7 +59,7 @@ def weighted_contrast(embeddings: Tensor, weights: Tensor, negatives: Tensor) ->
 
 
 def local_mixture(embeddings: Tensor, features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mix every code with those of its 3x3 neighbours that are at least as similar as their mean.
+    """Mix every embedding with those of its 3x3 neighbours that are at least as similar as their mean.
 
     Args:
         embeddings: (B, N, d) and features: (B, N, k) of all tokens of the grid (h, w), N = h·w.

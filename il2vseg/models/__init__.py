@@ -1,1 +1,1 @@
-"""What computes: backbones, whitening, low-level branch, segmenter, student, checkpoints."""
+"""Models: backbones, whitening, low-level branch, segmenter, student, checkpoints."""

@@ -22,7 +22,7 @@ SOFT = 0.1
 def class_membership(names: Sequence[str]) -> Tensor | None:
     """Which cluster belongs to which class: (C, K), 1 or 0; a cluster named unsure belongs to none.
 
-    None where no class has several clusters: there is nothing to be had from classes then.
+    None if no class has several clusters: classes then add nothing to clusters.
     """
     classes, of_cluster = merge(names)
     known = [c for c, name in enumerate(classes) if not is_unsure(name)]

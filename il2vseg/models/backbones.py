@@ -1,4 +1,4 @@
-"""Frozen self-supervised feature extractors through timm. One row of `BACKBONES` adds one."""
+"""Frozen self-supervised feature extractors through timm. To add one, add a row to `BACKBONES`."""
 
 import math
 from dataclasses import dataclass

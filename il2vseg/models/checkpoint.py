@@ -51,16 +51,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such checkpoint; train one with `python -m il2vseg.train --out {path.parent}`"
-        )
+        raise UserError(f"{path}: no such checkpoint; train one with `il2vseg train --out {path.parent}`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}); train again or copy it again"
+            f"{path}: not a complete safetensors file ({error}); train again or copy it again"
         ) from None
     if METADATA_KEY not in metadata:
         raise UserError(f"{path}: not a checkpoint of il2vseg (no description inside)")
@@ -94,7 +92,7 @@ def save_student(folder: Path, student: Student) -> Path:
 
 
 def rename_clusters(folder: Path, names: Sequence[str]) -> None:
-    """Store new names, one a cluster, in FOLDER/checkpoint.safetensors; equal names are one class."""
+    """Store new names, one per cluster, in FOLDER/checkpoint.safetensors; equal names are one class."""
     tensors, description = load_tensors(folder / FILE_NAME)
     if len(names) != len(description["class_names"]):
         raise ValueError(f"{len(names)} names for {len(description['class_names'])} clusters")

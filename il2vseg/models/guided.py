@@ -9,7 +9,7 @@ float32 with static shapes, and is traced into the exported graph.
 
 A pixel's function is interpolated between those of the four cells around it. The pixels between the same four
 form a quad, and the scores of a quad are one matrix product: C classes, four cells of four coefficients, its
-pixels. Interpolating four planes a class to the size of the image gives the same in twice the time.
+pixels. Interpolating four planes per class to the size of the image gives the same in twice the time.
 """
 
 import torch

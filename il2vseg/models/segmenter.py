@@ -122,7 +122,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         size: (H, W) that images must have. grid: (gh, gw) of the scores.
-        num_classes: clusters C. class_names: one a cluster. spec: how it was made.
+        num_classes: clusters C. class_names: one per cluster. spec: how it was made.
         alpha: weight of F_l in eq. 13; settable, at first that of the spec.
         adapt: how prototypes adapt to the image, None = not; settable, at first that of the spec.
     """
@@ -202,6 +202,6 @@ def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
     # Through float32: TensorRT makes uint8, which it knows as an output only, of floats and of nothing else.
     if not spec.refine:
         return pixel_scores(scores, images, spec).argmax(1).float().to(torch.uint8)
-    # The best class first: one number a pixel is to be put in order then, not C.
+    # The best class first: one number per pixel is to be put in order then, not C.
     best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True).float()
     return stitch(best, (images.shape[-2], images.shape[-1]))[:, 0].to(torch.uint8)

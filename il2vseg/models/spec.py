@@ -1,4 +1,4 @@
-"""What a model says of itself: plain values, stored in its checkpoint."""
+"""The description of a model: plain values, stored in its checkpoint."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal

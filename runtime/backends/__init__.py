@@ -1,1 +1,1 @@
-"""What runs a graph: one file per runtime, and the table of providers."""
+"""Backends run a graph: one file per runtime, and the table of providers."""

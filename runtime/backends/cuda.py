@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that the TensorRT engine needs, through NVIDIA's cuda-python."""
+"""The calls of the CUDA runtime that a TensorRT engine needs, through NVIDIA's cuda-python."""
 
 import ctypes
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ class Cuda:
         return np.ndarray(shape, dtype, memoryview(buffer))
 
     def free_pinned(self, array: NDArray[Any]) -> None:
-        """Give back memory of `pinned`."""
+        """Free memory of `pinned`."""
         self._call("cudaFreeHost", array.ctypes.data)
 
     def allocate(self, size: int) -> int:
@@ -93,7 +93,7 @@ class Cuda:
         return int(self._call("cudaMalloc", size))
 
     def free(self, address: int) -> None:
-        """Give back memory of `allocate`."""
+        """Free memory of `allocate`."""
         self._call("cudaFree", address)
 
     def upload(self, device: int, host: NDArray[Any]) -> None:
@@ -128,9 +128,9 @@ class Cuda:
         self._call("cudaGraphLaunch", graph, self.stream)
 
     def free_graph(self, graph: Any) -> None:
-        """Give back a captured graph."""
+        """Release a captured graph."""
         self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """Give back the stream."""
+        """Release the stream."""
         self._call("cudaStreamDestroy", self.stream)

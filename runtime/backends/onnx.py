@@ -26,7 +26,7 @@ class OnnxBackend:
         Args:
             path: ONNX file, already verified.
             provider: name as on the command line. execution_provider: ONNX Runtime's name for it.
-            threads: of one call; None for one a core.
+            threads: of one call; None for one per core.
         Raises:
             UserError: ONNX Runtime cannot load the file, or the graph is not what the manifest says.
         """
@@ -65,7 +65,7 @@ class OnnxBackend:
         return labels, scores
 
     def close(self) -> None:
-        """Give the session's memory back."""
+        """Release the session's memory."""
         self._session = None
 
 

@@ -21,7 +21,7 @@ class OpenvinoBackend:
 
         Args:
             path: ONNX file, already verified.
-            threads: of one call; None for one a core.
+            threads: of one call; None for one per core.
         Raises:
             UserError: OpenVINO cannot load the file.
         """
@@ -51,5 +51,5 @@ class OpenvinoBackend:
         return np.array(outputs["labels"]), np.array(outputs["scores"])
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Release the model's memory."""
         self._model = None

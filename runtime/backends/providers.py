@@ -1,7 +1,7 @@
-"""Providers: who can run a model here, which of its files each one wants, and which one `auto` takes.
+"""Providers: which runtimes can run a model here, and which of its files each one prefers.
 
-A provider is a row of PROVIDERS. `open_engine` goes through the rows, loads the first that really works
-and says which and why.
+A provider is a row of PROVIDERS. `open_engine` goes through the rows, loads the first one that really works
+and prints which.
 """
 
 import io

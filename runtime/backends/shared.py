@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from il2vseg.runtime.engine import Backend
 
 PATIENCE_S = 0.005
-"""Little beside a call, but enough for streams to fall in step."""
+"""Short compared with a call, but long enough for the streams to arrive together."""
 
 Outputs = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -114,7 +114,7 @@ class SharedBackend:
         return None
 
     def shutdown(self) -> None:
-        """Give back what the backend holds, after the last stream."""
+        """Release what the backend holds, after the last stream."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
             self._drop()

@@ -108,7 +108,7 @@ class TensorrtBackend:
         return self._host["labels"][:count].copy(), self._host["scores"][:count].copy()
 
     def close(self) -> None:
-        """Give back the memory of the GPU and what is pinned of the host's."""
+        """Release the memory of the GPU and the pinned memory of the host."""
         for _, graph in self._graphs.values():
             self._cuda.free_graph(graph)
         for name, array in self._host.items():

@@ -1,1 +1,1 @@
-"""Sinks take what the pipeline made of a frame; each is usable alone."""
+"""Sinks take results; each is usable alone."""

@@ -11,7 +11,7 @@ MAX_OF_A_KIND = 20
 
 
 class LogSink(Sink):
-    """Prints events; of a kind that comes over and over only the first few."""
+    """Prints events; of a kind that repeats, only the first few."""
 
     name = "log"
 

@@ -1,4 +1,4 @@
-"""A limit for what recordings take on the disk: the oldest go first."""
+"""A limit on the disk space of recordings: the oldest are deleted first."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _MAX_LOAD = 0.05
 
 
 class QuotaSink(Sink):
-    """Deletes the oldest recordings in some folders when all of them take more than a number of bytes.
+    """Deletes the oldest recordings in its folders when together they take more than a number of bytes.
 
     A recording is what the folder's ledger knows and what has not changed since: any other file is a
     person's, neither counted nor touched. Events reported: quota, with the number of files deleted.

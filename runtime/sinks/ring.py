@@ -1,4 +1,4 @@
-"""The seconds around an alarm, as a clip: what happened before it is kept in memory until one comes."""
+"""A clip of the seconds around an alarm; the seconds before it are kept in memory."""
 
 import time
 from collections import deque

@@ -41,7 +41,7 @@ class CaptureOptions:
     """What to ask of a camera; it may give something else.
 
     Attributes:
-        size: (height, width). fps: frames a second. codec: four letters, such as MJPG.
+        size: (height, width). fps: frames per second. codec: four letters, such as MJPG.
     """
 
     size: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""A live source: the newest frame of a connection that is made again whenever it dies or freezes."""
+"""A live source: the newest frame of a connection that is reopened when it dies or freezes."""
 
 import threading
 import time
@@ -71,7 +71,7 @@ class _Reader:
 
 
 class LiveSource(Source):
-    """The newest frame of a camera or stream, through failures of it.
+    """The newest frame of a camera or stream; it is reopened after failures.
 
     Events reported: source_lost with the reason, source_back with the seconds it was away.
     """
@@ -92,7 +92,7 @@ class LiveSource(Source):
         Args:
             connect: opens the connection; ConnectionFailed means "try again later".
             name: for messages. freeze_s: seconds without a new frame that count as a failure.
-            wait: go on trying when the first attempt fails.
+            wait: keep trying when the first attempt fails.
         Raises:
             UserError: the first attempt fails and `wait` is not set.
         """
@@ -149,7 +149,7 @@ class LiveSource(Source):
         return Captured(frame, index, f"frame_{index:06d}", unix=unix, clock=monotonic)
 
     def _reconnect(self) -> None:
-        """Give the dead connection up, wait for a while that grows, and make a new one."""
+        """Give up the dead connection, wait (longer each time), and open a new one."""
         if isinstance(self._reader.mistake, UserError):
             raise self._reader.mistake
         if self._lost_at is None:

@@ -1,4 +1,4 @@
-"""What the page and Prometheus want to know of a run, besides the pictures."""
+"""The numbers of a run for the page and Prometheus."""
 
 import threading
 import time

@@ -59,7 +59,7 @@ def model(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def write_export(folder: Path, model: Path, batch: int = 1) -> Path:
-    """Make a folder an exported model, fp32, of a graph for so many frames a call; return it."""
+    """Make a folder an exported model, fp32, of a graph for so many frames per call; return it."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(model.read_bytes())
     names = ("water", "obstacle", "sky")

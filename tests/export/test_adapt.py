@@ -47,7 +47,7 @@ def adapted() -> Segmenter:
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["fixed", "batched"])
 def batch(request: pytest.FixtureRequest) -> int:
-    """Most frames a call."""
+    """Most frames per call."""
     return int(request.param)
 
 

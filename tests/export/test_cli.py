@@ -24,7 +24,7 @@ Frames = list[tuple[str, Frame]]
 
 @pytest.fixture
 def out(segmenter: Segmenter, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The output folder; checkpoint and graph are those of the session, which saves seconds a test."""
+    """The output folder; checkpoint and graph are those of the session, which saves seconds per test."""
     monkeypatch.setattr(checkpoint_module, "load_checkpoint", lambda folder, **options: segmenter)
     monkeypatch.setattr(graph_module, "export_onnx", lambda s, path, batch: shutil.copyfile(model, path))
     return tmp_path / "export"
@@ -89,7 +89,7 @@ def test_what_tensorrt_would_refuse_is_said_and_exported_all_the_same(
     monkeypatch.setattr(graph_module, "export_onnx", lambda s, path, batch: onnx.save(proto, path))
     assert main(["--out", str(out), "--verify", str(footage)]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert f"model.onnx is nothing for TensorRT: {labels.name} (Cast): labels is UINT8" in said
+    assert f"model.onnx cannot be parsed by TensorRT: {labels.name} (Cast): labels is UINT8" in said
     assert (out / "model.onnx").is_file()
 
 

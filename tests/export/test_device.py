@@ -47,7 +47,7 @@ def test_every_provider_that_is_here_is_compared(
     assert cv2.imread(str(with_int8 / "device.png")).shape[1] == 4 * SIZE[1]
     said = capsys.readouterr().err
     assert "cpu int8" in said
-    assert all(f"not here: {provider}: " in said for provider in report["absent"])
+    assert all(f"not available: {provider}: " in said for provider in report["absent"])
 
 
 def test_a_provider_that_computes_something_else_fails_the_check(
@@ -99,4 +99,4 @@ def test_nothing_to_compare_is_one_line(
 ) -> None:
     monkeypatch.setattr("il2vseg.export.device.PROVIDERS", {"cpu": PROVIDERS["cpu"]})
     assert main(["--model", str(export_folder), "--verify", str(footage)]) == 2
-    assert "no provider here but" in capsys.readouterr().err.splitlines()[-1]
+    assert "there is no provider to compare with" in capsys.readouterr().err.splitlines()[-1]

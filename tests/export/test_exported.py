@@ -49,9 +49,9 @@ def test_a_damaged_file_is_refused(export_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "one of --checkpoint DIR and --model"),
-        (["--checkpoint", "x", "--model", "y"], "one of --checkpoint DIR and --model"),
-        (["--model", "x", "--alpha", "0.5"], "--alpha is fixed in an export"),
+        ([], "pass --checkpoint DIR or --model"),
+        (["--checkpoint", "x", "--model", "y"], "pass --checkpoint DIR or --model"),
+        (["--model", "x", "--alpha", "0.5"], "--alpha cannot be changed in an export"),
         (["--model", "nowhere"], "no such model"),
     ],
 )

@@ -142,7 +142,7 @@ def frames() -> list[Frame]:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip of 12 frames, 160x120, at 10 frames a second."""
+    """A clip of 12 frames, 160x120, at 10 frames per second."""
     from il2vseg.data.synthetic import write_clip
 
     path = tmp_path_factory.mktemp("clip") / "river.mp4"

@@ -111,8 +111,8 @@ def test_unreadable_images_are_skipped_and_counted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of --source"),
-        (["--source", "x", "--camera", "0"], "one of --source"),
+        ([], "pass --source FILE|DIR|URL or --camera N"),
+        (["--source", "x", "--camera", "0"], "pass --source FILE|DIR|URL or --camera N"),
         (["--source", "/nowhere"], "no such file"),
         (["--camera", "/dev/nowhere"], "no such device"),
         (["--source", "CLIP", "--max-frames", "0"], "--max-frames must be between 1 and"),

@@ -364,7 +364,6 @@ def test_labels_inside_the_archive_are_not_footage(
         (["--source", "archive", "--model", "nowhere"], "no such model"),
         (["--source", "archive", "--model", "mock://nowhere"], "no exported model there"),
         (["--source", "archive", "--out", "/dev/null/x"], "/dev/null/x"),
-        (["--source", "archive", "--workers", "0"], "--workers 0"),
     ],
 )
 def test_bad_input_is_one_clear_line(

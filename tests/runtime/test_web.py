@@ -499,7 +499,7 @@ def test_the_page_can_tell_the_age_of_a_picture(web: WebSink) -> None:
 
 
 class SlowLine:
-    """Takes so many bytes a second, in steps, by a clock of its own."""
+    """Takes so many bytes per second, in steps, by a clock of its own."""
 
     def __init__(self, rate: float, step: int = 1) -> None:
         self.rate, self.step = rate, step

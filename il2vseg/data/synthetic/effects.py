@@ -45,7 +45,7 @@ def _lighten(picture: Picture, mask: NDArray[np.uint8], amount: float) -> None:
 def glitter(
     effects: Effects, pose: Pose, canvas: Canvas, picture: Picture, labels: Labels, seed: int
 ) -> None:
-    """Scatter short bright strokes over the water, small far away and new ten times a second."""
+    """Scatter short bright strokes over the water, small far away and new ten times per second."""
     if effects.glitter == 0:
         return
     rng = np.random.default_rng((seed, 2, int(pose.time * 10)))

@@ -34,7 +34,7 @@ WEATHERS = (
 
 @dataclass(frozen=True)
 class Vessel:
-    """A boat or buoy: distance and lateral start in metres, lateral speed in metres a second."""
+    """A boat or buoy: distance and lateral start in metres, lateral speed in metres per second."""
 
     kind: str
     distance: float
@@ -66,7 +66,7 @@ class Scene:
         level: row of the horizon / frame height, at rest.
         chop: roughness of the water, 0 to 1.
         clarity: how much the water mirrors, 0 to 1.
-        speed: metres a second along the shore.
+        speed: metres per second along the shore.
         phases: of the camera's sway.
         sun: bearing and elevation in radians.
         shore, crowns, hills: profiles around the compass.
