@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from il2vseg.base.command import MAX_COUNT, MAX_SEED, MAX_SIDE, Settings, flag, parse, to_yaml
+from il2vseg.base.command import (
+    IGNORE_MASK_HELP,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SIDE,
+    Settings,
+    flag,
+    parse,
+    to_yaml,
+)
 from il2vseg.base.errors import run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
@@ -35,6 +44,7 @@ class DistillConfig(Settings):
     dataset: str = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to learn on")
+    ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     student: str = flag("mobilenetv4_small_050", "network to train", metavar="NAME")
     size: tuple[int, int] | None = flag(
         None,
@@ -155,6 +165,7 @@ def distill(config: DistillConfig) -> "Student":
 
     import torch
 
+    from il2vseg.base.ignore import IgnoreMask
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.distiller import Distiller, DistillRecipe
@@ -164,7 +175,10 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.models.spec import LowLevelSpec, ModelSpec
     from il2vseg.models.student import METHOD, Encoder, Student, finish
 
-    dataset = open_dataset(config.dataset, config.root, config.split, seed=config.seed, limit=config.limit)
+    ignore = IgnoreMask.of(config.ignore_mask)
+    dataset = open_dataset(
+        config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, ignore=ignore
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teachers = [teacher.to(device) for teacher in load_teachers(config)]
     teacher_digest = sha256_file(config.teacher / FILE_NAME)
@@ -180,6 +194,8 @@ def distill(config: DistillConfig) -> "Student":
             return compute_targets(teachers, map(_decode, track(frames)), size, config.flip)
 
         targets = _cached(out / TARGETS_NAME, key, compute)
+        if ignore is not None:
+            targets = targets.without(ignore)
         torch.manual_seed(config.seed)
         spec = ModelSpec(
             method=METHOD,

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.command import MAX_COUNT, MAX_SEED, Settings, flag, parse
+from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SEED, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
+from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
 from il2vseg.data import Crop, Dataset, Sample, open_dataset
 from il2vseg.data.dataset import spread
@@ -64,6 +65,7 @@ class EvaluateConfig(Settings):
     dataset: str = flag("synthetic", "data set: mastr1325, intcatch, camvid, ..., synthetic")
     root: Path | None = flag(None, "folder of the data set")
     split: str = flag("val", "split with masks")
+    ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     crop: Crop = flag("none", "score whole images, their central squares, or five crops of each")
     alpha: float | None = flag(
         None, "weight of the low-level branch; default: the checkpoint's", low=0, high=1
@@ -363,11 +365,14 @@ def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
     return ObstacleScore(class_names.index("obstacle"), class_names.index("water"))
 
 
-def false_alarms(segmenter: Predictor, dataset: Dataset, names: Sequence[str]) -> ObstacleScore:
+def false_alarms(
+    segmenter: Predictor, dataset: Dataset, names: Sequence[str], ignore: IgnoreMask | None = None
+) -> ObstacleScore:
     """Count what a model sees in the water of footage without obstacles; it needs no masks.
 
     Args:
         names: of the model's clusters. dataset: opened without labels.
+        ignore: what belongs to the own vessel: no obstacle there is a false alarm.
     Raises:
         UserError: nothing readable, or no cluster is called obstacle or water.
     """
@@ -376,7 +381,11 @@ def false_alarms(segmenter: Predictor, dataset: Dataset, names: Sequence[str]) -
     assignment = np.array([classes.index(name) for name in names])
     for batch, predictions in _predictions(segmenter, dataset, None, False, False, 1):
         for sample, predicted in zip(batch, predictions, strict=True):
-            score.update(sample.name, sample.frame, apply(assignment, predicted), None)
+            truth = None
+            if ignore is not None:
+                own = ignore.pixels(predicted.shape)
+                truth = np.where(own, np.uint8(IGNORE), np.uint8(classes.index("water")))
+            score.update(sample.name, sample.frame, apply(assignment, predicted), truth)
     return score
 
 
@@ -484,9 +493,12 @@ def run_false_alarms(config: EvaluateConfig) -> None:
     """Run the command on footage without masks and without obstacles."""
     from rich.console import Console
 
-    dataset = open_dataset(config.dataset, config.root, config.split, limit=config.limit)
+    ignore = IgnoreMask.of(config.ignore_mask)
+    dataset = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
     segmenter = open_model(config)
-    score = false_alarms(segmenter, dataset, segmenter.class_names)
+    score = false_alarms(segmenter, dataset, segmenter.class_names, ignore)
+    if note := dataset.skipped_note():
+        print(note, file=sys.stderr)
     Console().print(table(score.counts, f"{config.root}, {score.counts.frames} frames without obstacles"))
     if config.json is not None:
         write_json(config.json, {"obstacles": score.counts.to_json()})
@@ -515,6 +527,7 @@ def run(config: EvaluateConfig) -> None:
         seed=config.seed,
         limit=config.limit,
         crop=config.crop,
+        ignore=IgnoreMask.of(config.ignore_mask),
     )
     assignment = None
     if config.assignment is not None:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from il2vseg.base.command import MAX_COUNT, MAX_SEED, MAX_SIDE, Settings, flag, parse, to_yaml
+from il2vseg.base.command import (
+    IGNORE_MASK_HELP,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SIDE,
+    Settings,
+    flag,
+    parse,
+    to_yaml,
+)
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
 from il2vseg.data.dataset import Crop
@@ -45,6 +54,7 @@ class TrainConfig(Settings):
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to train on")
     crop: Crop = flag("none", "train on whole images, their central squares, or five crops of each")
+    ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     num_classes: int | Literal["auto"] = flag(
         3,
         "number of classes to find; auto proposes one and shows its curve",
@@ -260,13 +270,23 @@ def open_footage(config: TrainConfig, processes: "Processes") -> "tuple[Dataset,
     Raises:
         UserError: no usable frames, no such backbone or weights, a size that does not fit.
     """
+    from il2vseg.base.ignore import IgnoreMask
     from il2vseg.data import open_dataset
     from il2vseg.models.backbones import backbone_spec, build_backbone, check_size
     from il2vseg.models.weights import resolve_weights
 
     spec = backbone_spec(config.backbone)
+    ignore = IgnoreMask.of(config.ignore_mask)
+    if ignore is not None and config.crop != "none":
+        raise UserError("--ignore-mask takes whole images; leave --crop out")
     dataset = open_dataset(
-        config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, crop=config.crop
+        config.dataset,
+        config.root,
+        config.split,
+        seed=config.seed,
+        limit=config.limit,
+        crop=config.crop,
+        ignore=ignore,
     )
     size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
     check_size(size, spec.patch)
@@ -286,11 +306,13 @@ def read_features(
     monitor: "Monitor",
 ) -> "FeatureStore":
     """Tokens and colours of all frames, computed where the cache lacks them."""
+    from il2vseg.base.ignore import IgnoreMask
     from il2vseg.learning.features import FeatureCache, build_feature_store
 
     cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
     progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
-    store = build_feature_store(dataset, cache, progress=progress, processes=processes)
+    ignore = IgnoreMask.of(config.ignore_mask)
+    store = build_feature_store(dataset, cache, progress=progress, processes=processes, ignore=ignore)
     if dataset.skipped:
         monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
     return store

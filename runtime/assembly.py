@@ -73,6 +73,7 @@ def open_streams(
 def _open_stream(
     config: RunConfig, manifest: "Manifest", backend: "Backend", stack: ExitStack
 ) -> "tuple[Stream, Sequence[Sink]]":
+    from il2vseg.base.ignore import IgnoreMask
     from il2vseg.runtime.engine import Engine
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
@@ -86,7 +87,7 @@ def _open_stream(
     stabiliser = (
         None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
     )
-    engine = Engine(manifest, backend, stabiliser, config.opacity)
+    engine = Engine(manifest, backend, stabiliser, config.opacity, IgnoreMask.of(config.ignore_mask))
     analyse = marine_layer(config, manifest, events)
     source = stack.enter_context(
         open_source(target, source_options(config), events.emit, camera=config.camera is not None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from il2vseg.base.command import MAX_COUNT, MAX_SIDE, MAX_THREADS, Settings, flag
+from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SIDE, MAX_THREADS, Settings, flag
 from il2vseg.base.errors import UserError
 
 MAX_SECONDS = 10**6
@@ -94,6 +94,9 @@ class RunConfig(Settings):
     )
     danger_zone: float | None = flag(
         None, "raise an alarm for obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
+    )
+    ignore_mask: str | None = flag(
+        None, f"{IGNORE_MASK_HELP}; of frames that are turned and cropped", metavar="FILE|POLYGON"
     )
     capture_size: tuple[int, int] | None = flag(
         None, "height and width to request from the camera", low=1, high=MAX_SIDE, metavar="PIXELS"

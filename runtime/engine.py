@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Frame, resize_frame, resize_labels
 from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.overlay import DEFAULT_OPACITY
@@ -60,12 +61,19 @@ class Engine:
         backend: Backend,
         stabiliser: Stabiliser | None = None,
         opacity: float = DEFAULT_OPACITY,
+        ignore: IgnoreMask | None = None,
     ) -> None:
-        """Put the parts together; `opacity` is that of the results' colours, between 0 and 1."""
+        """Put the parts together.
+
+        Args:
+            opacity: of the results' colours, between 0 and 1.
+            ignore: what belongs to the own vessel; labels are IGNORED (255) there.
+        """
         self.manifest = manifest
         self.backend = backend
         self._stabiliser = stabiliser
         self._opacity = opacity
+        self._ignore = ignore
         self._class_of_cluster = np.zeros(256, np.uint8)
         self._class_of_cluster[: len(manifest.clusters)] = manifest.clusters
 
@@ -91,6 +99,8 @@ class Engine:
             ids = upsampled_argmax(steady, self.manifest.size)
         classes = np.asarray(cv2.LUT(ids, self._class_of_cluster), dtype=np.uint8)
         labels = resize_labels(classes, (frame.shape[0], frame.shape[1]))
+        if self._ignore is not None:
+            labels[self._ignore.pixels(labels.shape)] = IGNORED
         marks.append(time.perf_counter())
         steps = ("resize", "engine", "labels")
         spans = zip(steps, marks, marks[1:], strict=False)

@@ -30,7 +30,8 @@ def check_outputs(configs: Sequence[RunConfig], model: Path) -> None:
         inputs += files
         for source in targets(config):
             inputs += footage_files(Path(source)) if Path(source).is_dir() else ()
-        inputs += [path for path in (config.config, config.undistort) if path is not None]
+        mask = None if config.ignore_mask is None else Path(config.ignore_mask)
+        inputs += [path for path in (config.config, config.undistort, mask) if path is not None]
         outputs += [path for path in (config.mcap, config.jsonl) if path is not None and str(path) != "-"]
         if config.save_video is not None and config.segment is None:
             outputs.append(config.save_video)

@@ -224,6 +224,6 @@ class Result:
 
 
 def class_fractions(labels: Labels, classes: int) -> list[float]:
-    """Return the share of the frame for each of `classes` classes, in [0, 1]."""
-    counts = cv2.calcHist([labels], [0], None, [classes], [0, classes])
-    return [float(n) for n in np.ravel(counts) / labels.size]
+    """Return the share of each of `classes` classes, in [0, 1], of what is of a class in labels (H, W)."""
+    counts = np.ravel(cv2.calcHist([labels], [0], None, [classes], [0, classes]))
+    return [float(n) for n in counts / max(1.0, float(counts.sum()))]

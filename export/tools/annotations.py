@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.classes import merge
-from il2vseg.base.command import Settings, flag, parse
+from il2vseg.base.command import IGNORE_MASK_HELP, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import IMAGE_SUFFIXES, list_files, require_writable_dir, write_text
+from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Labels, read_frame, resize_frame, resize_labels
 from il2vseg.base.outputs import model_files, protect
 from il2vseg.export.tools.naming import NamedModel, open_model
@@ -41,6 +42,7 @@ class AnnotateConfig(Settings):
     model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
     images: Path = flag(dataclasses.MISSING, "folder of images", metavar="DIR")
     out: Path = flag(dataclasses.MISSING, "file to write: .json, or .xml for cvat", metavar="FILE")
+    ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     format: Literal["coco", "coco-rle", "cvat", "labelstudio"] = flag("coco", "which tool reads it")
     min_area: float = flag(
         0.0005, "leave out pieces smaller than this share of the image", low=0, high=1, metavar="SHARE"
@@ -182,22 +184,30 @@ def label_studio(
 
 
 def predict(
-    model: NamedModel, files: Sequence[Path], folder: Path, left_out: list[str]
+    model: NamedModel,
+    files: Sequence[Path],
+    folder: Path,
+    left_out: list[str],
+    ignore: IgnoreMask | None = None,
 ) -> Iterable[Annotated]:
     """Yield the named classes of every image, at the image's own size.
 
     Args:
         files: images below `folder`. left_out: gets a line for every one that cannot be read.
+        ignore: what belongs to the own vessel in every image, and is of no class.
     """
     table = np.array(merge(model.names)[1], np.uint8)
     for path in files:
         try:
             frame = read_frame(path)
+            own = None if ignore is None else ignore.pixels(frame.shape)
         except UserError as error:
             left_out.append(str(error))
             continue
         clusters = model.predict(resize_frame(frame, model.size))
         labels = resize_labels(table[clusters], (frame.shape[0], frame.shape[1]))
+        if own is not None:
+            labels = np.where(own, np.uint8(IGNORED), labels)
         yield Annotated(path.relative_to(folder).as_posix(), labels)
 
 
@@ -215,7 +225,7 @@ def annotate(config: AnnotateConfig) -> None:
     model = open_model(config.model, config.weights)
     names, _ = merge(model.names)
     left_out: list[str] = []
-    items = predict(model, files, config.images, left_out)
+    items = predict(model, files, config.images, left_out, IgnoreMask.of(config.ignore_mask))
     if config.format == "cvat":
         text = cvat(items, names, config, left_out)
     else:

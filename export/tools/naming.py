@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.classes import merge
-from il2vseg.base.command import MAX_COUNT, Settings, flag, parse
+from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class NameConfig(Settings):
     dataset: str = flag("folder", "layout of the footage to show clusters in")
     root: Path | None = flag(None, "footage to look at; without it no picture is written", metavar="DIR|CLIP")
     split: str = flag("train", "split of the data set")
+    ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     set: tuple[str, ...] | None = flag(None, "names: 0=water 1=sky 2=water", metavar="N=NAME")
     from_masks: Path | None = flag(
         None,
@@ -190,14 +192,21 @@ class Survey:
         return [int(i) for i in np.unique(seen[np.searchsorted(cumulative, wanted)])]
 
 
-def survey(model: NamedModel, dataset: "Dataset") -> Survey:
-    """Segment the footage and count what occurs where; frames are kept small."""
+def survey(model: NamedModel, dataset: "Dataset", ignore: IgnoreMask | None = None) -> Survey:
+    """Segment the footage and count what occurs where; frames are kept small.
+
+    Args:
+        ignore: what belongs to the own vessel in every frame, and shows no cluster.
+    """
     shares, frames, labels = [], [], []
     height = round(CELL * model.size[0] / model.size[1])
     for sample in dataset:
         frame = resize_frame(sample.frame, model.size)
         predicted = model.predict(frame)
-        shares.append(np.bincount(predicted.ravel(), minlength=len(model.names)) / predicted.size)
+        if ignore is not None:
+            predicted = np.where(ignore.pixels(predicted.shape), np.uint8(IGNORED), predicted)
+        counted = predicted[predicted != IGNORED]
+        shares.append(np.bincount(counted, minlength=len(model.names)) / max(1, counted.size))
         frames.append(resize_frame(frame, (height, CELL)))
         labels.append(resize_labels(predicted, (height, CELL)))
     return Survey(np.stack(shares), tuple(frames), tuple(labels))
@@ -235,17 +244,20 @@ def name(config: NameConfig) -> list[str]:
 
     model = open_model(config.model, config.weights)
     names = list(model.names)
+    ignore = IgnoreMask.of(config.ignore_mask)
     if config.from_masks is not None:
         root, split = config.from_masks.resolve().parent, config.from_masks.name
-        masks = open_dataset(config.dataset, root, split, labelled=True, limit=config.limit)
+        masks = open_dataset(config.dataset, root, split, labelled=True, limit=config.limit, ignore=ignore)
         names, unseen = names_from_masks(model, masks, names)
+        _note(masks)
         _warn(unseen, "does not occur in these masks and keeps its name")
     names = parse_names(config.set or (), names)
     if names != list(model.names):
         model.rename(names)
     if config.root is not None or config.dataset == "synthetic":
-        footage = open_dataset(config.dataset, config.root, config.split, limit=config.limit)
-        found = survey(model, footage)
+        footage = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
+        found = survey(model, footage, ignore)
+        _note(footage)
         path = config.picture or config.model / PICTURE_NAME
         write_exemplars(path, found, names)
         _warn(found.unseen(), "does not occur in this footage: look at other footage before you name it")
@@ -253,6 +265,11 @@ def name(config: NameConfig) -> list[str]:
     for i, n in enumerate(names):
         print(f"{i}={n}")
     return names
+
+
+def _note(dataset: "Dataset") -> None:
+    if note := dataset.skipped_note():
+        print(note, file=sys.stderr)
 
 
 def _warn(clusters: Sequence[int], what: str) -> None:

@@ -32,6 +32,10 @@ MAX_COUNT = 10**9
 MAX_SIDE = 1 << 14
 """Upper bound of a frame's side, in pixels."""
 MAX_THREADS = 4 * (os.cpu_count() or 1)
+IGNORE_MASK_HELP = (
+    "what belongs to the own vessel and is left out: a picture of the camera's shape, white there, or the "
+    "corners of a polygon as shares of width and height, '0.2,1 0.4,0.7 0.8,1'; several with ; between them"
+)
 _SHOWN_BOUND = 10_000
 """Larger limits catch typing errors; --help does not show them."""
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.ignore import IgnoreMask
 from il2vseg.data import layouts, synthetic
 from il2vseg.data.classes import IGNORE, Classes
-from il2vseg.data.dataset import Crop, CroppedPart, Dataset, Part, Sample
+from il2vseg.data.dataset import Crop, CroppedPart, Dataset, MaskedPart, Part, Sample
 from il2vseg.data.layouts import Layout, Listing, Request
 from il2vseg.data.potsdam import potsdam
 
@@ -39,6 +40,7 @@ def open_dataset(
     seed: int = 0,
     limit: int | None = None,
     crop: Crop = "none",
+    ignore: IgnoreMask | None = None,
 ) -> Dataset:
     """Open a data set.
 
@@ -51,6 +53,7 @@ def open_dataset(
         seed: of the scenes of `synthetic`.
         limit: thin the samples evenly to at most this many.
         crop: give whole images, their central squares, or five crops of each.
+        ignore: what belongs to the own vessel in every image; its labels are IGNORE.
 
     Raises:
         UserError: unknown name or split, missing or empty folder, masks missing where they are needed.
@@ -61,6 +64,8 @@ def open_dataset(
         raise UserError(f"a limit of {limit} images leaves nothing; it must be at least 1")
     listing = DATASETS[name](Request(name, root, split, labelled, seed))
     parts: list[Part] = list(listing.parts)
+    if ignore is not None:
+        parts = [MaskedPart(part, ignore) for part in parts]
     if crop != "none":
         parts = [CroppedPart(part, crop) for part in parts]
     return Dataset(name, listing.classes, parts, limit)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.ignore import IGNORED
 from il2vseg.base.images import Labels
 
-IGNORE = 255
+IGNORE = IGNORED
 """The class id of pixels that no metric counts."""
 
 Color = tuple[int, int, int]

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.images import Frame, Labels, read_frame, read_labels
+from il2vseg.base.ignore import IGNORED, IgnoreMask
+from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_labels
 from il2vseg.data.classes import Classes, Color
 
 
@@ -107,6 +108,36 @@ class ClipPart:
                 raise UnreadableError(f"{self.path}: not a readable clip")
         finally:
             capture.release()
+
+
+@dataclass(frozen=True)
+class MaskedPart:
+    """Another part, without labels on what belongs to the own vessel."""
+
+    inner: Part
+    ignore: IgnoreMask
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def count(self) -> int:
+        return self.inner.count
+
+    def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
+        """Yield samples: see `Part.read`.
+
+        Raises:
+            UserError: a frame has another shape than the mask.
+        """
+        for sample in self.inner.read(wanted):
+            own = self.ignore.pixels(sample.frame.shape)
+            if sample.labels is None:
+                yield sample
+                continue
+            own = resize_labels(own.view(np.uint8), sample.labels.shape[:2]) > 0
+            yield replace(sample, labels=np.where(own, np.uint8(IGNORED), sample.labels))
 
 
 Crop = Literal["none", "center", "five"]

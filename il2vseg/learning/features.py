@@ -17,6 +17,7 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
+from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.data import Dataset
 from il2vseg.learning.precision import MixedPrecision, autocast
@@ -118,23 +119,30 @@ class CachedFeatures:
     """The training set as the trainer sees it (`store.FeatureStore`)."""
 
     def __init__(
-        self, grid: tuple[int, int], paths: list[Path], views: list[Path], colours: NDArray[np.uint8]
+        self,
+        grid: tuple[int, int],
+        paths: list[Path],
+        views: list[Path],
+        colours: NDArray[np.uint8],
+        ignored: NDArray[np.bool_] | None = None,
     ) -> None:
         """Args:
         paths, views: token files of the n images and of their jittered copies (views may be empty).
         colours: mean RGB (n, h·s, w·s, 3), s = COLOUR_SCALE.
+        ignored: tokens (h, w) that belong to the own vessel; their nearest neighbours stand in for them.
         """
         self.grid = grid
-        self._colours = colours
+        self._stand_in = None if ignored is None else torch.from_numpy(nearest_kept(ignored).ravel())
+        self._colours = colours if ignored is None else _replaced_colours(colours, ignored)
         size = sum(p.stat().st_size for p in [*paths, *views])
         keep = size <= MEMORY_BUDGET
         self._tokens: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in paths] if keep else paths
         self._views: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in views] if keep else views
 
-    @staticmethod
-    def _stack(held: list[Path] | list[NDArray[np.float16]], images: Tensor) -> Tensor:
+    def _stack(self, held: list[Path] | list[NDArray[np.float16]], images: Tensor) -> Tensor:
         chosen = [held[i] for i in images.tolist()]
-        return torch.from_numpy(np.stack([np.load(x) if isinstance(x, Path) else x for x in chosen])).float()
+        tokens = torch.from_numpy(np.stack([np.load(x) if isinstance(x, Path) else x for x in chosen]))
+        return (tokens if self._stand_in is None else tokens[:, self._stand_in]).float()
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -153,6 +161,29 @@ class CachedFeatures:
         return lowlevel.pool_colours(x, (self.grid[0] * scale, self.grid[1] * scale))
 
 
+def nearest_kept(ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Index of the nearest token that is not ignored, for every token of a grid (h, w): (h, w).
+
+    Raises:
+        UserError: none is left.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if ignored.all():
+        raise UserError("--ignore-mask leaves out all of the frame at this --size")
+    rows, columns = distance_transform_edt(ignored, return_distances=False, return_indices=True)
+    return np.asarray(rows * ignored.shape[1] + columns, dtype=np.int64)
+
+
+def _replaced_colours(colours: NDArray[np.uint8], ignored: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Give ignored tokens the colours (n, h·s, w·s, 3) of those that stand in for them."""
+    (h, w), count = ignored.shape, len(colours)
+    s = colours.shape[1] // h
+    cells = colours.reshape(count, h, s, w, s, 3).transpose(0, 1, 3, 2, 4, 5).reshape(count, h * w, s, s, 3)
+    cells = cells[:, nearest_kept(ignored).ravel()].reshape(count, h, w, s, s, 3)
+    return np.ascontiguousarray(cells.transpose(0, 1, 3, 2, 4, 5).reshape(colours.shape))
+
+
 def build_feature_store(
     dataset: Dataset,
     cache: FeatureCache,
@@ -160,6 +191,7 @@ def build_feature_store(
     batch: int = 4,
     progress: Callable[[Iterable[Frame]], Iterable[Frame]] = lambda frames: frames,
     processes: Processes | None = None,
+    ignore: IgnoreMask | None = None,
 ) -> CachedFeatures:
     """Read every frame of a data set, compute what the cache lacks and open the result.
 
@@ -167,6 +199,7 @@ def build_feature_store(
         views: also the tokens of the colour-jittered copies, which L_corr needs.
         progress: wraps the iteration over frames.
         processes: each reads and computes its part of the frames; all of them get the whole store.
+        ignore: what belongs to the own vessel in every frame.
     Raises:
         UserError: nothing is readable, the backbone overflows, or the processes do not share the cache.
     """
@@ -202,4 +235,5 @@ def build_feature_store(
             raise UserError(f"none of {len(dataset)} images could be read (first: {dataset.skipped[0]})")
         if absent := [p for p in (*paths, *view_paths) if not p.exists()]:
             raise UserError(f"{absent[0]}: not on this machine; --cache must be a folder that all share")
-    return CachedFeatures((h, w), paths, view_paths, np.stack(colours))
+    ignored = None if ignore is None else ignore.cells((h, w))
+    return CachedFeatures((h, w), paths, view_paths, np.stack(colours), ignored)

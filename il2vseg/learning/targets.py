@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,6 +17,7 @@ from torch import Tensor
 from il2vseg.base.classes import is_unsure
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
+from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.models.segmenter import Segmenter, frames_to_images, pixel_scores
 from il2vseg.models.student import STRIDE
@@ -57,6 +58,13 @@ class Targets:
     scores: NDArray[np.uint8]
     tokens: NDArray[np.float16]
     class_names: tuple[str, ...]
+
+    def without(self, ignore: IgnoreMask) -> "Targets":
+        """The same, knowing nothing of what belongs to the own vessel."""
+        scores = self.scores.copy()
+        height, width = scores.shape[2:]
+        scores[:, :, ignore.cells((height, width))] = 0
+        return replace(self, scores=scores)
 
     def save(self, path: Path, key: str) -> None:
         """Write to an .npz; `key` names everything that decided the targets."""

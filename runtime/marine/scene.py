@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.ignore import IGNORED
 from il2vseg.base.images import Labels, resize_labels
 from il2vseg.runtime.marine.water_plane import Camera, Line, WaterPlane
 from il2vseg.runtime.sources.base import Report
@@ -25,6 +26,7 @@ SMALLEST_WATER = 0.01
 SMALLEST_OBSTACLE = 8e-5
 """Share of the frame: 18 pixels of 640x360."""
 
+_FRINGE = 0.01  # of the height
 _COLUMNS = 160
 _WINDOW = 0.4  # of the width
 _QUANTILE = 0.4
@@ -133,6 +135,19 @@ def water_body(labels: Labels, water: int) -> NDArray[np.uint8]:
     return np.asarray(keep[pieces], dtype=np.uint8)
 
 
+def without_fringe(labels: Labels) -> Labels:
+    """Leave a little more out than what belongs to the own vessel, IGNORED in labels (H, W).
+
+    No mask is drawn to the pixel, and a rim of the own deck would be an obstacle at arm's length for ever.
+    """
+    own = (labels == IGNORED).view(np.uint8)
+    if not own.any():
+        return labels
+    side = 1 + 2 * max(1, round(_FRINGE * len(labels)))
+    grown = cv2.dilate(own, np.ones((side, side), np.uint8))
+    return np.where(grown > 0, np.uint8(IGNORED), labels)
+
+
 def water_edge(body: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the row of the topmost water in every column of a mask (H, W); H where there is none."""
     return np.where(body.any(0), body.argmax(0), len(body)).astype(np.int64)
@@ -239,6 +254,7 @@ def find_obstacles(
     margin = max(1.0, 0.006 * height)
     rows = np.arange(height, dtype=np.float32)[:, None]
     solid = labels == classes.obstacle
+    afloat = body.view(np.bool_) | (labels == IGNORED)  # what the own deck hides may be water
     below = solid & (rows > (far + margin).astype(np.float32))
     count, pieces, statistics, _ = cv2.connectedComponentsWithStats(below.view(np.uint8), connectivity=8)
     found = []
@@ -248,7 +264,7 @@ def find_obstacles(
             continue
         columns = left + np.flatnonzero(pieces[top + h - 1, left : left + w] == i)
         under = top + h + 1
-        if under < height and not body[under, columns].any():
+        if under < height and not afloat[under, columns].any():
             continue  # what floats on another mistake of the labels, not on water
         box = _whole_box(solid, (left, top, w, h))
         found.append(Obstacle(box, (float(columns.mean()), float(top + h))))
@@ -297,6 +313,7 @@ class MarineAnalyser:
         size = (labels.shape[0], labels.shape[1])
         scale = max(1.0, size[1] / WIDEST)
         small = resize_labels(labels, (max(1, round(size[0] / scale)), round(size[1] / scale)))
+        small = without_fringe(small)
         body = water_body(small, self._classes.water)
         edge = water_edge(body)
         # Rows of the frame itself: a row of the shrunk labels is several, and range is worth each of them.
