@@ -26,7 +26,7 @@ SMALLEST_WATER = 0.01
 SMALLEST_OBSTACLE = 8e-5
 """Share of the frame: 18 pixels of 640x360."""
 
-_FRINGE = 0.01  # of the height
+_FRINGE = 0.02  # of the height
 _COLUMNS = 160
 _WINDOW = 0.4  # of the width
 _QUANTILE = 0.4

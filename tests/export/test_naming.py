@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from il2vseg.base.classes import merge
 from il2vseg.base.errors import UserError
+from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, Labels, write_image
 from il2vseg.data import open_dataset
 from il2vseg.export.tools.naming import (
@@ -162,3 +163,21 @@ def test_a_small_class_gets_a_cluster_although_that_covers_more_of_another(tmp_p
     model = NamedModel((40, 60), ("a", "b"), lambda frame: clusters, lambda names: None)
     masks = open_dataset("intcatch", tmp_path, "few", labelled=True)
     assert names_from_masks(model, masks, model.names) == (["obstacle", "water"], [])
+
+
+def test_clusters_of_the_own_deck_are_not_shown() -> None:
+    own = IgnoreMask.parse("0.5,1 0.5,0.4 1,0.4 1,1")  # where cluster 2 is, and nothing else
+    found = survey(BANDS, open_dataset("synthetic", None, "val", limit=2), own)
+    assert found.unseen() == [2, 3]
+    assert found.shares.sum(1) == pytest.approx(1)
+    assert found.exemplars(2) == []
+
+
+def test_footage_that_cannot_be_read_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((64, 96, 3), np.uint8))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert main(["--model", str(checkpoint), "--root", str(tmp_path)]) == 0
+    assert "skipped 1 of 3 images" in capsys.readouterr().err
