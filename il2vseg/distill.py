@@ -19,7 +19,7 @@ from il2vseg.base.command import (
     parse,
     to_yaml,
 )
-from il2vseg.base.errors import run_command
+from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | Non
     Raises:
         UserError: it is wanted without the classes for it.
     """
-    from il2vseg.base.errors import UserError
     from il2vseg.learning.paste import Pasting
 
     marine = {"water", "obstacle"} <= set(class_names)
