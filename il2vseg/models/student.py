@@ -4,6 +4,7 @@ An encoder of timm without trained weights, a feature pyramid of 1x1 and depthwi
 quarter or half of the input. It is a `Segmenter` to everything that takes one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from il2vseg.base.errors import UserError
 from il2vseg.models.backbones import check_size
+from il2vseg.models.novelty import Novelty
 from il2vseg.models.segmenter import Segmenter
 from il2vseg.models.spec import ModelSpec
 
@@ -102,8 +104,49 @@ def _separable(width: int) -> nn.Sequential:
     return nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.ReLU(), *_conv(width, width))
 
 
+class NoSkyInWater(nn.Module):
+    """Sky below the water's edge is impossible: what is called so stands in the water.
+
+    Works on scores (B, C, h, w) with the classes water, sky and obstacle; of others it changes nothing.
+    """
+
+    above: Tensor
+
+    CELL = 8
+    """Pixels along a side of a cell on which water is looked for."""
+
+    def __init__(self, names: Sequence[str], size: tuple[int, int], stride: int) -> None:
+        """Args:
+        names: of the classes. size: (H, W) of the images. stride: pixels along a cell of the scores.
+        """
+        super().__init__()
+        marine = {"water", "sky", "obstacle"} <= set(names)
+        self.ids = [names.index(n) for n in ("water", "sky", "obstacle")] if marine else None
+        self.pool = self.CELL // stride
+        rows = size[0] // self.CELL
+        self.register_buffer("above", torch.ones(rows, rows).tril(-1), persistent=False)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Move the score of sky to obstacle where there is clearly water above, in the same column."""
+        if self.ids is None:
+            return scores
+        water, sky, obstacle = self.ids
+        wet = F.avg_pool2d(2.0 * (scores[:, water : water + 1] - 0.5).relu(), self.pool)
+        # Rows of water above a cell: from one to two of them the sky disappears.
+        gate = (self.above @ wet - 1.0).clamp(0.0, 1.0)
+        moved = scores[:, sky : sky + 1] * F.interpolate(gate, scale_factor=float(self.pool))
+        parts = list(scores.split(1, 1))
+        parts[sky] = parts[sky] - moved
+        parts[obstacle] = parts[obstacle] + moved
+        return torch.cat(parts, 1)
+
+
 class Student(Segmenter):
-    """Frames to class scores in one small network; `alpha` is 0, there is no low-level branch to weigh."""
+    """Frames to class scores in one small network; `alpha` is 0, there is no low-level branch to weigh.
+
+    Attributes:
+        novelty: how like its training an image is, where that was fitted.
+    """
 
     def __init__(self, spec: ModelSpec, size: tuple[int, int] | None = None) -> None:
         """Build it with random weights, drawn from torch's global generator.
@@ -138,6 +181,8 @@ class Student(Segmenter):
             self.detail = _conv(3, row.fine, kernel=2, stride=2)
             self.sharpen = _separable(row.fine)
         self.classify = nn.Conv2d(row.fine or width, self.num_classes, 1)
+        self.rule = NoSkyInWater(self.class_names, self.size, self.stride)
+        self.novelty: Novelty | None = None
 
     @property
     def patch(self) -> int:
@@ -175,7 +220,17 @@ class Student(Segmenter):
         Returns:
             (B, C, H/s, W/s) float32, a distribution over C at every cell.
         """
-        return self.logits(images).softmax(1)
+        scores: Tensor = self.rule(self.logits(images).softmax(1))
+        return scores
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Class scores as of `forward`, and the confidence (B, 1, H/16, W/16) in [0, 1] of every cell.
+
+        The confidence is None where the novelty was not fitted.
+        """
+        fine, coarse = self.features(images)
+        scores = self.rule(self.classify(fine).softmax(1))
+        return scores, None if self.novelty is None else self.novelty(coarse)
 
 
 def _fold_norms(module: nn.Module) -> None:
@@ -203,5 +258,7 @@ def load_student(tensors: dict[str, Tensor], spec: ModelSpec, size: tuple[int, i
     """Rebuild a finished student from its checkpoint's tensors, for any input size of whole strides."""
     with torch.random.fork_rng(devices=[]):
         student = finish(Student(spec, size))
+    if "novelty.whiten" in tensors:
+        student.novelty = Novelty(student.width)
     student.load_state_dict(tensors)
     return student
