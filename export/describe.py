@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from il2vseg.base.classes import merge
 from il2vseg.base.palette import class_colors
-from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, ModelFile, OutputSpec
+from il2vseg.runtime.manifest import ClassInfo, InputSpec, Manifest, ModelFile, Novelty, OutputSpec
 
 if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
@@ -24,6 +24,9 @@ def describe(
 ) -> Manifest:
     """Make the manifest of a network that is called `name`; `files` are its exports."""
     spec, adapt, (height, width) = segmenter.spec, segmenter.adapt, segmenter.size
+    novelty = Novelty(**spec.novelty) if spec.novelty else None
+    # That of a student, at the stride of its coarser features.
+    confidence = (height // 16, width // 16) if novelty else None
     names, clusters = merge(segmenter.class_names)
     return Manifest(
         name=name,
@@ -31,12 +34,13 @@ def describe(
         backbone=spec.backbone,
         patch_size=segmenter.patch,
         input=InputSpec(INPUT, height, width, batch),
-        outputs=OutputSpec((height, width), (len(clusters), *segmenter.grid)),
+        outputs=OutputSpec((height, width), (len(clusters), *segmenter.grid), confidence),
         classes=class_infos(names),
         clusters=clusters,
         files=files,
         alpha=segmenter.alpha,
         fcm=dataclasses.asdict(spec.low_level),
         adapt={} if adapt is None else dataclasses.asdict(adapt),
+        novelty=novelty,
         training_data=spec.training_data,
     )

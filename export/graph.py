@@ -20,7 +20,7 @@ from il2vseg.models.segmenter import Segmenter, frames_to_images, label_pixels
 if TYPE_CHECKING:
     import onnx
 
-OUTPUTS = ("labels", "scores")
+OUTPUTS = ("labels", "scores", "confidence")
 
 
 class DeployableGraph(nn.Module):
@@ -33,11 +33,13 @@ class DeployableGraph(nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
-    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 BGR (1, H, W, 3) -> labels (1, H, W) uint8, scores (1, C, gh, gw) float32."""
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """uint8 BGR (1, H, W, 3) -> labels (1, H, W) uint8, scores (1, C, gh, gw) float32, and a confidence
+        (1, h, w) float32 where the network has one."""
         images = frames_to_images(frame)
-        scores = self.segmenter(images)
-        return label_pixels(scores, images, self.segmenter.low_level), scores
+        scores, confidence = self.segmenter.judge(images)
+        labels = label_pixels(scores, images, self.segmenter.low_level)
+        return (labels, scores) if confidence is None else (labels, scores, confidence[:, 0])
 
 
 def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
@@ -62,7 +64,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
             graph,
             (frame,),
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(OUTPUTS[: 3 if segmenter.spec.novelty else 2]),
             opset_version=18,  # the exporter's oldest
             dynamic_shapes=free,
             dynamo=True,

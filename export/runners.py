@@ -37,7 +37,7 @@ def onnx_runner(model: Path, threads: int | None = None) -> Runner:
     name = session.get_inputs()[0].name
 
     def run(frame: NDArray[np.uint8]) -> Output:
-        labels, scores = session.run(None, {name: frame})
+        labels, scores = session.run(["labels", "scores"], {name: frame})
         return labels, scores
 
     return run

@@ -167,7 +167,7 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.base.ignore import IgnoreMask
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
-    from il2vseg.learning.distiller import Distiller, DistillRecipe
+    from il2vseg.learning.distiller import Distiller, DistillRecipe, add_novelty
     from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.targets import compute_targets, targets_key
     from il2vseg.models.checkpoint import FILE_NAME, save_student
@@ -222,7 +222,7 @@ def distill(config: DistillConfig) -> "Student":
         torch.set_num_threads(1)
         workers = default_workers() if config.workers is None else config.workers
         distiller = Distiller(Student(spec), frames, targets, recipe, device=device, workers=workers)
-        student = finish(distiller.run(monitor.step))
+        student = add_novelty(finish(distiller.run(monitor.step)), frames)
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
     if note := dataset.skipped_note():

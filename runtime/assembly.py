@@ -77,6 +77,7 @@ def _open_stream(
     from il2vseg.runtime.engine import Engine
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
+    from il2vseg.runtime.novelty import NoveltyWatch
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import open_source
@@ -101,6 +102,7 @@ def _open_stream(
         max_frames=config.max_frames,
         latencies=latencies,
         analyse=analyse,
+        novelty=None if manifest.novelty is None else NoveltyWatch(manifest.novelty, events.emit),
     )
     windows = [sink for sink in sinks if isinstance(sink, WindowSink)]
     return Stream(config, redacted(target), source, pipeline, windows), sinks

@@ -151,6 +151,8 @@ def _finish(stream: "Stream", seconds: float) -> None:
     ]
     written = [str(p) for p in (config.save_video, config.save_labels, config.jsonl) if p and str(p) != "-"]
     print(", ".join(parts) + (f"; wrote {', '.join(written)}" if written else ""), file=sys.stderr)
+    if pipeline.novelty is not None and (line := pipeline.novelty.summary()):
+        print(line, file=sys.stderr)
     if config.benchmark:
         # Standard output belongs to the JSONL when that goes there.
         print(pipeline.latencies.table(), file=sys.stderr if str(config.jsonl) == "-" else sys.stdout)

@@ -8,7 +8,7 @@ for all backends.
 """
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Frame, resize_frame, resize_labels
 from il2vseg.runtime.manifest import Manifest
+from il2vseg.runtime.novelty import unlike_share
 from il2vseg.runtime.overlay import DEFAULT_OPACITY
 from il2vseg.runtime.result import Result, Scores
 from il2vseg.runtime.sources.base import Captured
+
+Outputs = tuple[NDArray[Any], ...]
+"""Cluster ids (B, H, W) uint8, scores (B, C, h, w) float32, and what else the manifest lists."""
 
 
 class Backend(Protocol):
@@ -35,8 +39,8 @@ class Backend(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
+    def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run the graph on uint8 BGR (B, H, W, 3)."""
         ...
 
     def close(self) -> None:
@@ -84,14 +88,15 @@ class Engine:
 
     def infer(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Run the bare graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
-        return self.backend(frames)
+        labels, scores, *_ = self.backend(frames)
+        return labels, scores
 
     def __call__(self, frame: Frame) -> Result:
         """Segment one BGR frame (H, W, 3). The result's latencies are of resize, engine and labels."""
         marks = [time.perf_counter()]
         small = resize_frame(frame, self.manifest.size)
         marks.append(time.perf_counter())
-        clusters, scores = self.infer(np.ascontiguousarray(small)[None])
+        clusters, scores, *more = self.backend(np.ascontiguousarray(small)[None])
         marks.append(time.perf_counter())
         steady, ids = scores[0], clusters[0]
         if self._stabiliser is not None:
@@ -104,6 +109,7 @@ class Engine:
         marks.append(time.perf_counter())
         steps = ("resize", "engine", "labels")
         spans = zip(steps, marks, marks[1:], strict=False)
+        confidence = more[0][0] if more else None
         return Result(
             Captured(frame, 0, "frame", clock=marks[0]),
             labels,
@@ -111,6 +117,8 @@ class Engine:
             self.manifest.classes,
             {step: 1e3 * (end - start) for step, start, end in spans},
             opacity=self._opacity,
+            confidence=confidence,
+            unlike=unlike_share(confidence, self.manifest.novelty),
         )
 
     def close(self) -> None:

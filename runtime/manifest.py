@@ -7,10 +7,13 @@ import dataclasses
 import types
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import sha256_file, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -34,10 +37,35 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Shapes of the outputs without their batch: labels (H, W) and scores (C, h, w)."""
+    """Shapes of the outputs without their batch: labels (H, W), scores (C, h, w), and confidence (h, w)
+    where the graph has that."""
 
     labels: tuple[int, int]
     scores: tuple[int, int, int]
+    confidence: tuple[int, int] | None = None
+
+    def arrays(self) -> "dict[str, tuple[tuple[int, ...], type[np.generic]]]":
+        """Shape without the batch, and type, of every output by name, in their order."""
+        import numpy as np
+
+        arrays: dict[str, tuple[tuple[int, ...], type[np.generic]]]
+        arrays = {"labels": (self.labels, np.uint8), "scores": (self.scores, np.float32)}
+        if self.confidence is not None:
+            arrays["confidence"] = (self.confidence, np.float32)
+        return arrays
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """When footage is unlike that of the training, by the output `confidence`.
+
+    Attributes:
+        cell: a cell of less confidence is unlike the training footage.
+        frame: a frame in which a larger share of the cells is so is unlike it, too.
+    """
+
+    cell: float
+    frame: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,7 @@ class Manifest:
     Attributes:
         clusters: for every cluster of the graph the index of its class; many clusters may share a class.
         alpha, fcm: settings of the low-level branch that is inside the graph, for the record.
+        novelty: how its confidence is to be read; None where the graph has none.
         adapt: settings of the prototypes' adaptation to the image, inside the graph too; empty = none.
     """
 
@@ -105,6 +134,7 @@ class Manifest:
     alpha: float = 0.0
     fcm: dict[str, Any] = field(default_factory=dict)
     adapt: dict[str, Any] = field(default_factory=dict)
+    novelty: Novelty | None = None
     training_data: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     opset: int = 18

@@ -18,6 +18,7 @@ from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.marine.scene import Scene
 from il2vseg.runtime.meter import Meter
+from il2vseg.runtime.novelty import NoveltyWatch
 from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
 from il2vseg.runtime.sources.base import Captured, Source
@@ -53,12 +54,14 @@ class Pipeline:
         max_frames: int | None = None,
         latencies: Latencies | None = None,
         analyse: Callable[[Labels], Scene] | None = None,
+        novelty: NoveltyWatch | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
             events: where source and engine report; None for its own. max_frames: end after so many.
             latencies: where to count; None for its own. analyse: class ids (H, W) -> marine scene.
+            novelty: tells of footage that is unlike the training; None where the model cannot.
         """
         self._source = source
         self._engine = engine
@@ -66,6 +69,7 @@ class Pipeline:
         self._events = events or EventLog()
         self._max_frames = max_frames
         self._analyse = analyse
+        self.novelty = novelty
         self._captured: Channel[Captured] = Channel(1 if source.live else QUEUED, newest=source.live)
         self._results: Channel[Result] = Channel(QUEUED)
         self._stopping = threading.Event()
@@ -208,6 +212,8 @@ class Pipeline:
                 raise CheckFailed(f"the engine fails ({_line(error)}) on frame {captured.name}") from error
             return None
         self._lost_in_a_row = 0
+        if self.novelty is not None and result.unlike is not None:
+            self.novelty.update(result.unlike)
         return self._meter.complete(result, captured, begun, self._analyse)
 
     def _segment(self, frame: Frame) -> Result:

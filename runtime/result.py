@@ -45,6 +45,8 @@ class Result:
         dropped: frames of a live source lost so far. fps: frames per second lately; 0 while unknown.
         rate: nominal frames per second of the source, None where it has none. live: whether it is live.
         opacity: of the colours over the frame, 0 to 1.
+        confidence: how like the training a cell (h, w) is, 0 to 1; None where the model cannot tell.
+        unlike: share of the frame, 0 to 1, that is unlike the training footage; None as above.
     """
 
     captured: Captured
@@ -59,6 +61,8 @@ class Result:
     rate: float | None = None
     live: bool = False
     opacity: float = overlay.DEFAULT_OPACITY
+    confidence: NDArray[np.float32] | None = None
+    unlike: float | None = None
 
     @classmethod
     def of(cls, frame: Frame, labels: Labels, names: Sequence[str], name: str = "frame") -> "Result":
@@ -152,6 +156,7 @@ class Result:
             "classes": {k: round(v, 6) for k, v in self.fractions.items()},
             "dropped": self.dropped,
             "fps": round(self.fps, 2),
+            **({"unlike": round(self.unlike, 4)} if self.unlike is not None else {}),
             **({"marine": self.scene.to_dict()} if self.scene is not None else {}),
         }
 

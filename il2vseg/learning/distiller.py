@@ -3,9 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from il2vseg.learning.paste import Pasting
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
 from il2vseg.learning.views import Augmentation
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
+from il2vseg.models.novelty import LOW, fit_novelty, frame_limit
 from il2vseg.models.segmenter import frames_to_images
 from il2vseg.models.student import Student
 
@@ -194,6 +197,23 @@ class Lesson:
     weight: Tensor
     tokens: Tensor | None
     kept: Tensor | None
+
+
+@torch.no_grad()
+def add_novelty(student: Student, frames: Sequence[bytes]) -> Student:
+    """Teach a finished student, in place, to tell how like its training an image is.
+
+    Args:
+        frames: encoded images of its size, in the order of the footage.
+    """
+    features = []
+    for data in frames:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        features.append(student.features(frames_to_images(torch.from_numpy(frame)[None]))[1][0].half())
+    student.novelty, shares = fit_novelty(features)
+    novelty = {"cell": LOW, "frame": frame_limit(shares)}
+    student.spec = replace(student.spec, novelty=novelty)
+    return student
 
 
 def marine_classes(names: Sequence[str], pasting: Pasting | None) -> Marine | None:

@@ -1,9 +1,9 @@
 """How like its training an image is, cell by cell: distance in the student's own features.
 
 A network is as sure on a road as on a river. Its features are not: whitened over the training footage, those
-of other footage lie far from all that it saw there. The distance to the nearest of a few dozen centres becomes a
-confidence by its rank on footage that the centres have not seen: of familiar cells a share p has a confidence
-below p. No labels are needed, and it costs one small convolution.
+of other footage lie far from all that it saw there. The distance to the nearest of some centres becomes
+a confidence by its rank on footage that the centres have not seen: of familiar cells a share p has a
+confidence below p. No labels are needed, and it costs one small convolution.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def fit_novelty(features: Sequence[Tensor], seed: int = 0, blocks: int = 8) -> t
     first = [f for f, i in zip(features, index.tolist(), strict=True) if i % 2 == 0]
     second = [f for f, i in zip(features, index.tolist(), strict=True) if i % 2 == 1] or first
     generator = torch.Generator().manual_seed(seed)
-    x = torch.cat([f.flatten(1).T for f in first]).double()
+    x = torch.cat([f.float().flatten(1).T for f in first]).double()
     x = x[torch.randperm(len(x), generator=generator)[:60_000]]
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((x - mean).T))
@@ -97,11 +97,13 @@ def fit_novelty(features: Sequence[Tensor], seed: int = 0, blocks: int = 8) -> t
     z = ((x - mean) @ basis.T).float()
     centres = min(CENTRES, len(z))
     module.centres.copy_(_k_means(z, centres, generator)[torch.arange(CENTRES) % centres])
-    distances = torch.cat([module.distance(f[None]).flatten() for f in second])
+    distances = torch.cat([module.distance(f[None].float()).flatten() for f in second])
     quantiles = torch.quantile(distances[:: max(1, len(distances) // 500_000)], 1.0 - torch.tensor(KNOTS))
-    # Strictly rising, and beyond the farthest familiar cell the confidence is 0.
-    module.knots.copy_(quantiles + 1e-4 * torch.arange(float(len(KNOTS))))
-    shares = [float((module(f[None]) < LOW).float().mean()) for f in second]
+    # Rising by more than half precision may lose; beyond the farthest familiar cell the confidence is 0.
+    module.knots.copy_(quantiles * (1.0 + 0.002 * torch.arange(float(len(KNOTS)))))
+    for buffer in module.buffers():
+        buffer.copy_(buffer.half())
+    shares = [float((module(f[None].float()) < LOW).float().mean()) for f in second]
     return module, shares
 
 

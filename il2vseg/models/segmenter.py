@@ -168,6 +168,10 @@ class Segmenter(nn.Module):
         colours = lowlevel.pool_colours(images.float(), self.grid)
         return lowlevel.fuse(p_seg, low_level_scores(colours, p_seg, self.spec.low_level), self.alpha)
 
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores as of `forward`, and how like its training every cell is (B, 1, h, w), where it can tell."""
+        return self(images), None
+
     @torch.inference_mode()
     def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Segment frames of the model's size.

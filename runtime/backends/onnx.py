@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.runtime.engine import Outputs
 from il2vseg.runtime.manifest import Manifest
 
 
@@ -51,6 +52,7 @@ class OnnxBackend:
                 f"{path}: ONNX Runtime cannot load it ({reason}); export the model again"
             ) from None
         self._input = manifest.input.name
+        self._outputs = list(manifest.outputs.arrays())
         self.batch = manifest.input.batch
         _check_graph(self._session, manifest, path)
 
@@ -59,10 +61,9 @@ class OnnxBackend:
         """The execution provider that ONNX Runtime really uses first."""
         return str(self._session.get_providers()[0])
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
-        labels, scores = self._session.run(["labels", "scores"], {self._input: frames})
-        return labels, scores
+    def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run the graph on uint8 BGR (B, H, W, 3)."""
+        return tuple(self._session.run(self._outputs, {self._input: frames}))
 
     def close(self) -> None:
         """Release the session's memory."""
@@ -74,9 +75,10 @@ def _check_graph(session: Any, manifest: Manifest, path: Path) -> None:
     frames: int | str = 1 if manifest.input.batch == 1 else "batch"
     expected = {
         manifest.input.name: ("tensor(uint8)", [frames, *manifest.size, 3]),
-        "labels": ("tensor(uint8)", [frames, *manifest.outputs.labels]),
-        "scores": ("tensor(float)", [frames, *manifest.outputs.scores]),
     }
+    kinds = {np.uint8: "tensor(uint8)", np.float32: "tensor(float)"}
+    for name, (shape, kind) in manifest.outputs.arrays().items():
+        expected[name] = (kinds[kind], [frames, *shape])
     found = {v.name: (v.type, list(v.shape)) for v in (*session.get_inputs(), *session.get_outputs())}
     for name, (kind, shape) in expected.items():
         if found.get(name) != (kind, shape):

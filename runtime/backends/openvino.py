@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.runtime.engine import Outputs
 from il2vseg.runtime.manifest import Manifest
 
 
@@ -44,11 +45,12 @@ class OpenvinoBackend:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: OpenVINO cannot load it ({reason}); export the model again") from None
         self._input = manifest.input.name
+        self._outputs = tuple(manifest.outputs.arrays())
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
+    def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run the graph on uint8 BGR (1, H, W, 3)."""
         outputs = self._model({self._input: frames})
-        return np.array(outputs["labels"]), np.array(outputs["scores"])
+        return tuple(np.array(outputs[name]) for name in self._outputs)
 
     def close(self) -> None:
         """Release the model's memory."""

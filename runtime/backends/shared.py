@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.runtime.engine import Backend
+from il2vseg.runtime.engine import Backend, Outputs
 
 PATIENCE_S = 0.005
 """Short compared with a call, but long enough for the streams to arrive together."""
-
-Outputs = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
 @dataclass(eq=False)
@@ -61,7 +59,7 @@ class SharedBackend:
         return self._provider
 
     def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
-        """Run the graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w).
+        """Run the graph on uint8 BGR (1, H, W, 3).
 
         Raises:
             UserError: the backend failed before and cannot be loaded any more.
@@ -95,14 +93,14 @@ class SharedBackend:
         try:
             if self._backend is None:
                 self._backend = self._load()
-            labels, scores = self._backend(np.concatenate([request.frames for request in requests]))
+            outputs = self._backend(np.concatenate([request.frames for request in requests]))
         except Exception as error:
             self._drop()
             for request in requests:
                 request.error = error
             return
         for i, request in enumerate(requests):
-            request.outputs = labels[i : i + 1], scores[i : i + 1]
+            request.outputs = tuple(output[i : i + 1] for output in outputs)
 
     def _drop(self) -> None:
         backend, self._backend = self._backend, None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.runtime.backends.cuda import Cuda, Device
+from il2vseg.runtime.engine import Outputs
 from il2vseg.runtime.manifest import EngineInfo, Manifest, ModelFile
 
 
@@ -61,11 +62,11 @@ class TensorrtBackend:
                 f"{path}: TensorRT cannot load it; run `{rebuild_command(path.parent)}` on this device"
             )
         self._input, self._size = manifest.input.name, manifest.size
+        self._outputs = tuple(manifest.outputs.arrays())
         self.batch = manifest.input.batch
         buffers: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
             self._input: ((*manifest.size, 3), np.uint8),
-            "labels": (manifest.outputs.labels, np.uint8),
-            "scores": (manifest.outputs.scores, np.float32),
+            **manifest.outputs.arrays(),
         }
         self._host: dict[str, NDArray[Any]] = {}
         self._device: dict[str, int] = {}
@@ -94,18 +95,18 @@ class TensorrtBackend:
         self._cuda.upload(self._device[self._input], self._host[self._input][:count])
         if not context.execute_async_v3(self._cuda.stream):
             raise RuntimeError("TensorRT could not run the engine")
-        for name in ("labels", "scores"):
+        for name in self._outputs:
             self._cuda.download(self._host[name][:count], self._device[name])
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the graph: uint8 BGR (B, H, W, 3) -> cluster ids (B, H, W), scores (B, C, h, w)."""
+    def __call__(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run the graph on uint8 BGR (B, H, W, 3)."""
         count = len(frames)
         if count not in self._graphs:
             self._graphs[count] = self._capture(count)
         np.copyto(self._host[self._input][:count], frames)
         self._cuda.launch(self._graphs[count][1])
         self._cuda.synchronise()
-        return self._host["labels"][:count].copy(), self._host["scores"][:count].copy()
+        return tuple(self._host[name][:count].copy() for name in self._outputs)
 
     def close(self) -> None:
         """Release the memory of the GPU and the pinned memory of the host."""

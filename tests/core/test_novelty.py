@@ -1,0 +1,128 @@
+"""Novelty: confidence has the rank that it says on familiar images, and falls on others."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from il2vseg.export.describe import describe
+from il2vseg.export.graph import export_onnx
+from il2vseg.models.checkpoint import load_checkpoint, save_student
+from il2vseg.models.novelty import Novelty, fit_novelty, frame_limit
+from il2vseg.models.spec import LowLevelSpec, ModelSpec
+from il2vseg.models.student import METHOD, NoSkyInWater, Student, finish
+
+SPEC = ModelSpec(
+    METHOD,
+    "mobilenetv4_small_050_fine",
+    "random",
+    (64, 96),
+    ("water", "sky", "obstacle"),
+    0.0,
+    1.0,
+    False,
+    LowLevelSpec(refine=0),
+    "none",
+)
+
+
+def footage(count: int = 40) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.1, 3.0, 16)[:, None, None]
+    return [torch.randn(16, 6, 10, generator=generator) * scale for _ in range(count)]
+
+
+def test_of_familiar_cells_a_share_p_has_a_confidence_below_p() -> None:
+    novelty, shares = fit_novelty(footage())
+    held_out = torch.cat([novelty(f[None]).flatten() for f in footage()[5:10]])
+    for p in (0.02, 0.1, 0.5):
+        assert float((held_out < p).float().mean()) == pytest.approx(p, abs=0.06)
+    assert max(shares) < 0.2
+    assert float(held_out.min()) >= 0
+    assert float(held_out.max()) <= 1
+
+
+def test_what_leaves_the_familiar_directions_has_no_confidence() -> None:
+    novelty, _ = fit_novelty(footage())
+    other = footage()[7].clone()
+    other[0] += 2.0  # twenty deviations in the direction that varies least, two thirds of one in the widest
+    assert float(novelty(other[None]).max()) < 0.02
+
+
+def test_the_distance_equals_a_slow_reference() -> None:
+    novelty, _ = fit_novelty(footage())
+    image = footage()[3]
+    x = image.flatten(1).T.double().numpy()
+    z = x @ novelty.whiten.double().numpy().T + novelty.shift.double().numpy()
+    z = z.clip(-30, 30)
+    centres = novelty.centres.double().numpy()
+    slow = np.sqrt(((z[:, None] - centres[None]) ** 2).mean(2).min(1))
+    fast = novelty.distance(image[None]).flatten().numpy()
+    assert np.allclose(fast, slow, atol=1e-3)
+
+
+def test_the_limit_of_a_frame_is_clear_of_the_familiar_ones() -> None:
+    assert frame_limit([0.01, 0.02]) == 0.1
+    assert frame_limit([0.3, 0.2]) == pytest.approx(0.45)
+    assert frame_limit([0.9]) == 0.9
+
+
+def student() -> Student:
+    torch.manual_seed(0)
+    made = finish(Student(SPEC))
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(1, 3, 64, 96, generator=generator) for _ in range(8)]
+    made.novelty, _ = fit_novelty([made.features(i)[1][0].detach() for i in images])
+    made.spec = dataclasses.replace(SPEC, novelty={"cell": 0.02, "frame": 0.2})
+    return made
+
+
+def test_a_checkpoint_keeps_the_novelty(tmp_path: Path) -> None:
+    made = student()
+    save_student(tmp_path, made)
+    loaded = load_checkpoint(tmp_path)
+    assert isinstance(loaded, Student)
+    images = torch.rand(1, 3, 64, 96)
+    expected, found = made.judge(images)[1], loaded.judge(images)[1]
+    assert expected is not None
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+    assert isinstance(loaded.novelty, Novelty)
+
+
+def test_the_graph_has_the_confidence_that_the_manifest_promises(tmp_path: Path) -> None:
+    import onnxruntime
+
+    made = student()
+    export_onnx(made, tmp_path / "model.onnx")
+    frame = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    outputs = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(["confidence"], {"frame": frame})
+    images = torch.from_numpy(frame).float().permute(0, 3, 1, 2).flip(1) / 255
+    expected = made.judge(images)[1]
+    assert expected is not None
+    assert np.allclose(outputs[0], expected[:, 0].detach().numpy(), atol=2e-3)
+    manifest = describe(made, "test")
+    assert manifest.outputs.confidence == outputs[0].shape[1:] == (4, 6)
+    assert manifest.novelty is not None
+    assert (manifest.novelty.cell, manifest.novelty.frame) == (0.02, 0.2)
+
+
+def test_sky_with_water_above_it_is_an_obstacle() -> None:
+    rule = NoSkyInWater(("water", "sky", "obstacle"), (64, 64), 2)
+    scores = torch.zeros(1, 3, 32, 32)
+    scores[:, 1, :12], scores[:, 0, 12:] = 1.0, 1.0
+    scores[:, :, 24:28, 8:16] = torch.tensor([0.1, 0.8, 0.1])[:, None, None]
+    settled = rule(scores)
+    assert (settled[0, :, 24:28, 8:16].argmax(0) == 2).all()
+    torch.testing.assert_close(settled[:, :, :12], scores[:, :, :12])
+    torch.testing.assert_close(settled.sum(1), scores.sum(1))
+    near = scores.clone()
+    near[:, :, 12:14] = scores[:, :, 24:26, 8:9]
+    assert (rule(near)[0, :, 12:14, 20].argmax(0) == 1).all(), "sky at the water's edge stays"
+
+
+def test_other_classes_know_no_such_rule() -> None:
+    scores = torch.rand(1, 3, 32, 32)
+    assert torch.equal(NoSkyInWater(("road", "sky", "car"), (64, 64), 2)(scores), scores)
