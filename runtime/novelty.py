@@ -15,8 +15,6 @@ MANY = 0.75
 """Share of these that must be unlike the training; the state ends below half of it."""
 
 ADVICE = "this footage is unlike what the model was made from: train on yours (il2vseg train)"
-    "this footage is unlike what the model was made from: train on yours (il2vseg.train, il2vseg.distill)"
-)
 
 
 def unlike_share(confidence: NDArray[np.float32] | None, novelty: Novelty | None) -> float | None:
