@@ -16,8 +16,8 @@ from il2vseg.base.palette import default_palette
 if TYPE_CHECKING:
     from rich.table import Table
 
-Output = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""labels (1, H, W) and scores (1, C, gh, gw)."""
+Output = tuple[NDArray[Any], ...]
+"""labels (1, H, W), scores (1, C, gh, gw), and the confidence (1, h, w) of models that have one."""
 
 Runner = Callable[[NDArray[np.uint8]], Output]
 """Maps a frame (1, H, W, 3) uint8 BGR to its output."""
@@ -149,10 +149,15 @@ def compare(
             start = time.perf_counter()
             outputs.append(runner(frame[None]))
             spent.append(1000 * (time.perf_counter() - start))
-        (labels_r, scores_r), (labels_c, scores_c) = outputs
-        finite = np.isfinite(scores_c)
-        non_finite += int(scores_c.size - finite.sum())
-        difference = np.abs(scores_c - scores_r)[finite]
+        (labels_r, scores_r, *more_r), (labels_c, scores_c, *more_c) = outputs
+        # A confidence is from 0 to 1, too, and has to agree as the scores have.
+        values_r, values_c = (
+            np.concatenate([x.ravel() for x in (scores, *more)])
+            for scores, more in ((scores_r, more_r), (scores_c, more_c))
+        )
+        finite = np.isfinite(values_c)
+        non_finite += int(values_c.size - finite.sum())
+        difference = np.abs(values_c - values_r)[finite]
         if difference.size:
             max_difference = max(max_difference, float(difference.max()))
             tails.append(rng.choice(difference, min(TAIL_SAMPLE, difference.size), replace=False))

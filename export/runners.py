@@ -17,9 +17,15 @@ def eager_runner(segmenter: "Segmenter") -> Runner:
     """Run the trained model in PyTorch."""
     import torch
 
+    from il2vseg.models.segmenter import frames_to_images, label_pixels
+
+    @torch.inference_mode()
     def run(frame: NDArray[np.uint8]) -> Output:
-        labels, scores = segmenter.predict(torch.from_numpy(frame))
-        return labels.numpy(), scores.numpy()
+        images = frames_to_images(torch.from_numpy(frame))
+        scores, confidence = segmenter.judge(images)
+        labels = label_pixels(scores, images, segmenter.low_level)
+        more = () if confidence is None else (confidence[:, 0],)
+        return tuple(x.numpy() for x in (labels, scores, *more))
 
     return run
 
@@ -37,8 +43,7 @@ def onnx_runner(model: Path, threads: int | None = None) -> Runner:
     name = session.get_inputs()[0].name
 
     def run(frame: NDArray[np.uint8]) -> Output:
-        labels, scores = session.run(["labels", "scores"], {name: frame})
-        return labels, scores
+        return tuple(session.run(None, {name: frame}))
 
     return run
 
@@ -58,6 +63,6 @@ def openvino_runner(model: Path, threads: int) -> Runner:
 
     def run(frame: NDArray[np.uint8]) -> Output:
         outputs = compiled({"frame": frame})
-        return np.array(outputs["labels"]), np.array(outputs["scores"])
+        return tuple(np.array(outputs[i]) for i in range(len(compiled.outputs)))
 
     return run

@@ -73,12 +73,9 @@ class OnnxBackend:
 def _check_graph(session: Any, manifest: Manifest, path: Path) -> None:
     """Raise UserError unless the graph's inputs and outputs are those of the manifest."""
     frames: int | str = 1 if manifest.input.batch == 1 else "batch"
-    expected = {
-        manifest.input.name: ("tensor(uint8)", [frames, *manifest.size, 3]),
-    }
-    kinds = {np.uint8: "tensor(uint8)", np.float32: "tensor(float)"}
-    for name, (shape, kind) in manifest.outputs.arrays().items():
-        expected[name] = (kinds[kind], [frames, *shape])
+    expected = {manifest.input.name: ("tensor(uint8)", [frames, *manifest.size, 3])}
+    for output, (sizes, dtype) in manifest.outputs.arrays().items():
+        expected[output] = ("tensor(uint8)" if dtype is np.uint8 else "tensor(float)", [frames, *sizes])
     found = {v.name: (v.type, list(v.shape)) for v in (*session.get_inputs(), *session.get_outputs())}
     for name, (kind, shape) in expected.items():
         if found.get(name) != (kind, shape):

@@ -44,6 +44,11 @@ _ANY: tuple[tuple[Bgr, Bgr], ...] = (
 )
 
 
+def colours_of(kind: str) -> tuple[tuple[Bgr, Bgr], ...]:
+    """Colours that a kind comes in: of the hull and of what is on it."""
+    return _COLOURS.get(kind, _ANY)
+
+
 @lru_cache(maxsize=64)
 def obstacle_scene(seed: int) -> tuple[Scene, Effects]:
     """The scene of a seed with other things in the water, and what lies over it."""
@@ -58,7 +63,7 @@ def obstacle_scene(seed: int) -> tuple[Scene, Effects]:
         distance = float(np.exp(rng.uniform(np.log(closest), np.log(0.85 * scene.nearest))))
         start = float(rng.uniform(-0.6, 0.6)) * distance
         speed = 0.0 if kind in _SLOW else float(rng.choice((-1, 1)) * rng.uniform(0.2, 1.6))
-        colours = _COLOURS.get(kind, _ANY)
+        colours = colours_of(kind)
         hull, trim = colours[int(rng.integers(len(colours)))]
         phase = float(rng.uniform(0, 2 * np.pi))
         found.append(Vessel(kind, distance, start, speed, length, hull, trim, phase))

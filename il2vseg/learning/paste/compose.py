@@ -85,7 +85,7 @@ def paste(
     for y, x in sorted(chosen.tolist()):
         depth = (y - edge) / max(1, h - edge)
         thing = _thing(rng, depth, textures, cutouts, light, settings)
-        _place(rng, out, solid, weight, water, thing, (y, x), settings)
+        place(rng, out, solid, weight, water, thing, (y, x), settings)
     return Pasted(out, solid, weight)
 
 
@@ -117,7 +117,7 @@ def _thing(
     return Cutout(fill(rng, (mask.shape[0], mask.shape[1]), texture, light), mask)
 
 
-def _place(
+def place(
     rng: np.random.Generator,
     out: Frame,
     solid: Mask,
