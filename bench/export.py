@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
-from il2vseg.export.runners import eager_runner, onnx_runner, openvino_runner
+from il2vseg.export.runners import onnx_runner, openvino_runner
+from il2vseg.models.eager import EagerBackend
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -108,7 +109,7 @@ def write_files(
     import onnx
 
     from il2vseg.calib.frames import representative_frames
-    from il2vseg.experiment import with_low_level
+    from il2vseg.experiment import at_prediction
     from il2vseg.export.graph import export_onnx
     from il2vseg.export.variants import to_int8, write_half
 
@@ -117,9 +118,7 @@ def write_files(
     export_onnx(segmenter, folder / "model.onnx")
     write_half(folder)
     frames = representative_frames(source, segmenter.size, 16)
-    plain = with_low_level(segmenter, refine=0)
-    plain.alpha = 0.0
-    export_onnx(plain, folder / PLAIN)
+    export_onnx(at_prediction(segmenter, 0.0, refine=0), folder / PLAIN)
     quantised = to_int8(onnx.load(folder / "model.onnx"), frames, "cpu", progress=say)
     onnx.save(quantised.model, folder / "model.int8-cpu.onnx")
 
@@ -147,7 +146,7 @@ def open_form(form: str, folder: Path, config: ExportBenchConfig, size: Size) ->
     """
     file = FORMS[form]
     if file is None:
-        return eager_runner(segmenter_of(config, size))
+        return EagerBackend(segmenter_of(config, size))
     if form.startswith("OpenVINO"):
         return openvino_runner(folder / file, config.threads)
     return onnx_runner(folder / file, config.threads)

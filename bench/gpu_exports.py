@@ -90,11 +90,11 @@ def parity(s: Setting) -> Iterator[Row]:
 def parity_of(s: Setting, size: Size, batch: int) -> Iterator[Row]:
     """The files of one size."""
     from il2vseg.export.parity import LIMITS, compare
-    from il2vseg.export.runners import eager_runner
     from il2vseg.models.checkpoint import load_checkpoint
+    from il2vseg.models.eager import EagerBackend
 
     folder = s.model(size, batch)
-    reference = eager_runner(load_checkpoint(s.checkpoint, size=size, weights=s.weights))
+    reference = EagerBackend(load_checkpoint(s.checkpoint, size=size, weights=s.weights))
     scenes = [(str(i), frame) for i, frame in enumerate(frames(size, 2 if s.dry else 6))]
     for file, precision in FILES.items():
         if not (folder / file).exists():
@@ -138,8 +138,8 @@ def rtx(s: Setting) -> Iterator[Row]:
     import onnxruntime as ort
 
     from il2vseg.export.parity import LIMITS, compare
-    from il2vseg.export.runners import eager_runner
     from il2vseg.models.checkpoint import load_checkpoint
+    from il2vseg.models.eager import EagerBackend
 
     try:
         import onnxruntime_ep_nv_tensorrt_rtx as plugin
@@ -152,7 +152,7 @@ def rtx(s: Setting) -> Iterator[Row]:
         yield {"verdict": f"not run: {plugin.get_ep_name()} knows no device here"}
         return
     for size in s.sizes[:3]:
-        reference = eager_runner(load_checkpoint(s.checkpoint, size=size, weights=s.weights))
+        reference = EagerBackend(load_checkpoint(s.checkpoint, size=size, weights=s.weights))
         scenes = [(str(i), frame) for i, frame in enumerate(frames(size, 4))]
         for file, precision in (
             ("model.onnx", "fp32"),

@@ -30,7 +30,7 @@ from il2vseg.calib.quantise import quantise
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.runners import onnx_runner, openvino_runner
 from il2vseg.models.backbones import backbone_spec
-from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.network import Network
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD, STUDENTS, Student, finish
 
@@ -60,8 +60,10 @@ def random_spec(name: str, size: tuple[int, int]) -> ModelSpec:
     return ModelSpec(METHOD, name, "random", size, names, 0.0, 1.0, False, LowLevelSpec(refine=0), "none")
 
 
-class TorchvisionSegmenter(Segmenter):
+class TorchvisionSegmenter(Network):
     """A network of torchvision with random weights in the shape that the exporter takes."""
+
+    patch = 32
 
     def __init__(self, name: str, size: tuple[int, int]) -> None:
         """Args:
@@ -69,11 +71,9 @@ class TorchvisionSegmenter(Segmenter):
         """
         import torchvision
 
-        nn.Module.__init__(self)
+        super().__init__(random_spec(name, size), size, size)
         build: Callable[..., nn.Module] = getattr(torchvision.models.segmentation, name)
         self.net = build(weights=None, weights_backbone=None, num_classes=CLASSES)
-        self.spec = random_spec(name, size)
-        self.size, self.grid, self.num_classes, self.alpha = size, size, CLASSES, 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] -> (B, C, H, W), a distribution over C."""
@@ -89,7 +89,7 @@ def measure(config: StudentBenchConfig) -> dict[str, float]:
         BenchConfig(backbone=config.backbone, weights=config.weights, size=teacher_size, num_classes=CLASSES)
     )
     first = f"teacher, {config.backbone}"
-    models: dict[str, Segmenter] = {first: teacher}
+    models: dict[str, Network] = {first: teacher}
     models |= {f"student, {name}": finish(Student(random_spec(name, config.size))) for name in STUDENTS}
     names = ["lraspp_mobilenet_v3_large", *(["deeplabv3_resnet50"] if config.deeplab else [])]
     models |= {f"torchvision, {name}": TorchvisionSegmenter(name, config.size) for name in names}

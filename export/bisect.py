@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from il2vseg.base.images import Frame
 from il2vseg.calib.layers import layer_norms, with_outputs
 from il2vseg.calib.observe import session
-from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.network import Network
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.2}
 """Relative error of a layer's input that counts as divergence, by precision."""
@@ -37,11 +37,11 @@ class Divergence:
         return {"layer": self.layer, "relative_errors": errors}
 
 
-def _eager_inputs(segmenter: Segmenter, frame: Frame) -> dict[str, NDArray[np.float32]]:
+def _eager_inputs(network: Network, frame: Frame) -> dict[str, NDArray[np.float32]]:
     """What the eager model feeds to each of its layer normalisations, and its scores."""
     seen: dict[str, NDArray[np.float32]] = {}
     handles = []
-    for name, module in segmenter.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.LayerNorm):
 
             def hook(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
@@ -49,14 +49,14 @@ def _eager_inputs(segmenter: Segmenter, frame: Frame) -> dict[str, NDArray[np.fl
 
             handles.append(module.register_forward_pre_hook(hook))
     try:
-        _, scores = segmenter.predict(torch.from_numpy(frame[None]))
+        _, scores = network.predict(torch.from_numpy(frame[None]))
     finally:
         for handle in handles:
             handle.remove()
     return seen | {"scores": scores.numpy()}
 
 
-def first_divergence(segmenter: Segmenter, model: Path, frame: Frame, tolerance: float) -> Divergence:
+def first_divergence(network: Network, model: Path, frame: Frame, tolerance: float) -> Divergence:
     """Compare an exported file with its model layer by layer on one frame.
 
     The residual stream is looked at where layer normalisation reads it: it stays in float32 in every
@@ -64,7 +64,7 @@ def first_divergence(segmenter: Segmenter, model: Path, frame: Frame, tolerance:
     """
     proto = onnx.load(model)
     tensors = {node.name.split("/")[0]: node.input[0] for node in layer_norms(proto)} | {"scores": "scores"}
-    expected = _eager_inputs(segmenter, frame)
+    expected = _eager_inputs(network, frame)
     names = [name for name in expected if name in tensors]
     outputs = [tensors[name] for name in names]
     found = session(with_outputs(proto, outputs), outputs)(frame[None])

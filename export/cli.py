@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from il2vseg.export.parity import ParityReport
-    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.network import Network
 
 PROGRAM = "il2vseg-export"
 PARITY_NAME = "parity.json"
@@ -106,20 +106,21 @@ def verification_frames(
 
 
 def verify(
-    segmenter: "Segmenter", model: Path, precision: str, frames: Iterator[tuple[str, Frame]]
+    network: "Network", model: Path, precision: str, frames: Iterator[tuple[str, Frame]]
 ) -> "ParityReport":
     """Compare an exported file with its eager model; see `parity.compare`."""
     import torch
 
     from il2vseg.export.parity import LIMITS, compare
-    from il2vseg.export.runners import eager_runner, onnx_runner
+    from il2vseg.export.runners import onnx_runner
+    from il2vseg.models.eager import EagerBackend
 
     candidate = onnx_runner(model, torch.get_num_threads())
-    return compare(eager_runner(segmenter), candidate, frames, LIMITS[precision])
+    return compare(EagerBackend(network), candidate, frames, LIMITS[precision])
 
 
 def write_variants(
-    config: ExportConfig, segmenter: "Segmenter", folder: Path, console: "Console"
+    config: ExportConfig, network: "Network", folder: Path, console: "Console"
 ) -> list[Variant]:
     """Write model.onnx and what the precision adds into `folder`.
 
@@ -130,7 +131,7 @@ def write_variants(
     from il2vseg.export.variants import write_half, write_int8
 
     with console.status("writing the graph") as status:
-        export_onnx(segmenter, folder / MODEL_NAME, config.batch)
+        export_onnx(network, folder / MODEL_NAME, config.batch)
         if config.precision == "fp16":
             return [FP32, *write_half(folder)]
         if config.precision == "fp32":
@@ -143,7 +144,7 @@ def write_variants(
                 "int8 is calibrated on synthetic scenes; pass --calib DIR with frames of your camera"
             )
         status.update("choosing frames to calibrate on")
-        frames = representative_frames(source, segmenter.size, config.calib_frames)
+        frames = representative_frames(source, network.size, config.calib_frames)
         return [FP32, *write_int8(folder, frames, config.calib_method, status.update)]
 
 
@@ -161,7 +162,7 @@ def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console")
 
 
 def prove(
-    config: ExportConfig, segmenter: "Segmenter", folder: Path, variants: list[Variant], console: "Console"
+    config: ExportConfig, network: "Network", folder: Path, variants: list[Variant], console: "Console"
 ) -> "dict[str, ParityReport]":
     """Compare every file with the model; write parity.json and a picture of the worst frames of each.
 
@@ -175,8 +176,8 @@ def prove(
     for variant in variants:
         path = folder / variant.path
         with console.status(f"comparing {variant.path} with the model"):
-            frames = verification_frames(config.verify, segmenter.size, config.verify_frames)
-            report = verify(segmenter, path, variant.precision, frames)
+            frames = verification_frames(config.verify, network.size, config.verify_frames)
+            report = verify(network, path, variant.precision, frames)
         console.print(report.table(f"{variant.path} on {config.verify or 'synthetic scenes'}"))
         report.write_picture(folder / _picture(variant))
         reports[variant.path] = report
@@ -185,7 +186,7 @@ def prove(
 
             with console.status("looking for the first layer that differs"):
                 frame = report.worst[0].frame
-                found = first_divergence(segmenter, path, frame, TOLERANCES[variant.precision])
+                found = first_divergence(network, path, frame, TOLERANCES[variant.precision])
             divergence[variant.path] = found.to_dict()
             if found.layer:
                 report.failures.append(f"first layer that differs: {found.layer}")
@@ -223,17 +224,17 @@ def export(config: ExportConfig) -> Path:
     from il2vseg.export.opset import OPSET
     from il2vseg.export.parity import failures
     from il2vseg.models.checkpoint import load_checkpoint
+    from il2vseg.models.segmenter import with_alpha
     from il2vseg.runtime.manifest import describe_file
 
     console = Console(stderr=True)
-    segmenter = load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
-    if config.alpha is not None:
-        segmenter.alpha = config.alpha
+    network = load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
+    network = with_alpha(network, config.alpha)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         work = Path(folder)
-        variants = write_variants(config, segmenter, work, console)
+        variants = write_variants(config, network, work, console)
         warn_of_obstacles(work, variants, console)
-        reports = prove(config, segmenter, work, variants, console)
+        reports = prove(config, network, work, variants, console)
         if failed := failures(reports):
             rejected = out / "rejected"
             shutil.rmtree(rejected, ignore_errors=True)
@@ -253,7 +254,7 @@ def export(config: ExportConfig) -> Path:
             for v in variants
         )
         name = config.name or config.checkpoint.resolve().name
-        manifest = describe(segmenter, name, files, config.batch)
+        manifest = describe(network, name, files, config.batch)
         tools = {"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
         replace(manifest, tools=tools, opset=OPSET).save(work)
         written = sorted(file.name for file in work.iterdir())

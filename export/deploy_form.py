@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from il2vseg.models.network import Network
 from il2vseg.models.segmenter import Segmenter
 
 
@@ -96,12 +97,12 @@ def _is_plain(attention: Any) -> bool:
     )
 
 
-def deploy_form(segmenter: Segmenter) -> Segmenter:
-    """Copy a segmenter with its ViT in deployable form; other blocks, and a network without a ViT, stay."""
-    segmenter = copy.deepcopy(segmenter)
-    if not hasattr(segmenter, "backbone"):
-        return segmenter.eval().requires_grad_(False)
-    vit: Any = segmenter.backbone.vit
+def deploy_form(network: Network) -> Network:
+    """Copy a network with its ViT in deployable form; other blocks, and a network without a ViT, stay."""
+    network = copy.deepcopy(network)
+    if not isinstance(network, Segmenter):
+        return network.eval().requires_grad_(False)
+    vit: Any = network.backbone.vit
     for block in getattr(vit, "blocks", ()):
         if _is_plain(block.attn):
             block.attn = PlainAttention(block.attn, getattr(block.ls1, "gamma", None))
@@ -113,4 +114,4 @@ def deploy_form(segmenter: Segmenter) -> Segmenter:
             block.mlp.fc2 = scaled_linear(block.mlp.fc2, getattr(block.ls2, "gamma", None))
             block.ls2 = nn.Identity()
             block.norm2 = _unscaled(block.norm2, block.mlp, "fc1")
-    return segmenter.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from il2vseg.calib.layers import replace
 from il2vseg.export.deploy_form import deploy_form
 from il2vseg.export.describe import INPUT
 from il2vseg.export.opset import lower_opset
-from il2vseg.models.segmenter import Segmenter, frames_to_images, label_pixels
+from il2vseg.models.network import Network, frames_to_images, label_pixels
 
 if TYPE_CHECKING:
     import onnx
@@ -24,26 +24,26 @@ OUTPUTS = ("labels", "scores", "confidence")
 
 
 class DeployableGraph(nn.Module):
-    """A Segmenter from uint8 BGR to class ids: no preprocessing is left for a device to get wrong.
+    """A network from uint8 BGR to class ids: no preprocessing is left for a device to get wrong.
 
     Normalisation, backbone, head, unrolled FCM, tiled affinity, fusion, upsampling and argmax are inside.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        self.segmenter = network  # its name is in the names of the graph
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         """uint8 BGR (1, H, W, 3) -> labels (1, H, W) uint8, scores (1, C, gh, gw) float32, and a confidence
         (1, h, w) float32 where the network has one."""
         images = frames_to_images(frame)
         scores, confidence = self.segmenter.judge(images)
-        labels = label_pixels(scores, images, self.segmenter.low_level)
+        labels = label_pixels(scores, images, self.segmenter.spec.low_level)
         return (labels, scores) if confidence is None else (labels, scores, confidence[:, 0])
 
 
-def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
-    """Write the graph of a segmenter to an ONNX file, checked and whole, or not at all.
+def export_onnx(network: Network, path: Path, batch: int = 1) -> None:
+    """Write the graph of a network to an ONNX file, checked and whole, or not at all.
 
     Args:
         batch: most frames per call. Every shape is fixed at 1; above that the batch axis alone is free.
@@ -52,11 +52,11 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
     """
     import onnx
 
-    if segmenter.num_classes > 255:
-        raise UserError(f"{segmenter.num_classes} classes do not fit the uint8 labels of the graph")
-    graph = DeployableGraph(deploy_form(segmenter)).eval()
+    if len(network.class_names) > 255:
+        raise UserError(f"{len(network.class_names)} classes do not fit the uint8 labels of the graph")
+    graph = DeployableGraph(deploy_form(network)).eval()
     # The exporter takes an axis of length 1 for a fixed one.
-    frame = torch.zeros(min(batch, 2), *segmenter.size, 3, dtype=torch.uint8)
+    frame = torch.zeros(min(batch, 2), *network.size, 3, dtype=torch.uint8)
     free = ({0: torch.export.Dim("batch", min=1, max=batch)},) if batch > 1 else None
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
@@ -64,7 +64,7 @@ def export_onnx(segmenter: Segmenter, path: Path, batch: int = 1) -> None:
             graph,
             (frame,),
             input_names=[INPUT],
-            output_names=list(OUTPUTS[: 3 if segmenter.spec.novelty else 2]),
+            output_names=list(OUTPUTS[: 3 if network.spec.novelty else 2]),
             opset_version=18,  # the exporter's oldest
             dynamic_shapes=free,
             dynamo=True,

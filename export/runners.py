@@ -1,33 +1,12 @@
-"""Runners for `parity.compare`: the eager model and an exported file behind one signature."""
+"""Runners for `parity.compare`: exported files; the trained model is `il2vseg.models.eager.EagerBackend`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.export.parity import Output, Runner
-
-if TYPE_CHECKING:
-    from il2vseg.models.segmenter import Segmenter
-
-
-def eager_runner(segmenter: "Segmenter") -> Runner:
-    """Run the trained model in PyTorch."""
-    import torch
-
-    from il2vseg.models.segmenter import frames_to_images, label_pixels
-
-    @torch.inference_mode()
-    def run(frame: NDArray[np.uint8]) -> Output:
-        images = frames_to_images(torch.from_numpy(frame))
-        scores, confidence = segmenter.judge(images)
-        labels = label_pixels(scores, images, segmenter.low_level)
-        more = () if confidence is None else (confidence[:, 0],)
-        return tuple(x.numpy() for x in (labels, scores, *more))
-
-    return run
 
 
 def onnx_runner(model: Path, threads: int | None = None) -> Runner:

@@ -110,15 +110,16 @@ def frame_cases(segmenter: "Segmenter", model: Path, threads: int) -> Cases:
     import torch
 
     from il2vseg.export.graph import export_onnx
-    from il2vseg.export.runners import eager_runner, onnx_runner
+    from il2vseg.export.runners import onnx_runner
+    from il2vseg.models.eager import EagerBackend
     from il2vseg.models.segmenter import low_level_scores
 
     export_onnx(segmenter, model)
-    eager, exported = eager_runner(segmenter), onnx_runner(model, threads)
+    eager, exported = EagerBackend(segmenter), onnx_runner(model, threads)
     images = torch.rand(1, 3, *segmenter.size)
     frame = (images.permute(0, 2, 3, 1) * 255).byte().numpy()
     colours = torch.rand(1, 3, *segmenter.grid)
-    p_seg = torch.rand(1, segmenter.num_classes, *segmenter.grid).softmax(1)
+    p_seg = torch.rand(1, len(segmenter.class_names), *segmenter.grid).softmax(1)
 
     def backbone() -> object:
         with torch.inference_mode():

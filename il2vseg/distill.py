@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from il2vseg.data import Dataset
     from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
-    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.network import Network
     from il2vseg.models.student import Student
 
 PROGRAM = "python -m il2vseg.distill"
@@ -117,7 +117,7 @@ def default_workers() -> int:
     return max(0, cores - 2)
 
 
-def load_teachers(config: DistillConfig) -> "list[Segmenter]":
+def load_teachers(config: DistillConfig) -> "list[Network]":
     """Load the teacher at every scale, in whole patches."""
     from il2vseg.models.checkpoint import load_checkpoint
 

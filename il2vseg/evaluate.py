@@ -7,19 +7,27 @@ literature's) and many to one; `--assignment` scores with a mapping that was fou
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.classes import merge
 from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SEED, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.ignore import IgnoreMask
-from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
+from il2vseg.base.images import (
+    Frame,
+    Labels,
+    decode_frame,
+    decode_labels,
+    encode_jpeg,
+    encode_png,
+    resize_frame,
+    resize_labels,
+)
 from il2vseg.data import Crop, Dataset, Sample, open_dataset
 from il2vseg.data.dataset import spread
 from il2vseg.evaluation.metrics import (
@@ -39,12 +47,9 @@ from il2vseg.evaluation.obstacles import SHEET_WIDTH, ObstacleScore, table, writ
 from il2vseg.evaluation.plots import SheetRow, confusion_matrix, iou_bars, sheet
 
 if TYPE_CHECKING:
-    import torch
     from rich.table import Table
 
-    from il2vseg.evaluation.exported import ExportedModel
-    from il2vseg.models.segmenter import Segmenter
-    from il2vseg.models.spec import LowLevelSpec
+    from il2vseg.models.network import Predictor
 
 PROGRAM = "python -m il2vseg.evaluate"
 BOUNDARY_TOLERANCES = (2, 5)
@@ -87,26 +92,6 @@ class EvaluateConfig(Settings):
     weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
     json: Path | None = flag(None, "write the numbers to this file")
     plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
-
-
-class Predictor(Protocol):
-    """What can be scored: a Segmenter, or an export behind the same interface.
-
-    Attributes:
-        size: (H, W) of its frames. num_classes: clusters.
-        alpha: weight of the low-level branch. low_level: its settings.
-    """
-
-    size: tuple[int, int]
-    num_classes: int
-    alpha: float
-
-    @property
-    def low_level(self) -> "LowLevelSpec": ...
-
-    def predict(self, frames: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """uint8 BGR (B, H, W, 3), on the model's device -> labels (B, H, W) uint8, scores (B, C, gh, gw)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -219,21 +204,17 @@ def _batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
 
 
 def _predict(
-    segmenter: Predictor, frames: Sequence[Frame], flip: bool
+    model: "Predictor", frames: Sequence[Frame], flip: bool
 ) -> tuple[list[Labels], NDArray[np.float32]]:
     """Segment frames of the model's size: cluster ids (H, W) each, and scores (B, C, gh, gw)."""
     import torch
 
-    from il2vseg.models.segmenter import frames_to_images, label_pixels
-
     stacked = torch.from_numpy(np.stack(frames))
-    if isinstance(segmenter, torch.nn.Module):
-        stacked = stacked.to(next(chain(segmenter.parameters(), segmenter.buffers())).device)
-    labels, scores = segmenter.predict(stacked)
+    labels, scores = model.predict(stacked)
     if flip:
-        mirrored = segmenter.predict(stacked.flip(2))[1].flip(3)
+        mirrored = model.predict(stacked.flip(2))[1].flip(3)
         scores = (scores + mirrored) / 2
-        labels = label_pixels(scores, frames_to_images(stacked), segmenter.low_level)
+        labels = model.label(scores, stacked)
     return list(labels.cpu().numpy()), np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
 
@@ -242,37 +223,30 @@ class _Judged:
     """A scored image, kept small until the assignment is known: labels as PNG, the frame as JPEG."""
 
     name: str
-    predicted: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    frame: NDArray[np.uint8]
+    predicted: bytes
+    truth: bytes
+    frame: bytes
 
     @classmethod
     def pack(cls, sample: Sample, predicted: Labels) -> "_Judged":
         assert sample.labels is not None, "the data set was opened without labels"
-        fast = (cv2.IMWRITE_PNG_COMPRESSION, 1)
-        encoded = (cv2.imencode(".png", labels, fast)[1] for labels in (predicted, sample.labels))
         small = resize_frame(sample.frame, _sheet_size(sample.frame, SHEET_WIDTH))
-        jpeg = cv2.imencode(".jpg", small)[1]
-        return cls(sample.name, *(np.asarray(e, dtype=np.uint8) for e in (*encoded, jpeg)))
+        return cls(sample.name, encode_png(predicted), encode_png(sample.labels), encode_jpeg(small, 95))
 
     def picture(self) -> Frame:
         """Return the frame, SHEET_WIDTH wide."""
-        return np.asarray(cv2.imdecode(self.frame, cv2.IMREAD_COLOR), dtype=np.uint8)
+        return decode_frame(self.frame)
 
     def unpack(self) -> tuple[Labels, Labels]:
         """Return predicted clusters and true classes, both at the size of the mask."""
-        predicted, truth = (
-            np.asarray(cv2.imdecode(e, cv2.IMREAD_UNCHANGED), dtype=np.uint8)
-            for e in (self.predicted, self.truth)
-        )
+        predicted, truth = decode_labels(self.predicted), decode_labels(self.truth)
         return resize_labels(predicted, (truth.shape[0], truth.shape[1])), truth
 
 
 def evaluate(
-    segmenter: Predictor,
+    model: "Predictor",
     dataset: Dataset,
     *,
-    alpha: float | None = None,
     flip: bool = False,
     crf: bool = False,
     batch_size: int = 8,
@@ -280,15 +254,14 @@ def evaluate(
     obstacles: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> EvaluationReport:
-    """Score a segmenter on a labelled data set.
+    """Score a model on a labelled data set.
 
     Frames are resized to the model's size and the predicted labels back to the size of the mask, as at
     run time.
 
     Args:
-        segmenter: the model, in eval mode; its `alpha` is left as it was found.
+        model: a network in eval mode, or an export; `segmenter.with_alpha` changes its low-level branch.
         dataset: opened with `labelled=True`.
-        alpha: weight of the low-level branch; None keeps the segmenter's.
         flip: average the scores with those of the mirrored frame.
         crf: refine every frame with a dense CRF.
         batch_size: frames a forward pass.
@@ -298,14 +271,14 @@ def evaluate(
     Raises:
         UserError: nothing readable, the assignment is not for this model, or the CRF is not installed.
     """
-    clusters, classes = segmenter.num_classes, len(dataset.class_names)
+    clusters, classes = len(model.class_names), len(dataset.class_names)
     if assignment is not None and len(assignment) != clusters:
         raise UserError(f"the assignment maps {len(assignment)} clusters; this model has {clusters}")
     confusion = Confusion(clusters, classes)
     judged: list[_Judged] = []
     shown = set(spread(len(dataset), SHEET_ROWS))
     examples: list[int] = []
-    for batch, predictions in _predictions(segmenter, dataset, alpha, flip, crf, batch_size):
+    for batch, predictions in _predictions(model, dataset, flip, crf, batch_size):
         for sample, predicted in zip(batch, predictions, strict=True):
             assert sample.labels is not None, "the data set was opened without labels"
             if len(judged) in shown:
@@ -365,21 +338,19 @@ def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
     return ObstacleScore(class_names.index("obstacle"), class_names.index("water"))
 
 
-def false_alarms(
-    segmenter: Predictor, dataset: Dataset, names: Sequence[str], ignore: IgnoreMask | None = None
-) -> ObstacleScore:
+def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None = None) -> ObstacleScore:
     """Count what a model sees in the water of footage without obstacles; it needs no masks.
 
     Args:
-        names: of the model's clusters. dataset: opened without labels.
+        dataset: opened without labels.
         ignore: what belongs to the own vessel: no obstacle there is a false alarm.
     Raises:
         UserError: nothing readable, or no cluster is called obstacle or water.
     """
-    classes = tuple(dict.fromkeys(names))
+    classes, clusters = merge(model.class_names)
     score = obstacle_score(classes)
-    assignment = np.array([classes.index(name) for name in names])
-    for batch, predictions in _predictions(segmenter, dataset, None, False, False, 1):
+    assignment = np.array(clusters)
+    for batch, predictions in _predictions(model, dataset, False, False, 1):
         for sample, predicted in zip(batch, predictions, strict=True):
             truth = None
             if ignore is not None:
@@ -394,22 +365,18 @@ def _sheet_size(frame: Frame, width: int) -> tuple[int, int]:
 
 
 def _predictions(
-    segmenter: Predictor, dataset: Dataset, alpha: float | None, flip: bool, crf: bool, batch_size: int
+    model: "Predictor", dataset: Dataset, flip: bool, crf: bool, batch_size: int
 ) -> Iterator[tuple[list[Sample], list[Labels]]]:
     """Yield batches with their predicted cluster ids at the model's size."""
     from contextlib import ExitStack
 
     from il2vseg.evaluation.crf import CrfPool
 
-    before = segmenter.alpha
     with ExitStack() as stack:
-        stack.callback(setattr, segmenter, "alpha", before)
-        if alpha is not None:
-            segmenter.alpha = alpha
         pool = stack.enter_context(CrfPool()) if crf else None
         for batch in _batches(dataset, batch_size):
-            frames = [resize_frame(sample.frame, segmenter.size) for sample in batch]
-            labels, scores = _predict(segmenter, frames, flip)
+            frames = [resize_frame(sample.frame, model.size) for sample in batch]
+            labels, scores = _predict(model, frames, flip)
             if pool is not None:
                 labels = list(pool.refine(zip(frames, scores, strict=True)))
             yield batch, labels
@@ -454,23 +421,26 @@ def named_assignment(names: Sequence[str], class_names: Sequence[str]) -> NDArra
     return transfer([known.index(name) for name in names], known, class_names)
 
 
-def open_model(config: EvaluateConfig) -> "Segmenter | ExportedModel":
+def open_model(config: EvaluateConfig) -> "Predictor":
     """Load what the configuration names.
 
     Raises:
         UserError: it is missing, damaged, or cannot run here.
     """
     if config.model is not None:
-        from il2vseg.evaluation.exported import ExportedModel, open_export
+        from il2vseg.evaluation.exported import ExportedModel
+        from il2vseg.runtime.backends.providers import open_engine
 
-        return ExportedModel(open_export(config.model, config.provider))
+        return ExportedModel(open_engine(config.model, config.provider))
     assert config.checkpoint is not None
     import torch
 
     from il2vseg.models.checkpoint import load_checkpoint
+    from il2vseg.models.segmenter import with_alpha
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+    network = load_checkpoint(config.checkpoint, weights=config.weights).to(device)
+    return with_alpha(network, config.alpha)
 
 
 def check(config: EvaluateConfig) -> None:
@@ -489,14 +459,13 @@ def check(config: EvaluateConfig) -> None:
         raise UserError("--by-name and --assignment cannot be used together")
 
 
-def run_false_alarms(config: EvaluateConfig) -> None:
+def run_false_alarms(config: EvaluateConfig) -> ObstacleScore:
     """Run the command on footage without masks and without obstacles."""
     from rich.console import Console
 
     ignore = IgnoreMask.of(config.ignore_mask)
     dataset = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
-    segmenter = open_model(config)
-    score = false_alarms(segmenter, dataset, segmenter.class_names, ignore)
+    score = false_alarms(open_model(config), dataset, ignore)
     if note := dataset.skipped_note():
         print(note, file=sys.stderr)
     Console().print(table(score.counts, f"{config.root}, {score.counts.frames} frames without obstacles"))
@@ -504,11 +473,14 @@ def run_false_alarms(config: EvaluateConfig) -> None:
         write_json(config.json, {"obstacles": score.counts.to_json()})
     if config.plots is not None:
         write_mistakes(config.plots / "obstacles.jpg", score.mistakes)
+    return score
 
 
-def run(config: EvaluateConfig) -> None:
+def run(config: EvaluateConfig) -> EvaluationReport | ObstacleScore:
     """Run the command.
 
+    Returns:
+        the report; of footage without masks (`--dataset folder --obstacles`) the count of what was found.
     Raises:
         UserError: anything wrong with the flags, the checkpoint or the data.
     """
@@ -517,8 +489,7 @@ def run(config: EvaluateConfig) -> None:
         if folder is not None:
             require_writable_dir(folder)
     if config.obstacles and config.dataset == "folder":
-        run_false_alarms(config)
-        return
+        return run_false_alarms(config)
     dataset = open_dataset(
         config.dataset,
         config.root,
@@ -536,15 +507,14 @@ def run(config: EvaluateConfig) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    segmenter = open_model(config)
+    model = open_model(config)
     if config.by_name:
-        assignment = named_assignment(segmenter.class_names, dataset.class_names)
+        assignment = named_assignment(model.class_names, dataset.class_names)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"evaluating {config.dataset} {config.split}", total=len(dataset))
         report = evaluate(
-            segmenter,
+            model,
             dataset,
-            alpha=config.alpha,
             flip=config.flip,
             crf=config.crf,
             batch_size=config.batch_size,
@@ -564,7 +534,7 @@ def run(config: EvaluateConfig) -> None:
             "split": config.split,
             "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
             "model": None if config.model is None else str(config.model),
-            "alpha": segmenter.alpha if config.alpha is None else config.alpha,
+            "alpha": model.alpha,
             "flip": config.flip,
             "crf": config.crf,
         }
@@ -572,11 +542,16 @@ def run(config: EvaluateConfig) -> None:
     if config.plots is not None:
         report.write_plots(config.plots, title)
         print(f"plots: {config.plots}/iou.png, confusion.png, sheet.png", file=sys.stderr)
+    return report
 
 
 def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Run `python -m il2vseg.evaluate` and return its exit code."""
-    return run_command(lambda: run(parse(EvaluateConfig, prog, argv)), prog)
+
+    def command() -> None:
+        run(parse(EvaluateConfig, prog, argv))
+
+    return run_command(command, prog)
 
 
 if __name__ == "__main__":

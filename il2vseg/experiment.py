@@ -218,8 +218,10 @@ def load_cached(folder: Path, size: tuple[int, int] | None = None) -> "Segmenter
     """Load a checkpoint whose backbone looks its tokens up in the feature cache."""
     from il2vseg.learning.features import CachedBackbone, FeatureCache
     from il2vseg.models.checkpoint import load_checkpoint
+    from il2vseg.models.segmenter import Segmenter
 
     segmenter = load_checkpoint(folder, size=size)
+    assert isinstance(segmenter, Segmenter), "an experiment trains ViTs only"
     segmenter.backbone = CachedBackbone(FeatureCache(segmenter.backbone, segmenter.spec.weights_sha256))
     return segmenter
 
@@ -252,9 +254,9 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     if not (folder / FILE_NAME).exists():
         print(f"── {variant.name}, seed {seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
-    segmenter = with_low_level(load_cached(folder), **variant.low_level)
+    segmenter = at_prediction(load_cached(folder), variant.alpha, **variant.low_level)
     labelled = open_dataset(config.dataset, config.root, config.split, labelled=True, limit=config.limit)
-    report = evaluate(segmenter, labelled, alpha=variant.alpha)
+    report = evaluate(segmenter, labelled)
     scores: dict[str, Any] = {
         "accuracy": report.one_to_one.accuracy,
         "miou": report.one_to_one.miou,
@@ -265,7 +267,6 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         "transfer_water_iou": None,
     }
     if judged:
-        segmenter.alpha = segmenter.alpha if variant.alpha is None else variant.alpha
         scores["consistency"] = consistency(config, folder, segmenter)
     if config.transfer_split is not None:
         other = open_dataset(
@@ -273,7 +274,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
         )
         names = [report.class_names[a] if a >= 0 else "" for a in report.assignment]
         mapped = transfer(report.assignment.tolist(), report.class_names, other.class_names)
-        elsewhere = evaluate(segmenter, other, alpha=variant.alpha, assignment=mapped)
+        elsewhere = evaluate(segmenter, other, assignment=mapped)
         if "water" in names and "water" in other.class_names:
             water = other.class_names.index("water")
             scores["transfer_water_iou"] = elsewhere.one_to_one.per_class_iou[water]
@@ -281,12 +282,13 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     return scores
 
 
-def with_low_level(segmenter: "Segmenter", **changes: Any) -> "Segmenter":
-    """The same model with other settings of its low-level branch."""
+def at_prediction(segmenter: "Segmenter", alpha: float | None, **low_level: Any) -> "Segmenter":
+    """The same model with other settings of its low-level branch, and another weight of it unless None."""
     from il2vseg.models.segmenter import Segmenter
 
     spec = segmenter.spec
-    spec = replace(spec, low_level=replace(spec.low_level, **changes))
+    alpha = spec.alpha if alpha is None else alpha
+    spec = replace(spec, alpha=alpha, low_level=replace(spec.low_level, **low_level))
     return Segmenter(segmenter.backbone, segmenter.classifier, spec).eval()
 
 
@@ -296,8 +298,7 @@ def consistency(config: ExperimentConfig, folder: Path, segmenter: "Segmenter") 
     from il2vseg.evaluation.consistency import outline_consistency
 
     height, width = segmenter.size
-    fine = with_low_level(load_cached(folder, (2 * height, 2 * width)), refine=0)
-    fine.alpha = 0.0
+    fine = at_prediction(load_cached(folder, (2 * height, 2 * width)), 0.0, refine=0)
     frames = min(CONSISTENCY_FRAMES, config.limit or CONSISTENCY_FRAMES)
     unlabelled = open_dataset(config.dataset, config.root, config.train_split, limit=frames)
     return outline_consistency(segmenter, fine, (sample.frame for sample in unlabelled))

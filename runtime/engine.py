@@ -86,11 +86,6 @@ class Engine:
         """Name of the provider that runs the graph."""
         return self.backend.provider
 
-    def infer(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Run the bare graph: uint8 BGR (1, H, W, 3) -> cluster ids (1, H, W), scores (1, C, h, w)."""
-        labels, scores, *_ = self.backend(frames)
-        return labels, scores
-
     def __call__(self, frame: Frame) -> Result:
         """Segment one BGR frame (H, W, 3). The result's latencies are of resize, engine and labels."""
         marks = [time.perf_counter()]

@@ -7,14 +7,14 @@ import torch
 
 from il2vseg.base.images import Frame, resize_frame, resize_labels
 from il2vseg.evaluation.metrics import BoundaryScore
-from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.network import Predictor
 
 TOLERANCE = 2
 """Pixels of the coarse model's input."""
 
 
 @torch.inference_mode()
-def outline_consistency(coarse: Segmenter, fine: Segmenter, frames: Iterable[Frame]) -> float | None:
+def outline_consistency(coarse: Predictor, fine: Predictor, frames: Iterable[Frame]) -> float | None:
     """Boundary F in % of the coarse model's classes against the fine model's, over all frames.
 
     At twice the size every token covers a quarter of the area, so that outlines are known twice as well; what
@@ -26,7 +26,7 @@ def outline_consistency(coarse: Segmenter, fine: Segmenter, frames: Iterable[Fra
     Returns:
         0 to 100; None when nothing has an outline.
     """
-    score = BoundaryScore(coarse.num_classes, (TOLERANCE,))
+    score = BoundaryScore(len(coarse.class_names), (TOLERANCE,))
     for frame in frames:
         labels, reference = (
             np.asarray(m.predict(torch.from_numpy(resize_frame(frame, m.size))[None])[0][0].numpy())

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
-    from il2vseg.models.segmenter import Segmenter
+    from il2vseg.models.network import Predictor
 
 PREVIEW_FRAMES = 6
 
 
-def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> None:
+def write_preview(path: Path, model: "Predictor", dataset: "Dataset") -> None:
     """Write PREVIEW_FRAMES frames, spread over the data set, beside what the model says of them."""
     import torch
 
@@ -22,7 +22,7 @@ def write_preview(path: Path, segmenter: "Segmenter", dataset: "Dataset") -> Non
     rows = []
     for i, sample in enumerate(dataset):
         if i in wanted:
-            frame = resize_frame(sample.frame, segmenter.size)
-            labels = segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy()
+            frame = resize_frame(sample.frame, model.size)
+            labels = model.predict(torch.from_numpy(frame)[None])[0][0].numpy()
             rows.append(SheetRow(sample.name, sample.frame, labels))
-    sheet(path, rows, segmenter.class_names, default_palette(segmenter.num_classes))
+    sheet(path, rows, model.class_names, default_palette(len(model.class_names)))

@@ -18,8 +18,8 @@ from il2vseg.learning.paste import Pasting
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
 from il2vseg.learning.views import Augmentation
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
+from il2vseg.models.network import frames_to_images
 from il2vseg.models.novelty import LOW, fit_novelty, frame_limit
-from il2vseg.models.segmenter import frames_to_images
 from il2vseg.models.student import Student
 
 

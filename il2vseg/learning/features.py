@@ -24,7 +24,7 @@ from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.learning.processes import Processes
 from il2vseg.models import lowlevel
 from il2vseg.models.backbones import Backbone
-from il2vseg.models.segmenter import frames_to_images
+from il2vseg.models.network import frames_to_images
 from il2vseg.models.weights import cache_home
 
 COLOUR_SCALE = 2

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -19,7 +18,8 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, resize_frame
-from il2vseg.models.segmenter import Segmenter, frames_to_images, pixel_scores
+from il2vseg.models.network import Network, frames_to_images, pixel_scores
+from il2vseg.models.segmenter import Segmenter
 from il2vseg.models.student import STRIDE
 from il2vseg.models.whitening import TokenStatistics
 
@@ -94,7 +94,7 @@ def targets_key(frames: Iterable[bytes], **settings: object) -> str:
 
 @torch.inference_mode()
 def compute_targets(
-    teachers: Sequence[Segmenter],
+    teachers: Sequence[Network],
     frames: Iterable[Frame],
     size: tuple[int, int],
     flip: bool = False,
@@ -108,18 +108,18 @@ def compute_targets(
     """
     class_names, members = classes_of(teachers[0].class_names)
     grid = (size[0] // STRIDE, size[1] // STRIDE)
-    backbone = getattr(teachers[0], "backbone", None)
     captured: list[Tensor] = []
     hook = None
-    if backbone is not None:
-        hook = backbone.register_forward_hook(lambda _, __, output: captured.append(output))
+    if isinstance(teachers[0], Segmenter):
+        hook = teachers[0].backbone.register_forward_hook(lambda _, __, output: captured.append(output))
     scores: list[NDArray[np.uint8]] = []
     tokens: list[Tensor] = []
     for frame in frames:
         total = torch.zeros(1, len(class_names), *grid)
-        device = next(chain(teachers[0].parameters(), teachers[0].buffers()), total).device
         for teacher in teachers:
-            images = frames_to_images(torch.from_numpy(resize_frame(frame, teacher.size))[None].to(device))
+            images = frames_to_images(
+                torch.from_numpy(resize_frame(frame, teacher.size))[None].to(teacher.device)
+            )
             total += _class_scores(teacher, images, members, grid).cpu()
             if flip:
                 total += _class_scores(teacher, images.flip(3), members, grid).flip(3).cpu()
@@ -133,13 +133,13 @@ def compute_targets(
 
 
 def _class_scores(
-    teacher: Segmenter, images: Tensor, members: Sequence[list[int]], grid: tuple[int, int]
+    teacher: Network, images: Tensor, members: Sequence[list[int]], grid: tuple[int, int]
 ) -> Tensor:
     """Scores (1, C, gh, gw) of named classes: of each its best cluster's, as in the teacher's labels.
 
     They are 0 where the best cluster is in no class, that is, unsure.
     """
-    clusters = pixel_scores(teacher(images), images, teacher.low_level).clamp_min(0.0)
+    clusters = pixel_scores(teacher(images), images, teacher.spec.low_level).clamp_min(0.0)
     classes = torch.stack([clusters[:, ids].amax(1) for ids in members], 1)
     known = classes.amax(1, keepdim=True) == clusters.amax(1, keepdim=True)
     return F.interpolate(

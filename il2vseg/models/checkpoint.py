@@ -12,6 +12,7 @@ from torch import Tensor
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path, sha256_file
 from il2vseg.models.backbones import Backbone, build_backbone
+from il2vseg.models.network import Network
 from il2vseg.models.segmenter import Classifier, Segmenter
 from il2vseg.models.spec import FORMAT_VERSION, AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD as STUDENT
@@ -123,7 +124,7 @@ def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
 
 def load_checkpoint(
     folder: str | Path, *, size: tuple[int, int] | None = None, weights: str | Path | None = None
-) -> Segmenter:
+) -> Network:
     """Load a trained model, resolving its frozen backbone's weights.
 
     Args:

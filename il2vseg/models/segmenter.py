@@ -1,15 +1,17 @@
 """The model: backbone, whitening, head and prototypes (F_seg), low-level branch (F_l), fusion (F_f)."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from il2vseg.base.errors import UserError
 from il2vseg.models import lowlevel
 from il2vseg.models.adapt import adapted_logits, class_membership
 from il2vseg.models.backbones import Backbone
-from il2vseg.models.guided import guided_quads, stitch
+from il2vseg.models.network import Network
 from il2vseg.models.spec import AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
 
@@ -117,50 +119,30 @@ def low_level_scores(
     return lowlevel.affinity_tiled(x, p, spec.sigma, tile)
 
 
-class Segmenter(nn.Module):
-    """Frames to class scores; the eager model that every export is compared with.
+class Segmenter(Network):
+    """The ViT with its trained head: F_seg, F_l and their fusion.
 
     Attributes:
-        size: (H, W) that images must have. grid: (gh, gw) of the scores.
-        num_classes: clusters C. class_names: one per cluster. spec: how it was made.
-        alpha: weight of F_l in eq. 13; settable, at first that of the spec.
-        adapt: how prototypes adapt to the image, None = not; settable, at first that of the spec.
+        alpha: weight of F_l in eq. 13, at first that of the spec; see `with_alpha`.
+        adapt: how prototypes adapt to the image, None = not; at first that of the spec.
     """
 
+    alpha = 0.0
+    adapt: AdaptSpec | None = None
     classes: Tensor | None
 
     def __init__(self, backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> None:
-        super().__init__()
+        h, w = backbone.grid
+        super().__init__(spec, backbone.size, (h * spec.low_level.scale, w * spec.low_level.scale))
         self.backbone = backbone
         self.classifier = classifier
-        self.spec = spec
+        self.patch = backbone.patch
         self.alpha = spec.alpha
         self.adapt = spec.adapt
         self.register_buffer("classes", class_membership(spec.class_names), persistent=False)
-        self.size: tuple[int, int] = backbone.size
-        h, w = backbone.grid
-        self.grid = (h * spec.low_level.scale, w * spec.low_level.scale)
-        self.num_classes = len(classifier.global_prototypes)
-        self.class_names = list(spec.class_names)
-
-    @property
-    def patch(self) -> int:
-        """Multiple that input sizes must have."""
-        return self.backbone.patch
-
-    @property
-    def low_level(self) -> LowLevelSpec:
-        """Settings of the low-level branch."""
-        return self.spec.low_level
 
     def forward(self, images: Tensor) -> Tensor:
-        """Fused scores F_f (eq. 13).
-
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1].
-        Returns:
-            (B, C, gh, gw) float32, a distribution over C at every cell.
-        """
+        """Fused scores F_f (eq. 13), see `Network.forward`."""
         p_seg = self.classifier(self.backbone(images).float(), self.adapt, self.classes)
         p_seg = lowlevel.upsample(p_seg, self.grid)
         if self.alpha == 0.0:
@@ -168,44 +150,17 @@ class Segmenter(nn.Module):
         colours = lowlevel.pool_colours(images.float(), self.grid)
         return lowlevel.fuse(p_seg, low_level_scores(colours, p_seg, self.spec.low_level), self.alpha)
 
-    def judge(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores as of `forward`, and how like its training every cell is (B, 1, h, w), where it can tell."""
-        return self(images), None
 
-    @torch.inference_mode()
-    def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment frames of the model's size.
+def with_alpha(network: Network, alpha: float | None) -> Network:
+    """The same network, sharing its parameters, with another weight of F_l; None leaves it as it is.
 
-        Args:
-            frames: (B, H, W, 3) uint8 BGR.
-        Returns:
-            labels (B, H, W) uint8, scores (B, C, gh, gw) float32.
-        """
-        images = frames_to_images(frames)
-        scores = self(images)
-        return label_pixels(scores, images, self.low_level), scores
-
-
-def frames_to_images(frames: Tensor) -> Tensor:
-    """uint8 BGR (B, H, W, 3) -> float32 RGB (B, 3, H, W) in [0, 1]."""
-    # To float first: TensorRT takes uint8 as an input, but no operator on it except the cast. Planes before
-    # their order: whole planes are copied, not single numbers.
-    return frames.float().permute(0, 3, 1, 2).flip(1) / 255.0
-
-
-def pixel_scores(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
-    """Upsample scores (B, C, gh, gw) to images (B, 3, H, W), RGB in [0, 1], as the spec says."""
-    size = (images.shape[-2], images.shape[-1])
-    if spec.refine:
-        return stitch(guided_quads(scores, images, spec.refine, spec.refine_eps), size)
-    return lowlevel.upsample(scores, size)
-
-
-def label_pixels(scores: Tensor, images: Tensor, spec: LowLevelSpec) -> Tensor:
-    """The best class of every pixel, arguments as `pixel_scores`: labels (B, H, W) uint8."""
-    # Through float32: TensorRT makes uint8, which it knows as an output only, of floats and of nothing else.
-    if not spec.refine:
-        return pixel_scores(scores, images, spec).argmax(1).float().to(torch.uint8)
-    # The best class first: one number per pixel is to be put in order then, not C.
-    best = guided_quads(scores, images, spec.refine, spec.refine_eps).argmax(3, keepdim=True).float()
-    return stitch(best, (images.shape[-2], images.shape[-1]))[:, 0].to(torch.uint8)
+    Raises:
+        UserError: the network has no low-level branch.
+    """
+    if alpha is None or alpha == network.alpha:
+        return network
+    if not isinstance(network, Segmenter):
+        raise UserError(f"{network.spec.backbone} has no low-level branch to weigh; leave --alpha out")
+    other = copy.copy(network)
+    other.alpha = alpha
+    return other

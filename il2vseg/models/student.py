@@ -1,7 +1,7 @@
 """The student: a small convolutional network that learns what a frozen ViT and its head compute.
 
 An encoder of timm without trained weights, a feature pyramid of 1x1 and depthwise convolutions, scores at a
-quarter or half of the input. It is a `Segmenter` to everything that takes one.
+quarter or half of the input.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from il2vseg.base.errors import UserError
 from il2vseg.models.backbones import check_size
+from il2vseg.models.network import Network
 from il2vseg.models.novelty import Novelty
-from il2vseg.models.segmenter import Segmenter
 from il2vseg.models.spec import ModelSpec
 
 METHOD = "distilled"
@@ -141,12 +141,14 @@ class NoSkyInWater(nn.Module):
         return torch.cat(parts, 1)
 
 
-class Student(Segmenter):
-    """Frames to class scores in one small network; `alpha` is 0, there is no low-level branch to weigh.
+class Student(Network):
+    """Frames to class scores in one small network, without a low-level branch.
 
     Attributes:
         novelty: how like its training an image is, where that was fitted.
     """
+
+    patch = Encoder.patch
 
     def __init__(self, spec: ModelSpec, size: tuple[int, int] | None = None) -> None:
         """Build it with random weights, drawn from torch's global generator.
@@ -156,19 +158,11 @@ class Student(Segmenter):
         Raises:
             UserError: unknown encoder or a size of broken strides.
         """
-        # Not Segmenter's: a student has no frozen backbone and no head on top of one.
-        nn.Module.__init__(self)
-        row = student_spec(spec.backbone)
+        row, (height, wide) = student_spec(spec.backbone), size or spec.size
+        check_size((height, wide), Encoder.patch)
+        super().__init__(spec, (height, wide), (height // row.stride, wide // row.stride))
         self.width, self.stride = row.width, row.stride
         width = row.width
-        self.size = size or spec.size
-        check_size(self.size, Encoder.patch)
-        self.spec = spec
-        self.alpha = 0.0
-        self.adapt = None
-        self.grid = (self.size[0] // self.stride, self.size[1] // self.stride)
-        self.num_classes = len(spec.class_names)
-        self.class_names = list(spec.class_names)
         encoder = Encoder(spec.backbone)
         self.encoder = encoder
         self.laterals = nn.ModuleList(_conv(c, width) for c in encoder.channels)
@@ -180,14 +174,9 @@ class Student(Segmenter):
             self.narrow = _conv(width, row.fine)
             self.detail = _conv(3, row.fine, kernel=2, stride=2)
             self.sharpen = _separable(row.fine)
-        self.classify = nn.Conv2d(row.fine or width, self.num_classes, 1)
+        self.classify = nn.Conv2d(row.fine or width, len(self.class_names), 1)
         self.rule = NoSkyInWater(self.class_names, self.size, self.stride)
         self.novelty: Novelty | None = None
-
-    @property
-    def patch(self) -> int:
-        """Multiple that input sizes must have."""
-        return Encoder.patch
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Decoder features at the stride s of the scores and at 16: (B, D, H/s, W/s), (B, D', H/16, W/16)."""

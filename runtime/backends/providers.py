@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -53,10 +54,14 @@ def _open_onnx(
     entry: ModelFile,
     threads: int | None,
 ) -> Backend:
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise UnavailableError("onnxruntime is not installed (pip install 'il2vseg[cpu]')") from None
+    # Looked up before the import: a process that ends with both ONNX Runtime and OpenVINO in it may crash.
+    found = find_spec("onnxruntime")
+    if found is None:
+        raise UnavailableError("onnxruntime is not installed (pip install 'il2vseg[cpu]')")
+    if not _has_library(Path(str(found.origin)).parent, execution_provider):
+        raise UnavailableError(f"this onnxruntime has no {execution_provider}")
+    import onnxruntime as ort
+
     if execution_provider not in ort.get_available_providers():
         raise UnavailableError(f"this onnxruntime has no {execution_provider}")
     if execution_provider != "CPUExecutionProvider":
@@ -75,6 +80,12 @@ def _preload_cuda(ort: ModuleType) -> None:
     if preload is not None:
         with redirect_stdout(io.StringIO()):  # it prints what it does not find; the session says what counts
             preload()
+
+
+def _has_library(package: Path, execution_provider: str) -> bool:
+    """Whether a package of ONNX Runtime has what an execution provider needs; the CPU's is always there."""
+    name = execution_provider.removesuffix("ExecutionProvider").lower()
+    return name == "cpu" or any(package.glob(f"capi/*onnxruntime_providers_{name}.*"))
 
 
 def _open_tensorrt(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Backend:
@@ -96,8 +107,6 @@ def _open_tensorrt(folder: Path, manifest: Manifest, entry: ModelFile, threads: 
 
 
 def _open_openvino(folder: Path, manifest: Manifest, entry: ModelFile, threads: int | None) -> Backend:
-    from importlib.util import find_spec
-
     if find_spec("openvino") is None:
         raise UnavailableError("openvino is not installed (pip install 'il2vseg[openvino]')")
     from il2vseg.runtime.backends.openvino import OpenvinoBackend

@@ -175,7 +175,8 @@ def test_exports_to_onnx_without_a_resize(tmp_path: Path) -> None:
 def test_a_segmenter_on_resnet_exports_with_parity(tmp_path: Path) -> None:
     from il2vseg.bench import whitening_of
     from il2vseg.export.graph import export_onnx
-    from il2vseg.export.runners import eager_runner, onnx_runner
+    from il2vseg.export.runners import onnx_runner
+    from il2vseg.models.eager import EagerBackend
     from il2vseg.models.segmenter import Classifier, Segmenter
     from il2vseg.models.spec import LowLevelSpec, ModelSpec
 
@@ -192,6 +193,6 @@ def test_a_segmenter_on_resnet_exports_with_parity(tmp_path: Path) -> None:
     segmenter = Segmenter(backbone, classifier, description).eval()
     export_onnx(segmenter, tmp_path / "model.onnx")
     frame = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), dtype=np.uint8)
-    eager, exported = eager_runner(segmenter)(frame), onnx_runner(tmp_path / "model.onnx", 1)(frame)
+    eager, exported = EagerBackend(segmenter)(frame), onnx_runner(tmp_path / "model.onnx", 1)(frame)
     assert_allclose(exported[1], eager[1], atol=1e-3)
     assert (exported[0] == eager[0]).mean() > 0.999

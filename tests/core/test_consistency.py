@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 
 from il2vseg.evaluation.consistency import outline_consistency
-from il2vseg.models.segmenter import Segmenter
 
 
-class Halves(Segmenter):
+class Halves:
     """Two clusters, left and right of a column given as a share of the width."""
 
     def __init__(self, size: tuple[int, int], at: float) -> None:
-        torch.nn.Module.__init__(self)
-        self.size, self.at, self.num_classes = size, at, 2
+        self.size, self.at, self.grid, self.alpha = size, at, (1, 1), 0.0
+        self.class_names = ["left", "right"]
 
     def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         h, w = self.size
         labels = (torch.arange(w) >= round(self.at * w)).to(torch.uint8).expand(len(frames), h, w)
         return labels, torch.zeros(len(frames), 2, 1, 1)
+
+    def label(self, scores: Tensor, frames: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 FRAMES = [np.zeros((30, 50, 3), np.uint8)] * 2

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
@@ -19,7 +19,7 @@ from il2vseg.learning.distiller import Distiller, DistillRecipe
 from il2vseg.learning.targets import Targets, classes_of, compute_targets, targets_key
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, vary_light, warp_frame
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
-from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.network import Network
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD, Student
 
@@ -32,15 +32,11 @@ def spec(names: tuple[str, ...] = NAMES) -> ModelSpec:
     return ModelSpec(METHOD, student, "random", SIZE, names, 0.0, 1.0, False, LowLevelSpec(), "none")
 
 
-class ColourTeacher(Segmenter):
+class ColourTeacher(Network):
     """Says "red" where a frame is redder than blue, in three clusters: two are called "blue"."""
 
     def __init__(self, size: tuple[int, int] = SIZE) -> None:
-        nn.Module.__init__(self)
-        self.size, self.grid, self.alpha = size, (size[0] // 8, size[1] // 8), 0.0
-        self.class_names = ["blue", "red", "blue"]
-        self.num_classes = 3
-        self.spec = spec(("blue", "red", "blue"))
+        super().__init__(spec(("blue", "red", "blue")), size, (size[0] // 8, size[1] // 8))
 
     def forward(self, images: Tensor) -> Tensor:
         red = F.adaptive_avg_pool2d(images[:, :1] - images[:, 2:], self.grid).mul(8).sigmoid()

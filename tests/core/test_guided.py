@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from il2vseg.models.guided import guided_quads, linear_models, stitch
-from il2vseg.models.segmenter import label_pixels, pixel_scores
+from il2vseg.models.network import label_pixels, pixel_scores
 from il2vseg.models.spec import LowLevelSpec
 
 

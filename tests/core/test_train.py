@@ -38,7 +38,7 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
     spec = read_spec(out)
     assert spec.selection["components"] == 6
     assert {c["centre"] for c in spec.selection["candidates"]} == {True, False}
-    assert load_checkpoint(out).num_classes == 3
+    assert len(load_checkpoint(out).class_names) == 3
     assert train.main(["--config", str(out / "config.yaml"), "--out", str(again)]) == 0
     assert digest(again) == digest(out)
 
@@ -106,7 +106,7 @@ def test_a_folder_and_a_proposed_number_of_classes_are_enough(
     proposal = json.loads((out / "num_classes.json").read_text())
     assert f"number of classes: {proposal['num_classes']}" in capsys.readouterr().err
     assert cv2.imread(str(out / "num_classes.png")) is not None
-    assert load_checkpoint(out).num_classes == proposal["num_classes"]
+    assert len(load_checkpoint(out).class_names) == proposal["num_classes"]
     assert f"num_classes: {proposal['num_classes']}\n" in (out / "config.yaml").read_text()
     assert read_spec(out).training_data.startswith("20 frames")
 

@@ -16,10 +16,11 @@ from il2vseg.export.describe import describe
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import LIMITS, compare
-from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.runners import onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.export.variants import to_int8
 from il2vseg.models.checkpoint import assemble
+from il2vseg.models.eager import EagerBackend
 from il2vseg.models.segmenter import Classifier, Segmenter
 from il2vseg.models.spec import AdaptSpec
 from il2vseg.models.whitening import Whitening
@@ -62,7 +63,7 @@ def graph(adapted: Segmenter, batch: int, tmp_path_factory: pytest.TempPathFacto
 def test_the_graph_computes_the_model_and_the_model_adapts(
     adapted: Segmenter, graph: Path, frames: Frames
 ) -> None:
-    report = compare(eager_runner(adapted), onnx_runner(graph, 1), frames, LIMITS["fp32"])
+    report = compare(EagerBackend(adapted), onnx_runner(graph, 1), frames, LIMITS["fp32"])
     assert report.passed, report.failures
     assert report.max_score_difference < 1e-4
     stacked = torch.from_numpy(np.stack([frame for _, frame in frames]))
@@ -92,7 +93,7 @@ def test_every_precision_agrees_is_taken_by_tensorrt_and_adapts_in_float(
     assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in after}
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    report = compare(eager_runner(adapted), onnx_runner(path, 1), frames[3:], LIMITS[precision])
+    report = compare(EagerBackend(adapted), onnx_runner(path, 1), frames[3:], LIMITS[precision])
     assert report.passed, report.failures
 
 
@@ -119,6 +120,6 @@ def test_providers_agree_and_the_manifest_says_how_it_adapts(
     engine = open_engine(tmp_path, provider, say=lambda line: None)
     for _, frame in frames[:2]:
         labels, scores = adapted.predict(torch.from_numpy(frame)[None])
-        found = engine.infer(frame[None])
+        found = engine.backend(frame[None])
         np.testing.assert_allclose(found[1], scores.numpy(), atol=1e-3)
         assert (found[0] == labels.numpy()).mean() > 0.999

@@ -51,7 +51,7 @@ def test_the_runtime_takes_frames_one_by_one_all_the_same(
 
     require(find_spec(needed), f"{needed} is not installed (pip install 'il2vseg[{provider}]')")
     folder = write_export(tmp_path / "export", batched, BATCH)
-    labels, scores = open_engine(folder, provider, say=lambda line: None).infer(stacked(frames, 1))
+    labels, scores = open_engine(folder, provider, say=lambda line: None).backend(stacked(frames, 1))
     expected = onnx_runner(model, 1)(stacked(frames, 1))
     np.testing.assert_allclose(scores, expected[1], atol=1e-4)
     assert (labels == expected[0]).mean() > 0.999
@@ -70,7 +70,9 @@ def test_an_engine_has_a_profile_from_one_frame_to_all(
     assert profile.shapes == {"frame": ((1, *SIZE, 3), (BATCH, *SIZE, 3), (BATCH, *SIZE, 3))}
     engine = open_engine(folder, "tensorrt", say=lambda line: None)
     for count in (1, 3, 1):
-        np.testing.assert_array_equal(engine.infer(stacked(frames, count))[0], run(stacked(frames, count))[0])
+        np.testing.assert_array_equal(
+            engine.backend(stacked(frames, count))[0], run(stacked(frames, count))[0]
+        )
 
 
 def test_tensorrt_for_rtx_builds_it_with_the_profile_only(batched: Path, require: Any) -> None:

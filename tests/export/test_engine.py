@@ -116,11 +116,11 @@ def test_an_engine_is_proven_described_and_run(
     launches = machine.cuda.launches
     engine = open_engine(export_folder, say=lambda line: None)
     assert engine.provider == "tensorrt"
-    labels, scores = engine.infer(frames[3][1][None])
+    labels, scores = engine.backend(frames[3][1][None])
     expected = onnx_runner(model, 1)(frames[3][1][None])
     np.testing.assert_array_equal(labels, expected[0])
     np.testing.assert_array_equal(scores, expected[1])
-    again = engine.infer(frames[4][1][None])[0]
+    again = engine.backend(frames[4][1][None])[0]
     assert not np.array_equal(again, labels)  # results are copies, not views of the pinned buffer
     assert machine.cuda.launches >= launches + 2
 

@@ -9,8 +9,9 @@ import pytest
 from il2vseg.base.errors import UserError
 from il2vseg.data import open_dataset
 from il2vseg.evaluate import evaluate, main
-from il2vseg.evaluation.exported import ExportedModel, open_export
+from il2vseg.evaluation.exported import ExportedModel
 from il2vseg.models.segmenter import Segmenter
+from il2vseg.runtime.backends.providers import open_engine
 
 
 def test_an_export_scores_as_its_model_does(
@@ -18,7 +19,7 @@ def test_an_export_scores_as_its_model_does(
 ) -> None:
     scenes = open_dataset("synthetic", None, "val", labelled=True, limit=3)
     expected = evaluate(segmenter, scenes)
-    found = evaluate(ExportedModel(open_export(export_folder, "cpu")), scenes)
+    found = evaluate(ExportedModel(open_engine(export_folder, "cpu")), scenes)
     assert np.abs(found.confusion - expected.confusion).sum() <= 1e-3 * expected.confusion.sum()
     assert found.one_to_one.miou == pytest.approx(expected.one_to_one.miou, abs=0.1)
     assert "model.onnx (fp32) on provider cpu" in capsys.readouterr().err
@@ -36,14 +37,14 @@ def test_the_command_scores_one_file_of_an_export(export_folder: Path, tmp_path:
 def test_a_file_that_the_manifest_does_not_list_is_refused(export_folder: Path) -> None:
     (export_folder / "other.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="does not list it"):
-        open_export(export_folder / "other.onnx")
+        open_engine(export_folder / "other.onnx")
 
 
 def test_a_damaged_file_is_refused(export_folder: Path) -> None:
     file = export_folder / "model.onnx"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="the manifest says"):
-        open_export(file)
+        open_engine(file)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from il2vseg.export.deploy_form import deploy_form
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
-from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.runners import onnx_runner
 from il2vseg.export.variants import to_int8
+from il2vseg.models.eager import EagerBackend
 from il2vseg.models.lowlevel import AFFINITY_TILE
 from il2vseg.models.segmenter import Segmenter
 from tests.runtime.conftest import build_graph
@@ -64,14 +65,14 @@ def test_layer_scale_and_the_affine_part_of_norms_are_folded() -> None:
 
 
 def test_fp32_graph_equals_the_model(segmenter: Segmenter, model: Path, frames: Frames) -> None:
-    report = compare(eager_runner(segmenter), onnx_runner(model, 1), frames, LIMITS["fp32"])
+    report = compare(EagerBackend(segmenter), onnx_runner(model, 1), frames, LIMITS["fp32"])
     assert report.passed, report.failures
 
 
 def test_without_the_low_level_branch_the_graph_has_none(frames: Frames, tmp_path: Path) -> None:
     segmenter, path = make_segmenter(alpha=0.0), tmp_path / "model.onnx"
     export_onnx(segmenter, path)
-    report = compare(eager_runner(segmenter), onnx_runner(path, 1), frames, LIMITS["fp32"])
+    report = compare(EagerBackend(segmenter), onnx_runner(path, 1), frames, LIMITS["fp32"])
     assert report.passed, report.failures
     assert "Pow" not in {node.op_type for node in onnx.load(path).graph.node}
 
@@ -83,7 +84,7 @@ def test_affinity_of_a_large_grid_is_tiled(tmp_path: Path) -> None:
     export_onnx(segmenter, tmp_path / "model.onnx")
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     report = compare(
-        eager_runner(segmenter), onnx_runner(tmp_path / "model.onnx", 1), [("noise", frame)], LIMITS["fp32"]
+        EagerBackend(segmenter), onnx_runner(tmp_path / "model.onnx", 1), [("noise", frame)], LIMITS["fp32"]
     )
     assert report.passed, report.failures
     shapes = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph.value_info
@@ -119,7 +120,7 @@ def test_uint8_meets_no_operator_but_the_cast(model: Path) -> None:
 
 def test_more_classes_than_uint8_names_are_refused(tmp_path: Path) -> None:
     segmenter = make_segmenter()
-    segmenter.num_classes = 256
+    segmenter.class_names = [f"class {i}" for i in range(256)]
     with pytest.raises(UserError, match="uint8"):
         export_onnx(segmenter, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
@@ -137,7 +138,7 @@ def test_half_precision_agrees_and_keeps_the_delicate_parts_in_float(
     assert all(node.name.startswith("backbone.vit.") for node in nodes)
     onnx.save(to_half(full), tmp_path / "half.onnx")
     assert (tmp_path / "half.onnx").stat().st_size < 0.7 * model.stat().st_size
-    report = compare(eager_runner(segmenter), onnx_runner(tmp_path / "half.onnx", 1), frames, LIMITS["fp16"])
+    report = compare(EagerBackend(segmenter), onnx_runner(tmp_path / "half.onnx", 1), frames, LIMITS["fp16"])
     assert report.passed, report.failures
     assert report.max_score_difference > 0
 
@@ -172,7 +173,7 @@ def test_int8_for_tensorrt_has_its_attention_in_half_and_every_layer_its_own_pai
     assert readers == [["MatMul"]] * len(pairs)
     assert len(pairs) == 2 * len(linears(full))
     onnx.save(quantised, tmp_path / "int8.onnx")
-    runners = eager_runner(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
+    runners = EagerBackend(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
     report = compare(*runners, frames[3:], LIMITS["int8"])
     assert report.passed, report.failures
 
@@ -191,7 +192,7 @@ def test_int8_for_cpus_has_its_scores_in_integers_unless_that_costs_too_much(
     assert quantised.float_nodes == []
     assert set(scores) < set(in_integers(quantised.model))
     onnx.save(quantised.model, tmp_path / "int8.onnx")
-    runners = eager_runner(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
+    runners = EagerBackend(segmenter), onnx_runner(tmp_path / "int8.onnx", 1)
     report = compare(*runners, frames[3:], LIMITS["int8"])
     assert report.passed, report.failures
 

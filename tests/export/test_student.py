@@ -19,9 +19,10 @@ from il2vseg.export.engine import build_engine
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
-from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.runners import onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.export.variants import to_int8
+from il2vseg.models.eager import EagerBackend
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD, Student, finish
 from tests.export.test_engine import for_ada, rtx
@@ -73,7 +74,7 @@ def test_kernels_are_stored_in_half_and_nothing_is_lost(
     assert stored == {TensorProto.FLOAT16}
     weights = sum(p.numel() for p in student.parameters())
     assert model.stat().st_size < 2.5 * weights
-    report = compare(eager_runner(student), onnx_runner(model, 1), frames, LIMITS["fp32"])
+    report = compare(EagerBackend(student), onnx_runner(model, 1), frames, LIMITS["fp32"])
     assert report.passed, report.failures
 
 

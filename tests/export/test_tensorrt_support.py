@@ -12,10 +12,11 @@ from il2vseg.base.images import Frame, resize_frame
 from il2vseg.export.graph import export_onnx
 from il2vseg.export.half import to_half
 from il2vseg.export.parity import LIMITS, compare
-from il2vseg.export.runners import eager_runner, onnx_runner
+from il2vseg.export.runners import onnx_runner
 from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.export.variants import to_int8
 from il2vseg.models.backbones import BACKBONES, build_backbone
+from il2vseg.models.eager import EagerBackend
 from il2vseg.models.spec import LowLevelSpec
 from il2vseg.runtime.catalog import bundled
 
@@ -61,7 +62,7 @@ def test_every_backbone_passes_and_computes_the_same(name: str, frames: Frames, 
     export_onnx(segmenter, tmp_path / "model.onnx")
     assert obstacles(onnx.load(tmp_path / "model.onnx")) == []
     small = [(name, resize_frame(frame, backbone.size)) for name, frame in frames[:2]]
-    runners = eager_runner(segmenter), onnx_runner(tmp_path / "model.onnx", 1)
+    runners = EagerBackend(segmenter), onnx_runner(tmp_path / "model.onnx", 1)
     report = compare(*runners, small, LIMITS["fp32"])
     assert report.passed, report.failures
 

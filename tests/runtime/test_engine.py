@@ -32,7 +32,7 @@ def test_labels_are_classes_at_the_frames_own_size(engine: Engine, frames: list[
 
 
 def test_infer_is_the_bare_graph(engine: Engine, frames: list[Frame]) -> None:
-    labels, scores = engine.infer(resize_frame(frames[0], SIZE)[None])
+    labels, scores = engine.backend(resize_frame(frames[0], SIZE)[None])
     assert labels.shape == (1, *SIZE)
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
 
@@ -67,8 +67,18 @@ def test_a_provider_that_silently_falls_back_is_refused(model: Path, monkeypatch
     monkeypatch.setattr(
         ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
+    monkeypatch.setattr(providers, "_has_library", lambda package, name: True)
     with pytest.raises(UserError, match="did not start"):
         open_engine(model, "cuda")
+
+
+@pytest.mark.parametrize("library", ["libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll"])
+def test_a_providers_library_is_found_without_loading_it(tmp_path: Path, library: str) -> None:
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / library).touch()
+    assert providers._has_library(tmp_path, "CUDAExecutionProvider")
+    assert not providers._has_library(tmp_path, "TensorrtExecutionProvider")
+    assert providers._has_library(tmp_path, "CPUExecutionProvider")
 
 
 def test_a_truncated_graph_is_refused_by_its_hash(make_model: Callable[[str], Path]) -> None:

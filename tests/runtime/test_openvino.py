@@ -1,5 +1,7 @@
 """OpenVINO behind the same protocol as every other provider."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +22,12 @@ def test_it_computes_what_onnx_runtime_does(model: Path, frames: list[Frame]) ->
     engine = open_engine(model, "openvino", threads=1, say=lines.append)
     assert lines == ["model threshold: model.onnx (fp32) on provider openvino"]
     frame = resize_frame(frames[0], SIZE)[None]
-    labels, scores = engine.infer(frame)
-    expected = open_engine(model, "cpu", say=lines.append).infer(frame)
+    labels, scores = engine.backend(frame)
+    expected = open_engine(model, "cpu", say=lines.append).backend(frame)
     np.testing.assert_allclose(scores, expected[1], atol=1e-5)
     assert (labels == expected[0]).mean() > 0.999
     again = scores.copy()
-    engine.infer(resize_frame(frames[-1], SIZE)[None])
+    engine.backend(resize_frame(frames[-1], SIZE)[None])
     np.testing.assert_array_equal(scores, again)  # results are copies, not views of its buffers
     engine.close()
 
@@ -37,3 +39,14 @@ def test_a_graph_that_it_cannot_load_is_one_line(make_model: Callable[[str], Pat
     with pytest.raises(UserError, match="OpenVINO cannot load it") as caught:
         open_engine(folder, "openvino")
     assert "\n" not in str(caught.value)
+
+
+def test_the_runtime_that_is_not_wanted_is_not_loaded(model: Path) -> None:
+    """A process that ends with both in it may crash."""
+    code = (
+        "import sys; from il2vseg.runtime.backends.providers import open_engine\n"
+        f"open_engine({str(model)!r}); print('onnxruntime' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "provider openvino" in done.stderr
+    assert done.stdout.strip() == "False"
