@@ -27,9 +27,10 @@ test-slow: $(VENV)/.optional ## run the slow tests too
 	tests/debian-packages.sh
 	$(BIN)/pytest
 
-lint: venv ## ruff and mypy
+lint: venv ## ruff, mypy and a spell checker
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	git ls-files -z '*.py' '*.md' '*.toml' '*.js' '*.css' '*.html' '*.yaml' '*.sh' Makefile | xargs -0 $(BIN)/python -m codespell_lib
 	@# export/, calib/ and runtime/ are imported as il2vseg.*: show them so to mypy, in a tree of links.
 	rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing/il2vseg
 	ln -s $(CURDIR)/il2vseg/* $(addprefix $(CURDIR)/,$(wildcard export calib runtime)) $(VENV)/typing/il2vseg/

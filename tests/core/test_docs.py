@@ -6,20 +6,27 @@ import io
 import re
 import shlex
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from il2vseg.__main__ import VERBS
+from il2vseg.base.command import parse
+from tests.core.test_flags import COMMANDS
+
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def code(page: Path) -> str:
-    """The indented code of a page, continued lines joined."""
-    lines = [line.strip() for line in page.read_text().splitlines() if line.startswith("    ")]
+    """The indented code of a page, without its blocks of Python, continued lines joined."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     return "\n".join(lines).replace("\\\n", " ")
 
 
@@ -34,6 +41,52 @@ def commands(page: Path) -> list[tuple[str, ...]]:
         elif words[:2] == ["python", "-m"] and words[2].startswith("il2vseg."):
             found.append((words[2], *words[3:end]))
     return found
+
+
+def verb(module: str, arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The module and arguments of `il2vseg VERB ...`."""
+    return (VERBS[arguments[0]][0], arguments[1:]) if module == "il2vseg.__main__" else (module, arguments)
+
+
+def test_the_commands_of_the_readme_parse() -> None:
+    shown = [verb(module, arguments) for module, *arguments in commands(ROOT / "README.md")]
+    assert {"il2vseg.train", "il2vseg.export.cli", "il2vseg.runtime.cli"} <= {module for module, _ in shown}
+    for module, arguments in shown:
+        settings = getattr(importlib.import_module(module), COMMANDS[module])
+        parse(settings, module, list(arguments))
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from il2vseg.data.synthetic import write_clip
+
+    (cell,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "river.mp4", 2, seed=5, size=(180, 320))
+    import cv2
+
+    cv2.imwrite("river.jpg", cv2.VideoCapture("river.mp4").read()[1])
+    names: dict[str, Any] = {}
+    exec(cell, names)
+    assert set(names["result"].fractions) == {"water", "sky", "obstacle"}
+    assert (tmp_path / "overlay.png").is_file()
+
+
+def test_the_first_screen_has_a_picture_that_loads_fast() -> None:
+    first = (ROOT / "README.md").read_text()[:700]
+    (picture,) = re.findall(r"!\[[^\]]+\]\((docs/[^)]+)\)", first)
+    assert (ROOT / picture).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_speaks_of_a_private_layout(page: Path) -> None:
+    assert "shared/data" not in page.read_text()
+
+
+def test_the_pages_of_architecture_and_glossary_name_files_that_exist() -> None:
+    for page in ("architecture.md", "glossary.md", "testing.md"):
+        for name in re.findall(r"`([\w/*.]+(?:/|\.py))`", (ROOT / "docs" / page).read_text()):
+            places = (ROOT, ROOT / "il2vseg", ROOT / "runtime", ROOT / "export")
+            assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{page}: {name}"
 
 
 @cache
