@@ -13,6 +13,7 @@ from il2vseg.base.command import MAX_COUNT, MAX_SIDE, Settings, flag, parse
 from il2vseg.base.errors import CheckFailed, UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame, resize_frame
+from il2vseg.base.outputs import footage_files, protect, require_only
 from il2vseg.export.variants import FP32, MODEL_NAME, Variant
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def export(config: ExportConfig) -> Path:
     if config.model is not None:
         return add_engine(config, config.model) if config.trt else check_device(config, config.model)
     out = require_writable_dir(config.out or config.checkpoint / "export")
+    check_outputs(config, out)
 
     import onnx
     import torch
@@ -270,6 +272,21 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
+def check_outputs(config: ExportConfig, out: Path) -> None:
+    """Make sure that nothing is written over, or deleted, that is not an earlier export.
+
+    Raises:
+        UserError: something would be.
+    """
+    require_only(out / "rejected", ("model*", "parity*"))
+    if config.triton:
+        require_only(out / "triton", ("config.pbtxt", "model*"))
+    read = [*footage_files(config.verify, config.calib), config.checkpoint / "checkpoint.safetensors"]
+    pictures = [PICTURE_NAME, *(f"parity.{kind}.png" for kind in ("fp16", "int8", "int8-cpu"))]
+    names = ["manifest.json", MODEL_NAME, PARITY_NAME, *pictures]
+    protect([out / name for name in names], read, advice="choose another --out")
+
+
 def add_engine(config: ExportConfig, folder: Path) -> Path:
     """Build a TensorRT engine from an exported model and add it to its manifest, proven.
 
@@ -308,6 +325,7 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
     from il2vseg.export.parity import failures, least_alike
 
     out = require_writable_dir(config.out or folder)
+    protect([out / DEVICE_NAME, out / DEVICE_PICTURE], footage_files(config.verify))
     console = Console(stderr=True)
     with console.status("") as status:
         reports, absent = compare_providers(

@@ -21,6 +21,7 @@ from il2vseg.base.command import (
 )
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
+from il2vseg.base.outputs import model_files, protect_run
 
 if TYPE_CHECKING:
     from il2vseg.base.images import Frame
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m il2vseg.distill"
 TARGETS_NAME = "targets.npz"
+OUTPUTS = ("checkpoint.safetensors", "config.yaml", "metrics.jsonl", "preview.png", TARGETS_NAME)
 DEFAULT_WIDTH = 512
 FRAME_QUALITY = 95
 
@@ -161,6 +163,7 @@ def distill(config: DistillConfig) -> "Student":
     started = time.monotonic()
     student_spec(config.student)
     out = require_writable_dir(config.out or Path("runs") / f"{config.dataset}-lite")
+    protect_run(out, OUTPUTS, config.root, [*model_files(config.teacher), config.weights])
 
     import torch
 

@@ -28,6 +28,7 @@ from il2vseg.base.images import (
     resize_frame,
     resize_labels,
 )
+from il2vseg.base.outputs import footage_files, model_files, protect
 from il2vseg.data import Crop, Dataset, Sample, open_dataset
 from il2vseg.data.dataset import spread
 from il2vseg.evaluation.metrics import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m il2vseg.evaluate"
 BOUNDARY_TOLERANCES = (2, 5)
+PLOTS = ("iou.png", "confusion.png", "sheet.png", "obstacles.jpg")
 SHEET_ROWS = 8
 
 
@@ -444,10 +446,10 @@ def open_model(config: EvaluateConfig) -> "Predictor":
 
 
 def check(config: EvaluateConfig) -> None:
-    """Refuse flags that contradict each other.
+    """Refuse flags that contradict each other, and outputs that would replace what is read.
 
     Raises:
-        UserError: they do.
+        UserError: there are such.
     """
     if (config.checkpoint is None) == (config.model is None):
         raise UserError("pass --checkpoint DIR or --model DIR|FILE (and not both)")
@@ -457,6 +459,12 @@ def check(config: EvaluateConfig) -> None:
         )
     if config.by_name and config.assignment is not None:
         raise UserError("--by-name and --assignment cannot be used together")
+    outputs = [] if config.json is None else [config.json]
+    if config.plots is not None:
+        outputs += [config.plots / name for name in PLOTS]
+    models = [*model_files(config.checkpoint), *model_files(config.model)]
+    read = [path for path in (config.assignment, config.weights) if path is not None]
+    protect(outputs, [*footage_files(config.root), *models, *read])
 
 
 def run_false_alarms(config: EvaluateConfig) -> ObstacleScore:

@@ -21,6 +21,7 @@ from il2vseg.base.command import (
 )
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
+from il2vseg.base.outputs import protect_run
 from il2vseg.data.dataset import Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
 from il2vseg.methods import MethodName, load_method
@@ -40,6 +41,14 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m il2vseg.train"
 STATE_NAME = "state.safetensors"
+OUTPUTS = (
+    "checkpoint.safetensors",
+    "metrics.jsonl",
+    "preview.png",
+    "num_classes.json",
+    "num_classes.png",
+    STATE_NAME,
+)
 DEFAULT_WIDTH = 448
 MAX_BATCH = 1 << 16
 
@@ -234,6 +243,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     out = config.out or Path("runs") / config.dataset
     if processes.main:
         require_writable_dir(out)
+        protect_run(out, OUTPUTS, config.root, [config.weights])
     dataset, backbone, digest = open_footage(config, processes)
     with Monitor(out) if processes.main else Silence() as monitor:
         store = read_features(config, dataset, backbone, digest, processes, monitor)

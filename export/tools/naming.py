@@ -21,6 +21,7 @@ from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, Settings, flag, pa
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
+from il2vseg.base.outputs import footage_files, model_files, protect
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
@@ -242,6 +243,9 @@ def name(config: NameConfig) -> list[str]:
     """
     from il2vseg.data import open_dataset
 
+    path = config.picture or config.model / PICTURE_NAME
+    read = [*footage_files(config.root, config.from_masks), *model_files(config.model)]
+    protect([path], read, advice="choose another --picture")
     model = open_model(config.model, config.weights)
     names = list(model.names)
     ignore = IgnoreMask.of(config.ignore_mask)
@@ -258,7 +262,6 @@ def name(config: NameConfig) -> list[str]:
         footage = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
         found = survey(model, footage, ignore)
         _note(footage)
-        path = config.picture or config.model / PICTURE_NAME
         write_exemplars(path, found, names)
         _warn(found.unseen(), "does not occur in this footage: look at other footage before you name it")
         print(f"{path}: what each cluster shows", file=sys.stderr)

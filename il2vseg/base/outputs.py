@@ -14,10 +14,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files, write_bytes
+
+MODEL_SUFFIXES = frozenset({".safetensors", ".yaml", ".onnx", ".data", ".engine", ".xml", ".bin"})
+RUN_NAME = "metrics.jsonl"
+"""A file in the output folder of every training."""
 
 LEDGER_NAME = ".il2vseg-recordings"
 
@@ -82,10 +88,42 @@ def footage_files(*roots: Path | None) -> Iterator[Path]:
 
 
 def model_files(folder: Path | None) -> list[Path]:
-    """The files in the folder of a model or checkpoint, not those below."""
+    """The files that the model or checkpoint in a folder consists of; a model's file stands for itself."""
     if folder is None or not folder.is_dir():
         return [] if folder is None else [folder]
-    return [path for path in folder.iterdir() if path.is_file()]
+    return [
+        path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES or path.name == "manifest.json"
+    ]
+
+
+def protect_run(
+    out: Path, names: Iterable[str], root: Path | None, others: Iterable[Path | None] = ()
+) -> None:
+    """Make sure that what a command writes into a folder replaces neither footage nor other inputs.
+
+    Args:
+        names: of the files that it writes. root: the footage. others: further files that it reads.
+    Raises:
+        UserError: one of them would. What an earlier run wrote to the same folder is replaced, also where
+            that lies below the footage.
+    """
+    written = {out / name for name in names}
+    again = (out / RUN_NAME).is_file() and root is not None and out.resolve() != root.resolve()
+    ours = {path.resolve() for path in written if again and path.exists()}
+    footage = (path for path in footage_files(root) if not (ours and path.resolve() in ours))
+    inputs = (path for path in chain(footage, others) if path is not None)
+    protect(sorted(written), inputs, advice="choose another --out")
+
+
+def require_only(folder: Path, patterns: Sequence[str]) -> None:
+    """Make sure that a folder may be deleted: it holds nothing but files with such names, or does not exist.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    for path in folder.rglob("*"):
+        if not path.is_dir() and not any(fnmatch(path.name, pattern) for pattern in patterns):
+            raise UserError(f"{path}: {folder} is to be replaced, and this is no earlier output; move it")
 
 
 def frame_names(files: Sequence[Path], root: Path) -> list[str]:

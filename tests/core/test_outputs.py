@@ -1,5 +1,6 @@
 """Outputs never land on inputs, frames never share a name, and the ledger knows its own."""
 
+import importlib
 import os
 import time
 import unicodedata
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import encode_labels, is_label_image, read_labels, write_image
-from il2vseg.base.outputs import Entry, Ledger, footage_files, frame_names, key_of, protect
+from il2vseg.base.outputs import (
+    Entry,
+    Ledger,
+    footage_files,
+    frame_names,
+    key_of,
+    model_files,
+    protect,
+    protect_run,
+    require_only,
+)
 
 # --- outputs and inputs ---------------------------------------------------------------------------------
 
@@ -91,6 +102,89 @@ def test_what_is_not_there_costs_no_look_at_the_footage(tmp_path: Path) -> None:
         raise AssertionError("100,000 files would be looked at")
 
     protect([tmp_path / "new.json"], (untouchable() for _ in range(1)))  # type: ignore[misc, func-returns-value]
+
+
+def test_a_run_replaces_its_own_output_below_the_footage_and_nothing_else(footage: Path) -> None:
+    out = footage / "runs/first"
+    out.mkdir(parents=True)
+    (out / "preview.png").touch()
+    with pytest.raises(UserError, match=r"preview\.png: is read by this run"):
+        protect_run(out, ["preview.png"], footage)
+    (out / "metrics.jsonl").touch()  # it is the folder of a run: trained here before
+    protect_run(out.resolve(), ["preview.png"], footage)
+    with pytest.raises(UserError, match="is read by this run"):
+        protect_run(out, ["preview.png"], footage, [out / "preview.png"])
+    (footage / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=r"a\.png, which is read by this run .*choose another --out"):
+        protect_run(footage, ["a.png"], footage.resolve())
+
+
+def test_a_folder_with_anything_else_in_it_is_not_deleted(tmp_path: Path) -> None:
+    require_only(tmp_path / "missing", ("model*",))
+    (tmp_path / "rejected/deep").mkdir(parents=True)
+    (tmp_path / "rejected/model.onnx").touch()
+    require_only(tmp_path / "rejected", ("model*", "parity*"))
+    (tmp_path / "rejected/deep/holiday.jpg").touch()
+    with pytest.raises(UserError, match=r"holiday\.jpg: .* is to be replaced"):
+        require_only(tmp_path / "rejected", ("model*", "parity*"))
+
+
+def test_a_model_is_what_it_is_loaded_from(tmp_path: Path) -> None:
+    for name in ("model.onnx", "manifest.json", "parity.json", "clusters.png", "checkpoint.safetensors"):
+        (tmp_path / name).touch()
+    assert {p.name for p in model_files(tmp_path)} == {
+        "model.onnx",
+        "manifest.json",
+        "checkpoint.safetensors",
+    }
+    assert model_files(tmp_path / "model.onnx") == [tmp_path / "model.onnx"]
+    assert model_files(None) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "kept"),
+    [
+        ("il2vseg.train", "--dataset folder --root here --out here", "preview.png"),
+        ("il2vseg.distill", "--teacher here --out here --dataset folder --root x", "checkpoint.safetensors"),
+        ("il2vseg.distill", "--teacher x --out here --dataset folder --root here", "preview.png"),
+        (
+            "il2vseg.evaluate",
+            "--checkpoint x --dataset camvid --root here --json here/preview.png",
+            "preview.png",
+        ),
+        ("il2vseg.evaluate", "--checkpoint x --dataset camvid --root here --plots here", "sheet.png"),
+        ("il2vseg.evaluate", "--checkpoint x --assignment here/a.json --json here/../here/a.json", "a.json"),
+        (
+            "il2vseg.evaluate",
+            "--checkpoint here --json here/checkpoint.safetensors",
+            "checkpoint.safetensors",
+        ),
+        ("il2vseg.export.tools.naming", "--model x --root here --picture here/preview.png", "preview.png"),
+        ("il2vseg.export.tools.naming", "--model x --from-masks here --picture link.png", "preview.png"),
+        ("il2vseg.export.cli", "--checkpoint x --verify here --out here", "parity.png"),
+        ("il2vseg.export.cli", "--checkpoint x --calib here --out here", "parity.png"),
+        ("il2vseg.export.cli", "--checkpoint x --out here", "rejected/holiday.jpg"),
+        ("il2vseg.export.cli", "--checkpoint x --out here --triton", "triton/notes.txt"),
+    ],
+)
+def test_no_command_replaces_what_it_reads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    flags: str,
+    kept: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (Path("here") / kept).parent.mkdir(parents=True)
+    (Path("here") / kept).write_text("mine")
+    Path("link.png").symlink_to(Path("here") / kept)
+    assert importlib.import_module(module).main(flags.split()) == 2
+    error = capsys.readouterr().err
+    assert Path(kept).name in error or "link.png" in error
+    assert error.count("\n") == 1
+    assert [p for p in Path("here").rglob("*") if p.is_file()] == [Path("here") / kept]
+    assert (Path("here") / kept).read_text() == "mine"
 
 
 # --- names ----------------------------------------------------------------------------------------------
