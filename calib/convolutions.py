@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
-from il2vseg.calib.layers import convolutions, initializers, replace, value
+from il2vseg.calib.layers import convolutions, initializers, network_nodes, replace, value
 from il2vseg.calib.observe import Method, session
 from il2vseg.calib.qdq import Convention
 from il2vseg.calib.quantise import CHECK_FRAMES, Quantised
@@ -58,6 +58,9 @@ def quantise_convolutions(
         raise UserError(
             "the model has no large linear layer, so INT8 would change nothing; export it as fp32"
         )
+    # What stands beside the network or behind it, such as the confidence, is not quantised either.
+    network = {node.name for node in network_nodes(model)}
+    excluded = [classifier, *(node.name for node in model.graph.node if node.name not in network)]
     progress(f"observing {len(layers)} convolutions on {len(frames)} frames")
     ranges = {
         "minmax": CalibrationMethod.MinMax,
@@ -80,7 +83,7 @@ def quantise_convolutions(
             per_channel=True,
             activation_type=QuantType.QInt8 if convention.signed else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[classifier],
+            nodes_to_exclude=excluded,
             calibrate_method=ranges[method],
             extra_options=options,
         )

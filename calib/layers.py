@@ -85,14 +85,23 @@ def attentions(model: onnx.ModelProto) -> list[Attention]:
     return found
 
 
+CONFIDENCE = "novelty"
+"""Module of a network that computes its confidence, as it stands in the names of the nodes."""
+
+
 def consumers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
     """List the nodes that read a tensor."""
     return [node for node in model.graph.node if tensor in node.input]
 
 
 def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """List the convolutions of a graph."""
-    return [node for node in model.graph.node if node.op_type == "Conv"]
+    """List the convolutions of a graph's network; those of its confidence are not among them: its distances
+    are differences of large numbers, and stay in float."""
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "Conv" and not node.name.startswith(f"{CONFIDENCE}/")
+    ]
 
 
 def network_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -43,9 +43,9 @@ class Novelty(nn.Module):
     def distance(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance to the nearest centre: (B, D, h, w) -> (B, 1, h, w)."""
         z = F.conv2d(features, self.whiten[..., None, None], self.shift).clamp(-REACH, REACH)
-        # |z − c|² = |z|² − 2 z·c + |c|²: one convolution for all centres.
-        cross = F.conv2d(z, -2.0 * self.centres[..., None, None], (self.centres**2).sum(1))
-        nearest = cross.amin(1, keepdim=True) + (z**2).sum(1, keepdim=True)
+        # |z − c|² = |z|² − (2 z·c − |c|²): one convolution for all centres.
+        cross = F.conv2d(z, 2.0 * self.centres[..., None, None], -(self.centres**2).sum(1))
+        nearest = (z * z).sum(1, keepdim=True) - cross.amax(1, keepdim=True)
         return (nearest / z.shape[1]).clamp_min(1e-6).sqrt()
 
     def forward(self, features: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from il2vseg.calib.layers import network_nodes
 from il2vseg.export.describe import describe
 from il2vseg.export.graph import export_onnx
+from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.models.checkpoint import load_checkpoint, save_student
 from il2vseg.models.novelty import Novelty, fit_novelty, frame_limit
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
@@ -93,10 +95,14 @@ def test_a_checkpoint_keeps_the_novelty(tmp_path: Path) -> None:
 
 
 def test_the_graph_has_the_confidence_that_the_manifest_promises(tmp_path: Path) -> None:
+    import onnx
     import onnxruntime
 
     made = student()
     export_onnx(made, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert list(obstacles(graph)) == [], "TensorRT reads it"
+    assert network_nodes(graph)[-1].output[0] != "confidence"
     frame = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
     outputs = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(["confidence"], {"frame": frame})
     images = torch.from_numpy(frame).float().permute(0, 3, 1, 2).flip(1) / 255
