@@ -49,7 +49,8 @@ class Frames(Source):
             time.sleep(max(0.0, self._start + self._index / self._fps - time.monotonic()))
         self._index += 1
         frame = self._frames[self._index % len(self._frames)]
-        return Captured(frame, self._index - 1, f"frame_{self._index:06d}")
+        timeline = None if self.live else self._index / 30
+        return Captured(frame, self._index - 1, f"frame_{self._index:06d}", timeline_s=timeline)
 
 
 def run(source: Source, labels: np.ndarray, sinks: Sequence[Sink] = (), *, marine: bool = False) -> Pipeline:

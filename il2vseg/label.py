@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from il2vseg.base.command import MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file
-from il2vseg.base.images import Frame, Labels, encode_image, read_frame
+from il2vseg.base.images import Labels, encode_image, read_frame
+from il2vseg.base.media.clips import Clip, Picture
 from il2vseg.data.archive import Place, is_clip, list_footage
 from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.catalog import find_model
@@ -116,7 +117,7 @@ class PngWriter:
         self._out, self._source = out, source
         self.name = f"labels/{source}" if is_clip(source) else f"labels/{source}.png"
 
-    def add(self, number: int, labels: Labels) -> None:
+    def add(self, number: int, labels: Labels, seconds: float | None) -> None:
         """Write the labels of a frame."""
         name = f"{self.name}/{number:06d}.png" if is_clip(self._source) else self.name
         self._out.put(name, encode_image(".png", labels))
@@ -126,7 +127,7 @@ class PngWriter:
 
 
 class RunWriter:
-    """SOURCE.parquet: a row per frame with its number, height, width, values and lengths of its runs."""
+    """SOURCE.parquet: a row per frame with its number, its time in the clip, its size, and its runs."""
 
     def __init__(self, out: Place, source: str) -> None:
         import pyarrow as pa
@@ -136,18 +137,17 @@ class RunWriter:
         self._out = out
         runs = [pa.field("values", pa.list_(pa.uint8())), pa.field("lengths", pa.list_(pa.uint32()))]
         numbers = [pa.field(n, pa.int32()) for n in ("frame", "height", "width")]
-        self._schema = pa.schema(numbers + runs)
+        self._schema = pa.schema([*numbers, pa.field("seconds", pa.float64()), *runs])
         self._buffer = io.BytesIO()
         self._writer: Any = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, number: int, labels: Labels) -> None:
+    def add(self, number: int, labels: Labels, seconds: float | None) -> None:
         """Keep the labels of a frame."""
         values, lengths = run_lengths(labels)
         height, width = labels.shape
-        self._rows.append(
-            {"frame": number, "height": height, "width": width, "values": values, "lengths": lengths}
-        )
+        row = {"frame": number, "seconds": seconds, "height": height, "width": width}
+        self._rows.append(row | {"values": values, "lengths": lengths})
         if len(self._rows) == FRAMES_A_GROUP:
             self._flush()
 
@@ -177,6 +177,7 @@ def index_schema() -> Any:
     source: its name below the archive. labels: file or folder of its labels below --out, null if it could
     not be read. frames, height, width. fractions: share of every class, mean over the frames. seconds,
     worker, provider: how it was made. error: why it could not be read, else null.
+    note: which frames of it could not be read, or are damaged, else null.
     """
     import pyarrow as pa
 
@@ -192,6 +193,7 @@ def index_schema() -> Any:
             ("worker", pa.string()),
             ("provider", pa.string()),
             ("error", pa.string()),
+            ("note", pa.string()),
         ]
     )
 
@@ -296,29 +298,6 @@ def model_folder(model: Place) -> Iterator[Path]:
         yield folder
 
 
-def clip_frames(path: Path) -> Iterator[Frame]:
-    """Yield the frames of a clip.
-
-    Raises:
-        UserError: it holds no frame that can be decoded.
-    """
-    import cv2
-
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        number = 0
-        while True:
-            ok, frame = capture.read()
-            if not ok:
-                break
-            number += 1
-            yield np.asarray(frame, dtype=np.uint8)
-        if number == 0:
-            raise UserError(f"{path}: not a readable clip")
-    finally:
-        capture.release()
-
-
 class Worker:
     """An engine in a process of its own, called with sources."""
 
@@ -371,12 +350,13 @@ class Worker:
         classes = len(engine.manifest.classes)
         sums = np.zeros(classes)
         writer = WRITERS[self._job.format](self._job.out, source)
+        notes: list[str] = []
         try:
-            for number, frame in enumerate(self._frames(source)):
-                labels = engine(frame).labels
-                writer.add(number, labels)
+            for picture in self._pictures(source, notes):
+                labels = engine(picture.frame).labels
+                writer.add(picture.number, labels, picture.seconds if is_clip(source) else None)
                 sums += class_fractions(labels, classes)
-                row |= {"frames": number + 1, "height": labels.shape[0], "width": labels.shape[1]}
+                row |= {"frames": row["frames"] + 1, "height": labels.shape[0], "width": labels.shape[1]}
         except _UnreadableError as error:
             return row | {"error": str(error), "frames": 0}
         writer.close()
@@ -384,16 +364,25 @@ class Worker:
             "labels": writer.name,
             "fractions": (sums / row["frames"]).tolist(),
             "seconds": time.perf_counter() - started,
+            "note": "; ".join(notes) or None,
         }
 
-    def _frames(self, source: str) -> Iterator[Frame]:
+    def _pictures(self, source: str, notes: list[str]) -> Iterator[Picture]:
         """Yield the frames of a file; what cannot be read is told apart from what cannot be written."""
         try:
             with self._job.archive.on_disk(source) as path:
-                yield from clip_frames(path) if is_clip(source) else [read_frame(path)]
+                if is_clip(source):
+                    with Clip(path, lambda kind, message, **_: notes.append(_bare(message))) as clip:
+                        yield from clip
+                else:
+                    yield Picture(read_frame(path), 0, 0.0)
         except (UserError, OSError) as error:
-            # A copy of a remote file has a name that says nothing.
-            raise _UnreadableError(str(error).partition(": ")[2] or str(error)) from None
+            raise _UnreadableError(_bare(str(error))) from None
+
+
+def _bare(message: str) -> str:
+    """Leave out the name of the file: that of a copy of a remote file says nothing."""
+    return message.partition(": ")[2] or message
 
 
 class _UnreadableError(Exception):
@@ -532,6 +521,8 @@ def label(config: LabelConfig) -> str:
     if len(failed) == len(names):
         raise UserError(f"none of {len(names)} files could be read (first: {index.rows[failed[0]]['error']})")
     note = f"; {len(failed)} unreadable, see the index (first: {failed[0]})" if failed else ""
+    if noted := [name for name in todo if index.rows[name].get("note")]:
+        note += f"; {len(noted)} not read in full (first: {noted[0]}: {index.rows[noted[0]]['note']})"
     return (
         f"{out.root}: {len(names) - len(failed)} of {len(names)} files labelled, {len(todo) - len(failed)} "
         f"of them ({frames} frames) now, in {time.monotonic() - started:.0f} s{note}"

@@ -323,8 +323,8 @@ def read_features(
     progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
     ignore = IgnoreMask.of(config.ignore_mask)
     store = build_feature_store(dataset, cache, progress=progress, processes=processes, ignore=ignore)
-    if dataset.skipped:
-        monitor.say(f"left out {len(dataset.skipped)} unreadable files, the first: {dataset.skipped[0]}")
+    if note := dataset.skipped_note():
+        monitor.say(note)
     return store
 
 

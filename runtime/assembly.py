@@ -119,6 +119,8 @@ def source_options(config: RunConfig) -> "SourceOptions":
         geometry=Geometry(config.undistort, config.rotate, config.crop),
         freeze_s=config.freeze_after,
         wait=config.wait_for_source,
+        realtime=config.realtime,
+        loop=config.loop,
     )
 
 

@@ -144,6 +144,7 @@ def _finish(stream: "Stream", seconds: float) -> None:
         f"{count} {what}"
         for count, what in (
             (skipped, "unreadable and skipped"),
+            (stream.source.damaged, "damaged"),
             (pipeline.dropped, "dropped"),
             (pipeline.failed, "lost by the engine"),
         )

@@ -120,6 +120,8 @@ class RunConfig(Settings):
         low=0.1,
         high=MAX_SECONDS,
     )
+    realtime: bool = flag(False, "replay a recording at its own pace, as a camera would show it")
+    loop: bool = flag(False, "begin a recording again at its end, until stopped")
     wait_for_source: bool = flag(False, "keep trying if the camera or stream does not answer at the start")
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
     print_config: bool = flag(False, "print the settings as YAML and exit")

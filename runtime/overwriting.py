@@ -6,11 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import IMAGE_SUFFIXES
+from il2vseg.base.files import is_clip_file
 from il2vseg.base.outputs import footage_files, frame_names, model_files, protect
 from il2vseg.runtime.config import RunConfig, targets
 from il2vseg.runtime.sinks.labels import require_ours
-from il2vseg.runtime.sources.listing import list_source
+from il2vseg.runtime.sources.listing import list_source, local_path
 
 _LOOKED_AT = 100
 """Label images of earlier clips that are looked at; the sink looks at each before it writes over it."""
@@ -29,7 +29,7 @@ def check_outputs(configs: Sequence[RunConfig], model: Path) -> None:
         files, root = _footage(config)
         inputs += files
         for source in targets(config):
-            inputs += footage_files(Path(source)) if Path(source).is_dir() else ()
+            inputs += footage_files(Path(local_path(source))) if Path(local_path(source)).is_dir() else ()
         mask = None if config.ignore_mask is None else Path(config.ignore_mask)
         inputs += [path for path in (config.config, config.undistort, mask) if path is not None]
         outputs += [path for path in (config.mcap, config.jsonl) if path is not None and str(path) != "-"]
@@ -47,6 +47,7 @@ def check_outputs(configs: Sequence[RunConfig], model: Path) -> None:
 def _footage(config: RunConfig) -> tuple[list[Path], Path]:
     """The files that a run reads, and what their names are relative to; none of a camera or stream."""
     (target,) = targets(config)
+    target = local_path(target)
     if config.camera is None and "://" not in target:
         with suppress(UserError, OSError, ValueError):
             return list_source(target)
@@ -57,7 +58,7 @@ def _label_files(folder: Path, files: Sequence[Path], root: Path) -> Iterator[Pa
     """Yield the label images in `folder` that a run may write over."""
     clips = [] if files else [""]
     for file, name in zip(files, frame_names(files, root), strict=True):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
+        if not is_clip_file(file):
             path = folder / f"{name}.png"
             if path.exists():
                 yield path

@@ -146,10 +146,12 @@ class Result:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The JSON object of the frame, as in the JSONL."""
+        times = {"position_s": self.captured.position_s, "recorded": self.captured.recorded}
         return {
             "type": "frame",
             "index": self.index,
             "name": self.name,
+            **{k: round(v, 6) for k, v in times.items() if v is not None},
             "captured": round(self.captured.unix, 6),
             "done": round(self.done, 6),
             "latency_ms": {k: round(v, 3) for k, v in self.latency_ms.items()},

@@ -8,13 +8,30 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from il2vseg.base.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".ts", ".m4v", ".mpg"})
+
+def _suffixes(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+IMAGE_SUFFIXES = _suffixes("jpg jpeg jpe jfif png bmp dib tif tiff webp ppm pgm pbm pnm jp2")
+CLIP_SUFFIXES = _suffixes(
+    "mp4 m4v mov avi divx mkv webm ts m2ts mts mpg mpeg m2v vob wmv asf flv f4v 3gp 3g2 mxf ogv y4m gif "
+    "mjpg mjpeg h264 264 hevc h265 265"
+)
+UNREAD_SUFFIXES = _suffixes("heic heif hif avif jxl dng cr2 cr3 nef arw rw2 orf raf")
+"""Pictures that are not read: they are listed with the others, so that they are refused by name."""
+
+FOOTAGE_SUFFIXES = IMAGE_SUFFIXES | CLIP_SUFFIXES | UNREAD_SUFFIXES
+
+
+def is_clip_file(path: PurePath) -> bool:
+    """Whether a file is to be read as a clip: by its suffix, one that nobody knows included."""
+    return path.suffix.lower() not in IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
 
 @contextmanager
@@ -91,18 +108,32 @@ def _natural_key(path: Path) -> tuple[list[int | str], str]:
 def list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """List the files below `folder` with one of the `suffixes`, in natural order (frame_2 before frame_10).
 
-    Hidden files and those in hidden folders (.thumbnails, .ipynb_checkpoints) are left out.
+    Links to files and folders are followed; one that leads nowhere is listed, so that whoever reads it says
+    so. Hidden files and those in hidden folders (.thumbnails, .ipynb_checkpoints) are left out.
 
     Raises:
-        UserError: `folder` does not exist or is no folder.
+        UserError: `folder`, or a folder in it, does not exist, is no folder or may not be read.
     """
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file, a folder is needed")
+    return sorted(_walk(folder, suffixes, ()), key=_natural_key)
 
-    def wanted(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
-    return sorted(filter(wanted, folder.rglob("*")), key=_natural_key)
+def _walk(folder: Path, suffixes: frozenset[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: this folder cannot be read ({error.strerror})") from None
+    own = (status.st_dev, status.st_ino)
+    if own in above:  # a link to a folder that it lies in
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, suffixes, (*above, own))
+        elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
+            yield folder / entry.name

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import write_bytes
+from il2vseg.base.files import UNREAD_SUFFIXES, write_bytes
+from il2vseg.base.media.structure import picture_fault, refuse_picture_container
 
 _PNG_HEADER = 33
 """Bytes of a PNG's signature and its first chunk."""
@@ -23,14 +24,26 @@ Labels = NDArray[np.uint8]
 """Class id of every pixel (H, W), uint8."""
 
 
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras write into 16."""
+
+
 def _decode(path: str | Path, flags: int) -> NDArray[np.generic]:
+    path = Path(path)
+    if path.suffix.lower() in UNREAD_SUFFIXES:
+        kind = path.suffix[1:].upper()
+        raise UserError(f"{path}: {kind} pictures are not read; convert them to JPEG or PNG")
     # Not cv2.imread, which warns on standard error about a missing file and says the same of any failure.
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+    refuse_picture_container(path, data)
+    # Decoders fill what a cut file lacks with grey, and say nothing.
+    if fault := picture_fault(data):
+        raise UserError(f"{path}: not a readable image ({fault})")
     try:
-        image = cv2.imdecode(data, flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:
         image = None
     if image is None:
@@ -38,13 +51,40 @@ def _decode(path: str | Path, flags: int) -> NDArray[np.generic]:
     return np.asarray(image)
 
 
-def read_frame(path: str | Path) -> Frame:
+def eight_bits(deep: NDArray[np.uint16], at_least: int = 8) -> tuple[NDArray[np.uint8], int]:
+    """Scale 16-bit samples of which fewer are used (10, 12 or 14 bits of a camera) to 8 bits.
+
+    Args:
+        at_least: bits that are known to be used.
+    Returns:
+        the samples, and how many bits of them are used: 8, 10, 12, 14 or 16.
+    """
+    needed = max(at_least, int(deep.max(initial=0)).bit_length())
+    bits = next(depth for depth in _DEPTHS if depth >= needed)
+    return (deep >> (bits - 8)).astype(np.uint8), bits
+
+
+def read_picture(path: str | Path) -> tuple[Frame, int]:
     """Read an image file as BGR (H, W, 3) uint8, turned as its EXIF orientation says.
 
+    Of 16-bit samples those bits are taken that the image uses, since cameras write 10 to 14 bits into 16.
+
+    Returns:
+        the frame, and how many bits a sample had: 8, or those that are used of 16.
     Raises:
-        UserError: the file is missing or is not an image that OpenCV can decode.
+        UserError: the file is missing, cut off, or not an image that OpenCV can decode.
     """
-    return np.asarray(_decode(path, cv2.IMREAD_COLOR), dtype=np.uint8)
+    image, bits = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH), 8
+    if image.dtype == np.uint16:
+        image, bits = eight_bits(np.asarray(image, np.uint16))
+    if image.dtype != np.uint8:
+        raise UserError(f"{path}: samples of {image.dtype}; convert it to 8 or 16 bits")
+    return np.asarray(image, dtype=np.uint8), bits
+
+
+def read_frame(path: str | Path) -> Frame:
+    """Read an image file as `read_picture` does, and return the frame alone."""
+    return read_picture(path)[0]
 
 
 def read_labels(path: str | Path) -> Labels:

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files, write_bytes
+from il2vseg.base.files import FOOTAGE_SUFFIXES, is_clip_file, list_files, write_bytes
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".yaml", ".onnx", ".data", ".engine", ".xml", ".bin"})
 RUN_NAME = "metrics.jsonl"
@@ -82,7 +82,7 @@ def footage_files(*roots: Path | None) -> Iterator[Path]:
     """Every image and clip at or below some paths; paths that do not exist hold none."""
     for root in roots:
         if root is not None and root.is_dir():
-            yield from list_files(root, IMAGE_SUFFIXES | CLIP_SUFFIXES)
+            yield from list_files(root, FOOTAGE_SUFFIXES)
         elif root is not None and root.exists():
             yield root
 
@@ -137,7 +137,7 @@ def frame_names(files: Sequence[Path], root: Path) -> list[str]:
     """
     relative = [file.relative_to(root) for file in files]
     folders = {key_of(parent.as_posix()) for path in relative for parent in path.parents}
-    clips = [path.suffix.lower() in CLIP_SUFFIXES for path in relative]
+    clips = [is_clip_file(path) for path in relative]
     level = [0] * len(relative)
     while True:
         names = [

@@ -1,5 +1,6 @@
 """Archives of footage on any file system that Arrow knows: local folders, s3://, gs://, hdfs://."""
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, write_bytes
+from il2vseg.base.files import FOOTAGE_SUFFIXES, is_clip_file, list_files, write_bytes
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,8 @@ def list_footage(where: str) -> tuple[Place, list[str]]:
             place, pattern = Place(place.filesystem, folder), re.compile(re.escape(name))
     names = [
         name
-        for name in place.names()
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES | CLIP_SUFFIXES
-        and not any(part.startswith(".") for part in name.split("/"))
+        for name in _footage(place)
+        if not any(part.startswith(".") for part in name.split("/"))
         and (pattern is None or pattern.fullmatch(name))
     ]
     if not names:
@@ -167,9 +167,17 @@ def list_footage(where: str) -> tuple[Place, list[str]]:
     return place, names
 
 
+def _footage(place: Place) -> list[str]:
+    """List what looks like an image or a clip; on this machine links are followed."""
+    if place.local and os.path.isdir(place.root):
+        root = Path(place.root)
+        return sorted(path.relative_to(root).as_posix() for path in list_files(root, FOOTAGE_SUFFIXES))
+    return [name for name in place.names() if PurePosixPath(name).suffix.lower() in FOOTAGE_SUFFIXES]
+
+
 def is_clip(name: str) -> bool:
     """Whether a file is a clip, by its suffix."""
-    return PurePosixPath(name).suffix.lower() in CLIP_SUFFIXES
+    return is_clip_file(PurePosixPath(name))
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

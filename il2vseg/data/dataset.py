@@ -7,12 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-import cv2
 import numpy as np
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.ignore import IGNORED, IgnoreMask
 from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_labels
+from il2vseg.base.media.clips import Clip
 from il2vseg.data.classes import Classes, Color
 
 
@@ -32,7 +32,7 @@ class Sample:
 
 
 class UnreadableError(Exception):
-    """An image, mask or clip that cannot be decoded: the data set skips it and says so."""
+    """An image, mask or clip that cannot be decoded, or not all of it: the data set goes on and says so."""
 
 
 class Part(Protocol):
@@ -52,7 +52,7 @@ class Part(Protocol):
         """Yield the samples with the `wanted` indices (ascending, below `count`).
 
         Raises:
-            UnreadableError: the file cannot be decoded.
+            UnreadableError: the file, or a part of it, cannot be decoded; after what can be.
         """
         ...
 
@@ -90,24 +90,16 @@ class ClipPart:
     count: int
 
     def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
-        """Yield frames: see `Part.read`. A clip shorter than its header says yields fewer."""
-        capture = cv2.VideoCapture(str(self.path))
+        """Yield frames: see `Part.read`. What is damaged or missing is reported after the others."""
+        faults: list[str] = []
         try:
-            remaining = list(reversed(wanted))
-            index = -1
-            while remaining and capture.grab():
-                index += 1
-                if index < remaining[-1]:
-                    continue
-                ok, frame = capture.retrieve()
-                if not ok:
-                    break
-                remaining.pop()
-                yield Sample(f"{self.name}/{index:06d}", np.asarray(frame, dtype=np.uint8))
-            if index < 0:
-                raise UnreadableError(f"{self.path}: not a readable clip")
-        finally:
-            capture.release()
+            with Clip(self.path, lambda kind, message, **data: faults.append(message)) as clip:
+                for picture in clip.pictures(wanted):
+                    yield Sample(f"{self.name}/{picture.number:06d}", picture.frame)
+        except UserError as error:
+            faults.append(str(error))
+        if faults:
+            raise UnreadableError("; ".join(faults))
 
 
 @dataclass(frozen=True)
@@ -191,21 +183,6 @@ class CroppedPart:
                 )
 
 
-def count_frames(path: Path) -> int:
-    """Count the frames of a clip, by its header where that says, else by decoding it; 0 if unreadable."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if count > 0:
-            return count
-        count = 0
-        while capture.grab():
-            count += 1
-        return count
-    finally:
-        capture.release()
-
-
 def spread(total: int, limit: int) -> list[int]:
     """Return `limit` indices below `total` at even distances (all of them when limit >= total)."""
     if limit >= total:
@@ -223,8 +200,11 @@ class Dataset:
         name: the registry's name, `intcatch` for one.
         class_names: () where the data set defines no classes.
         palette: one RGB colour per class.
-        skipped: what could not be read in the last iteration, one line each.
+        skipped: what could not be read in the last iteration, one line per file.
+        lost: how many samples were not read in it, though counted.
     """
+
+    lost: int = 0
 
     def __init__(self, name: str, classes: Classes, parts: Sequence[Part], limit: int | None = None):
         """Make a data set of `parts`, thinned evenly to at most `limit` samples."""
@@ -256,6 +236,7 @@ class Dataset:
         first, end = (len(self) * i // count for i in (index, index + 1))
         share = copy(self)
         share.skipped, share._plan, share._whole, share._length = [], [], False, end - first
+        share.lost = 0
         position = 0
         for part, wanted in self._plan:
             if kept := wanted[max(0, first - position) : max(0, end - position)]:
@@ -273,7 +254,7 @@ class Dataset:
         Raises:
             UserError: not one of them can be read, or a mask holds a value that is no class.
         """
-        self.skipped = []
+        self.skipped, self.lost = [], 0
         yielded = 0
         for part, wanted in self._plan:
             try:
@@ -282,6 +263,7 @@ class Dataset:
                     yield sample
             except UnreadableError as error:
                 self.skipped.append(str(error))
+        self.lost = len(self) - yielded
         if not yielded and self._whole:
             raise UserError(f"none of {len(self)} images could be read (first: {self.skipped[0]})")
 
@@ -290,4 +272,4 @@ class Dataset:
         if not self.skipped:
             return None
         more = "" if len(self.skipped) == 1 else f" and {len(self.skipped) - 1} more"
-        return f"skipped {len(self.skipped)} of {len(self)} images: {self.skipped[0]}{more}"
+        return f"skipped {self.lost} of {len(self)} images: {self.skipped[0]}{more}"

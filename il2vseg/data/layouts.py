@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import CLIP_SUFFIXES, IMAGE_SUFFIXES, list_files
+from il2vseg.base.files import FOOTAGE_SUFFIXES, IMAGE_SUFFIXES, is_clip_file, list_files
+from il2vseg.base.media.clips import count_frames
 from il2vseg.data.classes import (
     CAMVID,
     CITYSCAPES_19,
@@ -15,7 +16,7 @@ from il2vseg.data.classes import (
     WATER,
     Classes,
 )
-from il2vseg.data.dataset import ClipPart, ImagePart, Part, count_frames
+from il2vseg.data.dataset import ClipPart, ImagePart, Part
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,16 @@ def folder(request: Request) -> Listing:
         )
     if root.is_file():
         files, root = [root], root.parent
-        if files[0].suffix.lower() not in CLIP_SUFFIXES | IMAGE_SUFFIXES:
-            raise UserError(f"{files[0]}: neither an image nor a clip ({', '.join(sorted(CLIP_SUFFIXES))})")
+        if files[0].suffix.lower() not in FOOTAGE_SUFFIXES:
+            raise UserError(f"{files[0]}: neither an image nor a clip, by its suffix")
     else:
-        files = list_files(root, IMAGE_SUFFIXES | CLIP_SUFFIXES)
+        files = list_files(root, FOOTAGE_SUFFIXES)
     if not files:
         raise UserError(f"{root}: holds no image and no clip; give the folder that holds your footage")
     classes = Classes()
     parts: list[Part] = []
     for path in files:
-        if path.suffix.lower() in CLIP_SUFFIXES:
+        if is_clip_file(path):
             # A clip that cannot be opened still counts as one, so that it is reported as skipped.
             parts.append(ClipPart(_name(path, root), path, max(1, count_frames(path))))
         else:

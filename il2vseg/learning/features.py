@@ -231,6 +231,7 @@ def build_feature_store(
         paths, view_paths, colours, dataset.skipped = (
             [item for part in column for item in part] for column in zip(*parts, strict=True)
         )
+        dataset.lost = len(dataset) - len(paths)
         if not paths:
             raise UserError(f"none of {len(dataset)} images could be read (first: {dataset.skipped[0]})")
         if absent := [p for p in (*paths, *view_paths) if not p.exists()]:

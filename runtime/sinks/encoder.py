@@ -79,8 +79,8 @@ class _AvEncoder:
         self._size = (width - width % 2, height - height % 2)  # 4:2:0 needs even sides
         self._written = 0
         self._last = -1
+        # FFmpeg takes what stands before a colon for a protocol, unless the path is absolute.
         with _user_error(path):
-            # FFmpeg takes what stands before a colon of a relative path for a protocol.
             self._file: Any = av.open(str(path.absolute()), "w", options=_AV_OPTIONS[path.suffix.lower()])
         rate = Fraction(fps).limit_denominator(1001)
         options = {"preset": "veryfast", "crf": "23"}

@@ -47,11 +47,11 @@ class RingSink(Sink):
         self._until = 0.0
 
     def write(self, result: Result) -> None:
-        clock = result.captured.clock
+        clock = result.captured.moment
         if result.scene is not None and result.scene.alarm:
             self._until = clock + self._after_s
             if self._clip is None:
-                self._clip = self._begin(result.rate)
+                self._clip = self._begin(result.rate, live=result.live)
         if self._clip is not None:
             self._clip.write(result.overlay, clock)
             if clock > self._until:
@@ -61,13 +61,13 @@ class RingSink(Sink):
         while self._kept and clock - self._kept[0][0] > self._before_s:
             self._kept.popleft()
 
-    def _begin(self, rate: float | None) -> VideoWriter:
+    def _begin(self, rate: float | None, *, live: bool) -> VideoWriter:
         suffix = ".mp4" if have_h264() else ".mkv"  # OpenCV's MP4 does not survive a kill
         name = time.strftime("alarm-%Y%m%d-%H%M%S")
         path, number = self._folder / f"{name}{suffix}", 1
         while path.exists():
             path, number = self._folder / f"{name}-{number}{suffix}", number + 1
-        clip = VideoWriter(path, rate, live=True, ledger=self._ledger)
+        clip = VideoWriter(path, rate, live=live, ledger=self._ledger)
         while self._kept:
             clock, data = self._kept.popleft()
             clip.write(decode_frame(data), clock)

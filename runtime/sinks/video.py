@@ -16,7 +16,7 @@ MAX_GAP_S = 1.0
 
 
 class VideoWriter:
-    """A video file. Recorded frames keep the source's rate, live ones their own times.
+    """A video file: frames lie where their own times put them.
 
     The first frame decides the size; later ones of another size are resized to it.
     """
@@ -25,7 +25,7 @@ class VideoWriter:
         """Prepare; the file is begun with the first frame.
 
         Args:
-            fps: nominal rate of the source. live: whether frames belong where their times put them.
+            fps: nominal rate of the source. live: times without frames are shortened to MAX_GAP_S.
             ledger: where to record the file, for the disk quota.
         """
         self._path = path
@@ -37,16 +37,19 @@ class VideoWriter:
         self._last: float | None = None
         self.seconds = 0.0
 
-    def write(self, image: Frame, clock: float) -> None:
-        """Append a frame captured at `clock` seconds."""
+    def write(self, image: Frame, moment: float | None) -> None:
+        """Append a frame of the time `moment` (`Captured.moment`), in seconds; None: one nominal step on."""
         if self._encoder is None:
             self._size = (image.shape[0], image.shape[1])
             if self._ledger is not None:
                 self._ledger.begin(self._path)
             self._encoder = open_encoder(self._path, self._size, self._fps)
+        if moment is None:
+            moment = 0.0 if self._last is None else self._last + 1 / self._fps
         if self._last is not None:
-            self.seconds += min(clock - self._last if self._live else 1 / self._fps, MAX_GAP_S)
-        self._last = clock
+            passed = moment - self._last
+            self.seconds += min(passed, MAX_GAP_S) if self._live else passed
+        self._last = moment
         self._encoder.write(resize_frame(image, self._size), self.seconds)
 
     def close(self) -> None:
@@ -102,7 +105,10 @@ class VideoSink(Sink):
         if self._writer is None:
             rate = self._fps or result.rate
             self._writer = VideoWriter(self._name(), rate, live=result.live, ledger=self._ledger)
-        self._writer.write(result.overlay, result.captured.clock)
+        captured = result.captured
+        # Frames from elsewhere have no time line, and when they were made says nothing.
+        timed = result.live or captured.timeline_s is not None
+        self._writer.write(result.overlay, captured.moment if timed else None)
 
     def _name(self) -> Path:
         if self._segment_s is None:

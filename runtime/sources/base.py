@@ -20,7 +20,11 @@ class Captured:
     Attributes:
         frame: BGR (H, W, 3). index: its number in the source, from 0; a gap means frames that were lost.
         name: the file's name without its suffix, or frame_000042. read_ms: time to fetch and decode it.
-        unix: seconds since 1970 at capture. clock: the same moment on `time.perf_counter`.
+        unix: seconds since 1970 when it was captured or, of a recording, read. clock: the same moment on
+            `time.perf_counter`.
+        position_s: of a clip's frame, its time after the clip's start.
+        timeline_s: of a recording's frame, its time when all files are shown one after another.
+        recorded: unix time at which it was filmed, where the recording says so.
     """
 
     frame: Frame
@@ -29,6 +33,14 @@ class Captured:
     read_ms: float = 0.0
     unix: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.perf_counter)
+    position_s: float | None = None
+    timeline_s: float | None = None
+    recorded: float | None = None
+
+    @property
+    def moment(self) -> float:
+        """Seconds on the clock that counts between frames: the recording's own, or that of the capture."""
+        return self.clock if self.timeline_s is None else self.timeline_s
 
 
 class Source(ABC):
@@ -37,12 +49,14 @@ class Source(ABC):
     Attributes:
         live: frames come when they come, and old ones are worth nothing. fps: nominal rate, None if unknown.
         total: number of frames, None if unknown. skipped: frames that could not be decoded so far.
+        damaged: frames so far of which parts are guessed.
     """
 
     live: bool = False
     fps: float | None = None
     total: int | None = None
     skipped: int = 0
+    damaged: int = 0
 
     @abstractmethod
     def read(self) -> Captured | None:

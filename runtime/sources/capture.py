@@ -1,7 +1,6 @@
-"""Connections to cameras and network streams through OpenCV. `LiveSource` keeps them alive."""
+"""Connections to cameras through OpenCV. `LiveSource` keeps them alive."""
 
 import os
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 
 _MOST_CORRUPT = 10
-"""Pictures in a row that do not decode before a stream counts as ended; OpenCV reports both alike."""
+"""Pictures in a row that do not decode before a camera counts as ended; OpenCV reports both alike."""
 
 _SLOW_S = 0.5
 
@@ -27,8 +26,14 @@ class Connection(Protocol):
 
     fps: float | None
 
-    def grab(self) -> tuple[Frame, float | None] | None:
-        """Return the next frame and its own timestamp in ms where it has one; None when the stream ended."""
+    def grab(self) -> tuple[Frame | None, float | None] | None:
+        """Return the next frame and its own timestamp where it has one; None when the stream ended.
+
+        No frame, but a tuple: there is life in it, but nothing to see yet.
+
+        Raises:
+            ConnectionFailed: it ended, and the reason is known.
+        """
         ...
 
     def close(self) -> None:
@@ -91,7 +96,6 @@ def _connection(capture: Any) -> OpenCvConnection:
         capture.release()
         raise ConnectionFailed("cannot be opened")
     fps = float(capture.get(cv2.CAP_PROP_FPS))
-    # Some streams announce their clock rate (90000) as frame rate.
     return OpenCvConnection(capture, fps if 0 < fps <= 240 else None)
 
 
@@ -114,38 +118,16 @@ def open_camera(camera: str, options: CaptureOptions) -> Connection:
     return _connection(capture)
 
 
-_FFMPEG_OPTIONS = {"rtsp": "rtsp_transport;tcp", "rtsps": "rtsp_transport;tcp", "udp": "overrun_nonfatal;1"}
-_ENVIRONMENT = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_environment_lock = threading.Lock()
+def open_gstreamer(pipeline: str) -> Connection:
+    """Open a pipeline of GStreamer.
 
-
-def open_stream(url: str, connect_s: float, timeout_s: float) -> Connection:
-    """Open a network stream through FFmpeg, or `gst:PIPELINE` through GStreamer.
-
-    Args:
-        connect_s: give up when there is no answer for so long. timeout_s: the same for a later packet.
     Raises:
-        ConnectionFailed: it does not answer.
+        ConnectionFailed: it does not start.
         UserError: this OpenCV has no GStreamer.
     """
-    if url.startswith("gst:"):
-        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-            raise UserError(
-                "this OpenCV was built without GStreamer; install the distribution's python3-opencv, "
-                "or use an rtsp://, http://, udp:// or tcp:// address"
-            )
-        return _connection(cv2.VideoCapture(url[4:], cv2.CAP_GSTREAMER))
-    scheme = url.partition(":")[0].lower()
-    parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * connect_s)]
-    parameters += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * timeout_s)]
-    # OpenCV takes options of FFmpeg's demuxers from the environment only; what the user set there stays.
-    with _environment_lock:
-        given = os.environ.get(_ENVIRONMENT)
-        if given is None and scheme in _FFMPEG_OPTIONS:
-            os.environ[_ENVIRONMENT] = _FFMPEG_OPTIONS[scheme]
-        try:
-            capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
-        finally:
-            if given is None:
-                os.environ.pop(_ENVIRONMENT, None)
-    return _connection(capture)
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise UserError(
+            "this OpenCV was built without GStreamer; install the distribution's python3-opencv, "
+            "or use an rtsp://, http://, udp:// or tcp:// address"
+        )
+    return _connection(cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER))

@@ -123,6 +123,11 @@ class Transformed(Source):
         """Frames that could not be decoded so far."""
         return self._source.skipped
 
+    @property
+    def damaged(self) -> int:  # type: ignore[override]
+        """Frames so far of which parts are guessed."""
+        return self._source.damaged
+
     def read(self) -> Captured | None:
         captured = self._source.read()
         return captured and replace(captured, frame=self._transform(captured.frame))

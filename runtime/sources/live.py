@@ -12,7 +12,15 @@ from il2vseg.runtime.sources.capture import Connection, ConnectionFailed
 INITIAL_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
 CONNECT_S = 10.0
-"""Seconds that a connection may take to its first frame: streams are probed, cameras warm up."""
+"""Seconds that a connection may take to its first sign of life: streams are probed, cameras warm up."""
+
+KEY_FRAME_S = 30.0
+"""Seconds that a stream may send without a frame: whoever joins waits for the next key frame."""
+
+_GRACE_S = 0.5
+"""Longer than the connection itself waits, so that its own reason is told."""
+
+ADVICE = "check it, or wait for it with --wait-for-source"
 
 _MOST_STUCK = 4
 """Readers that may hang in a driver at once before no new one is started."""
@@ -31,6 +39,7 @@ class _Reader:
         self._abandoned = False
         self.newest: tuple[Frame, float, float] | None = None  # frame, unix time, monotonic time
         self.frames = 0
+        self.begun = self.alive = time.monotonic()
         self.fps: float | None = None
         self.ended: str | None = None
         self.mistake: Exception | None = None
@@ -46,10 +55,14 @@ class _Reader:
             last = None
             while not self._abandoned and (grabbed := connection.grab()) is not None:
                 frame, timestamp = grabbed
+                if frame is None:
+                    self.alive = time.monotonic()
+                    continue
                 if timestamp is not None and timestamp == last:
                     continue  # a frozen driver hands out the same frame for ever
                 last = timestamp
                 with self._changed:
+                    self.alive = time.monotonic()
                     self.newest = frame, time.time(), time.perf_counter()
                     self.frames += 1
                     self._changed.notify_all()
@@ -64,6 +77,13 @@ class _Reader:
             with self._changed:
                 self.ended = reason
                 self._changed.notify_all()
+
+    def deadline(self, freeze_s: float) -> float:
+        """Until when (monotonic time) the next frame has to come; life without frames puts it off."""
+        if self.frames:
+            return self.alive + freeze_s
+        first = self.begun + max(freeze_s, CONNECT_S) + _GRACE_S
+        return max(first, min(self.alive + freeze_s, self.begun + KEY_FRAME_S))
 
     def abandon(self) -> None:
         """Stop at the next frame."""
@@ -112,20 +132,20 @@ class LiveSource(Source):
             if isinstance(self._reader.mistake, UserError):
                 raise self._reader.mistake
             reason = self._reader.ended or "no frame came"
-            self._reader.abandon()
-            raise UserError(f"{name}: {reason}; check it, or wait for it with --wait-for-source")
+            self.close()
+            raise UserError(f"{name}: {reason}; {ADVICE}")
         self.fps = self._reader.fps
 
     def _wait_for_frame(self) -> bool:
         """Wait until the reader has a frame that was not returned yet; False when it ended or froze."""
         reader = self._reader
+
+        def settled() -> bool:
+            return self._stopped or reader.ended is not None or self._earlier + reader.frames > self._last
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._stopped or reader.ended is not None or self._earlier + reader.frames > self._last
-                ),
-                timeout=self._freeze_s if reader.frames else max(self._freeze_s, CONNECT_S),
-            )
+            while not settled() and (left := reader.deadline(self._freeze_s) - time.monotonic()) > 0:
+                self._changed.wait_for(settled, timeout=left)
             return self._earlier + reader.frames > self._last
 
     def read(self) -> Captured | None:

@@ -77,7 +77,8 @@ class SyntheticSource(Source):
             if late > 0:
                 time.sleep(late)
         self._index += 1
-        return Captured(frame, index, f"frame_{index:06d}", elapsed)
+        timeline = None if self.live else index / self._rate
+        return Captured(frame, index, f"frame_{index:06d}", elapsed, timeline_s=timeline)
 
     def interrupt(self) -> None:
         self._stopped = True

@@ -21,6 +21,7 @@ from hypothesis.extra.numpy import arrays
 
 from il2vseg import label
 from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_frame, resize_labels
+from il2vseg.base.media.clips import Clip
 from il2vseg.data.archive import Place
 
 from .conftest import CLASSES, SIZE, needs, reference
@@ -57,6 +58,11 @@ def expected(frame: Frame) -> Labels:
 
 def agrees(found: Labels, frame: Frame) -> bool:
     return found.shape == frame.shape[:2] and bool((found == expected(frame)).mean() > 0.99)
+
+
+def clip_frames(path: Path) -> list[Frame]:
+    with Clip(path) as opened:
+        return [picture.frame for picture in opened]
 
 
 def read_index(out: Path) -> dict[str, dict[str, Any]]:
@@ -162,7 +168,7 @@ def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
     assert {name for name, row in index.items() if row["error"]} == {"broken.jpg"}
     assert not (out / label.PARTS).exists()
     frames = {f"{n}.png": read_frame(archive / n) for n in names if n.startswith("boat")}
-    frames |= {f"river.mp4/{i:06d}.png": f for i, f in enumerate(label.clip_frames(archive / "river.mp4"))}
+    frames |= {f"river.mp4/{i:06d}.png": f for i, f in enumerate(clip_frames(archive / "river.mp4"))}
     assert {str(p.relative_to(out / "labels")) for p in (out / "labels").rglob("*") if p.is_file()} == set(
         frames
     )
@@ -204,7 +210,7 @@ def test_runs_of_class_ids_give_the_labels_back(
         assert index[source]["labels"] == f"labels/{source}.parquet"
         rows = pq.read_table(out / index[source]["labels"]).to_pylist()
         path = archive / source
-        frames = [read_frame(path)] if path.suffix == ".jpg" else list(label.clip_frames(path))
+        frames = [read_frame(path)] if path.suffix == ".jpg" else clip_frames(path)
         assert [row["frame"] for row in rows] == list(range(len(frames)))
         assert index[source]["frames"] == len(frames)
         shares = np.zeros(len(CLASSES))

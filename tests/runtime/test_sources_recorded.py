@@ -80,7 +80,7 @@ def test_a_folder_of_clips_plays_them_all(tmp_path: Path, clip: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nothing", "no such file"), ("empty", "no images and no clips"), ("text.txt", "not a readable video")],
+    [("nothing", "no such file"), ("empty", "no images and no clips"), ("text.txt", "not a readable clip")],
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
