@@ -11,7 +11,7 @@ EXTRAS := train,cpu,dev
 OPTIONAL_EXTRAS := cluster crf video web mcap mqtt rtx openvino bench interop
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench gpu venv clean
+.PHONY: help demo test test-slow lint signatures bench gpu venv clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: venv ## ruff, mypy and a spell checker
 	rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing/il2vseg
 	ln -s $(CURDIR)/il2vseg/* $(addprefix $(CURDIR)/,$(wildcard export calib runtime)) $(VENV)/typing/il2vseg/
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy
+
+signatures: venv ## write the types of the functions' keyword arguments, after a flag was added or changed
+	$(BIN)/python -m il2vseg.signatures
+	$(BIN)/ruff format --quiet il2vseg/flags.pyi
 
 bench: $(VENV)/.optional ## measure the hot paths
 	$(BIN)/python -m il2vseg.bench

@@ -1,7 +1,10 @@
 """The public interface: what a notebook needs, from one import."""
 
+import ast
+import dataclasses
 import doctest
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 import il2vseg
+from il2vseg import signatures
 from il2vseg.base.images import Frame
 from il2vseg.runtime.sources.base import Captured, Source
 
@@ -43,12 +47,59 @@ def test_every_name_is_there_and_others_are_not() -> None:
         il2vseg.lod  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["il2vseg.api", "il2vseg.runtime.result", "il2vseg.base.palette"])
-def test_the_examples_in_docstrings_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("module", ["il2vseg.runtime.result", "il2vseg.base.palette", "il2vseg.base.classes"])
+def test_the_examples_in_docstrings_run(module: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert failed == 0
     assert tried
+
+
+def test_the_examples_of_the_public_functions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    api = importlib.import_module("il2vseg.api")
+    examples = {test.name.rpartition(".")[2]: test for test in doctest.DocTestFinder().find(api)}
+    wanted = (
+        "load",
+        "stream",
+        "train",
+        "distill",
+        "evaluate",
+        "name",
+        "export",
+    )  # train first: others use it
+    runner = doctest.DocTestRunner()
+    for function in wanted:
+        assert examples[function].examples, f"{function} has no example"
+        runner.run(examples[function])
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("command", signatures.COMMANDS)
+def test_keyword_arguments_equal_the_flags(command: str, tmp_path: Path) -> None:
+    function = getattr(il2vseg, command)
+    known = {field.name for field in dataclasses.fields(signatures.settings_of(command))}
+    assert callable(function)
+    assert set(inspect.signature(function).parameters) == known - {"config"}
+    with pytest.raises(TypeError, match="no_such_flag"):
+        function(no_such_flag=1)
+
+
+def test_the_types_that_editors_complete_are_those_of_the_flags() -> None:
+    """After a change of a flag: `make signatures`."""
+    written = ast.parse(signatures.STUB.read_text())
+    assert ast.dump(written) == ast.dump(ast.parse(signatures.stub()))
+
+
+def test_a_command_and_its_module_have_one_name() -> None:
+    import il2vseg.export.cli
+    import il2vseg.train
+
+    assert il2vseg.train is sys.modules["il2vseg.train"]
+    assert il2vseg.export.cli.PROGRAM == "il2vseg-export"
+    with pytest.raises(il2vseg.UserError, match="steps must be"):
+        il2vseg.train(steps=-1)
+    with pytest.raises(il2vseg.UserError, match="no such checkpoint"):
+        il2vseg.distill(teacher="/nowhere", out="/proc/none")
 
 
 def test_a_picture_becomes_a_result(model: il2vseg.Model, frame: Frame, tmp_path: Path) -> None:

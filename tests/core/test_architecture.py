@@ -15,7 +15,14 @@ FOLDERS = {"il2vseg": ROOT / "il2vseg", **{f"il2vseg.{n}": ROOT / n for n in ("e
 FLOOR = ("il2vseg", "il2vseg.base")
 """What every layer may use: the version, and modules without heavy imports."""
 
-APPLICATIONS = {"il2vseg", "il2vseg.api", "il2vseg.demo", "il2vseg.bench", "il2vseg.label"}
+APPLICATIONS = {
+    "il2vseg",
+    "il2vseg.api",
+    "il2vseg.signatures",
+    "il2vseg.demo",
+    "il2vseg.bench",
+    "il2vseg.label",
+}
 """The public interface and commands that put the layers together (label runs the runtime's engine over an
 archive of data); nothing imports them, but for the version from the package itself."""
 

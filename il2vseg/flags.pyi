@@ -1,0 +1,108 @@
+# Written by `make signatures` from the flags of the commands: not to be edited.
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Required, TypedDict
+
+class TrainFlags(TypedDict, total=False):
+    dataset: Literal[
+        "folder", "mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"
+    ]
+    root: str | Path | None
+    split: str
+    crop: Literal["none", "center", "five"]
+    ignore_mask: str | None
+    num_classes: int | Literal["auto"]
+    clusters: int | None
+    method: Literal["kmeans", "smooseg", "stego", "hp", "eagle", "il2vseg"]
+    backbone: str
+    weights: str | Path | None
+    size: Sequence[int] | None
+    limit: int | None
+    steps: int | None
+    batch: int | None
+    accumulate: int | None
+    loss_memory: float | None
+    mixed_precision: Literal["no", "bf16", "fp16"] | None
+    whitening: int | None
+    centre: bool | None
+    alpha: float | None
+    adapt: bool | None
+    clustering: Literal["ward", "minibatch"]
+    recluster: bool
+    seed: int
+    out: str | Path | None
+    cache: str | Path | None
+    resume: bool
+
+class EvaluateFlags(TypedDict, total=False):
+    checkpoint: str | Path | None
+    model: str | Path | None
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+    dataset: str
+    root: str | Path | None
+    split: str
+    ignore_mask: str | None
+    crop: Literal["none", "center", "five"]
+    alpha: float | None
+    flip: bool
+    crf: bool
+    assignment: str | Path | None
+    by_name: bool
+    obstacles: bool
+    batch_size: int
+    limit: int | None
+    seed: int
+    weights: str | Path | None
+    json: str | Path | None
+    plots: str | Path | None
+
+class DistillFlags(TypedDict, total=False):
+    teacher: Required[str | Path]
+    dataset: str
+    root: str | Path | None
+    split: str
+    ignore_mask: str | None
+    student: str
+    size: Sequence[int] | None
+    steps: int
+    batch: int
+    scales: Sequence[float]
+    flip: bool
+    paste: bool | None
+    workers: int | None
+    limit: int | None
+    seed: int
+    weights: str | Path | None
+    out: str | Path | None
+
+class ExportFlags(TypedDict, total=False):
+    checkpoint: str | Path
+    out: str | Path | None
+    size: Sequence[int] | None
+    precision: Literal["fp32", "fp16", "int8"]
+    batch: int
+    alpha: float | None
+    verify: str | Path | None
+    verify_frames: int
+    calib: str | Path | None
+    calib_frames: int
+    calib_method: Literal["minmax", "percentile", "entropy"]
+    trt: bool
+    model: str | Path | None
+    workspace: int
+    timing_cache: str | Path
+    triton: bool
+    weights: str | Path | None
+    name: str | None
+
+class NameFlags(TypedDict, total=False):
+    model: Required[str | Path]
+    dataset: str
+    root: str | Path | None
+    split: str
+    ignore_mask: str | None
+    set: Sequence[str] | None
+    from_masks: str | Path | None
+    picture: str | Path | None
+    limit: int
+    weights: str | Path | None
