@@ -208,5 +208,5 @@ def _settings(flags: Mapping[str, object]) -> dict[str, Any]:
     return dict(flags)
 
 
-# The other commands have theirs from `il2vseg`, where they are modules; this one has a module of another name.
+# The other commands get theirs in `il2vseg`, where modules have their names.
 vars(name)["__signature__"] = signature("name")

@@ -58,17 +58,8 @@ def test_the_examples_of_the_public_functions_run(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     api = importlib.import_module("il2vseg.api")
     examples = {test.name.rpartition(".")[2]: test for test in doctest.DocTestFinder().find(api)}
-    wanted = (
-        "load",
-        "stream",
-        "train",
-        "distill",
-        "evaluate",
-        "name",
-        "export",
-    )  # train first: others use it
     runner = doctest.DocTestRunner()
-    for function in wanted:
+    for function in ("load", "stream", "train", "distill", "evaluate", "name", "export"):  # they use train's
         assert examples[function].examples, f"{function} has no example"
         runner.run(examples[function])
     assert runner.summarize(verbose=False).failed == 0
