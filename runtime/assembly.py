@@ -77,6 +77,7 @@ def _open_stream(
     from il2vseg.runtime.engine import Engine
     from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.histogram import Latencies
+    from il2vseg.runtime.marine.tracks import Tracker
     from il2vseg.runtime.novelty import NoveltyWatch
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.window import WindowSink
@@ -102,6 +103,7 @@ def _open_stream(
         max_frames=config.max_frames,
         latencies=latencies,
         analyse=analyse,
+        follow=None if analyse is None else Tracker(config.danger_zone, events.emit),
         novelty=None if manifest.novelty is None else NoveltyWatch(manifest.novelty, events.emit),
     )
     windows = [sink for sink in sinks if isinstance(sink, WindowSink)]

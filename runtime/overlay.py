@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from il2vseg.base.images import Frame, Labels
 from il2vseg.base.palette import color_table
 from il2vseg.runtime.manifest import ClassInfo
-from il2vseg.runtime.marine.scene import Scene
+from il2vseg.runtime.marine.scene import Obstacle, Scene
 
 DEFAULT_OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -52,9 +52,19 @@ def draw_scene(image: Frame, scene: Scene) -> None:
         left, top, w, h = obstacle.box
         color = _DANGER if obstacle.danger else _OBSTACLE
         cv2.rectangle(image, (left, top), (left + w, top + h), color, width)
-        if obstacle.range_m is not None:
+        if text := _caption(obstacle):
             at = (left, max(10, top - 4))
-            cv2.putText(image, f"{obstacle.range_m:.0f} m", at, _FONT, _scale(image), color, 1, cv2.LINE_AA)
+            cv2.putText(image, text, at, _FONT, _scale(image), color, 1, cv2.LINE_AA)
+
+
+def _caption(obstacle: Obstacle) -> str:
+    """Number, range and the time until it is nearest, as far as they are known."""
+    parts = [
+        f"{obstacle.track}:" if obstacle.track is not None else "",
+        f"{obstacle.range_m:.0f} m" if obstacle.range_m is not None else "",
+        f"in {obstacle.nearest_s:.0f} s" if obstacle.nearest_s is not None else "",
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def draw_legend(image: Frame, classes: Classes, fractions: Mapping[str, float], fps: float = 0.0) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from il2vseg.base.errors import CheckFailed, UserError
@@ -55,12 +56,14 @@ class Pipeline:
         latencies: Latencies | None = None,
         analyse: Callable[[Labels], Scene] | None = None,
         novelty: NoveltyWatch | None = None,
+        follow: Callable[[Scene, float], Scene] | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
             events: where source and engine report; None for its own. max_frames: end after so many.
             latencies: where to count; None for its own. analyse: class ids (H, W) -> marine scene.
+            follow: scene and its seconds -> the same with tracks.
             novelty: tells of footage that is unlike the training; None where the model cannot.
         """
         self._source = source
@@ -70,6 +73,7 @@ class Pipeline:
         self._max_frames = max_frames
         self._analyse = analyse
         self.novelty = novelty
+        self._follow = follow
         self._captured: Channel[Captured] = Channel(1 if source.live else QUEUED, newest=source.live)
         self._results: Channel[Result] = Channel(QUEUED)
         self._stopping = threading.Event()
@@ -214,7 +218,12 @@ class Pipeline:
         self._lost_in_a_row = 0
         if self.novelty is not None and result.unlike is not None:
             self.novelty.update(result.unlike)
-        return self._meter.complete(result, captured, begun, self._analyse)
+        result = self._meter.complete(result, captured, begun, self._analyse)
+        if self._follow is None or result.scene is None:
+            return result
+        rate = None if self._source.live else self._source.fps
+        seconds = captured.index / rate if rate else captured.clock
+        return replace(result, scene=self._follow(result.scene, seconds))
 
     def _segment(self, frame: Frame) -> Result:
         """Ask the engine, and once more after a failure: its backend loads itself again then."""

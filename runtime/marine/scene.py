@@ -50,6 +50,10 @@ class Obstacle:
         box: left, top, width, height in pixels of the frame. foot: column and row where it meets the water.
         bearing_deg: to starboard of the camera's axis. range_m: None where it cannot be told.
         range_error_m: of the range for a pixel of error of the foot. danger: inside the danger zone.
+        track: its number from frame to frame (`tracks`), None for what is new or not followed.
+        closing_mps: metres a second that its range falls by.
+        nearest_s, nearest_m: when and how near it will be nearest; None where it comes no nearer, or that
+            cannot be told.
     """
 
     box: tuple[int, int, int, int]
@@ -58,6 +62,10 @@ class Obstacle:
     range_m: float | None = None
     range_error_m: float | None = None
     danger: bool = False
+    track: int | None = None
+    closing_mps: float | None = None
+    nearest_s: float | None = None
+    nearest_m: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,10 @@ class Scene:
                     "range_m": _rounded(o.range_m, 2),
                     "range_error_m": _rounded(o.range_error_m, 2),
                     "danger": o.danger,
+                    "track": o.track,
+                    "closing_mps": _rounded(o.closing_mps, 2),
+                    "nearest_s": _rounded(o.nearest_s, 1),
+                    "nearest_m": _rounded(o.nearest_m, 1),
                 }
                 for o in self.obstacles
             ],

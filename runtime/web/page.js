@@ -144,7 +144,8 @@ function drawMarine(marine) {
     pen.strokeStyle = pen.fillStyle = o.danger ? "#ff6b5e" : "#ffd23f";
     const [left, top, width, height] = o.box;
     pen.strokeRect(left * x, top * y, width * x, height * y);
-    const text = o.range_m === null ? "" : `${o.range_m.toFixed(0)} m`;
+    const known = [o.track === null ? "" : `${o.track}:`, o.range_m === null ? "" : `${o.range_m.toFixed(0)} m`];
+    const text = known.filter(Boolean).join(" ");
     pen.fillText(text, left * x, Math.max(14, top * y - 4));
   }
 }
@@ -169,7 +170,9 @@ function numbers(record) {
     const item = document.createElement("li");
     const side = o.bearing_deg < 0 ? "port" : "starboard";
     const bearing = o.bearing_deg === null ? "" : `${Math.abs(o.bearing_deg).toFixed(0)}° ${side}`;
-    item.textContent = [bearing, o.range_m === null ? "range unknown" : `${o.range_m.toFixed(0)} m`].filter(Boolean).join(", ");
+    const range = o.range_m === null ? "range unknown" : `${o.range_m.toFixed(0)} m`;
+    const nearest = o.nearest_s === null ? "" : `nearest in ${o.nearest_s.toFixed(0)} s, ${o.nearest_m.toFixed(0)} m`;
+    item.textContent = [o.track === null ? "" : `${o.track}`, bearing, range, nearest].filter(Boolean).join(", ");
     return item;
   });
   $("obstacles").replaceChildren(...rows);

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from il2vseg.base.images import Labels
 from il2vseg.data import synthetic
+from il2vseg.data.synthetic import scene as scenes
+from il2vseg.data.synthetic.drawing import draw
 from il2vseg.runtime.marine.scene import (
     Alarm,
     Classes,
@@ -276,18 +278,13 @@ def test_the_horizon_of_synthetic_scenes_is_found() -> None:
     assert np.median(errors) < 1.0
 
 
-def true_obstacles(
-    seed: int, frame: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Labels, list[tuple[int, int, int, int]]]:
+def true_obstacles(seed: int, frame: int) -> tuple[Labels, list[tuple[int, int, int, int]]]:
     """Mask of a scene and the boxes of its vessels, each rendered alone."""
-    scene = synthetic._scene(seed)
+    scene = scenes.scene_of(seed)
     labels = synthetic.render(seed, frame, SIZE)[1]
 
     def mask(vessels: tuple[Any, ...]) -> Labels:
-        monkeypatch.setattr(synthetic, "_scene", lambda s: replace(scene, vessels=vessels))
-        rendered = synthetic.render(seed, frame, SIZE)[1]
-        monkeypatch.undo()
-        return rendered
+        return draw(replace(scene, vessels=vessels), None, seed, frame, SIZE)[1]
 
     empty, boxes = mask(()), []
     for vessel in scene.vessels:
@@ -307,10 +304,10 @@ def same_place(found: tuple[int, ...], true: tuple[int, ...]) -> bool:
     return true[0] - 2 <= centre <= true[0] + true[2] + 2 and bottoms <= max(4, true[3] / 4)
 
 
-def test_vessels_of_synthetic_scenes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vessels_of_synthetic_scenes_are_found() -> None:
     hits, found, wanted = 0, 0, 0
     for seed in range(10):
-        labels, truth = true_obstacles(seed, 10, monkeypatch)
+        labels, truth = true_obstacles(seed, 10)
         detections = [o.box for o in MarineAnalyser(CLASSES)(labels).obstacles]
         free = list(truth)
         for box in detections:

@@ -1,0 +1,142 @@
+"""Tracks: who is who, how fast it comes, and when it is nearest."""
+
+import math
+
+import numpy as np
+import pytest
+
+from il2vseg.runtime.marine.scene import Obstacle, Scene
+from il2vseg.runtime.marine.tracks import Motion, Tracker, approach
+
+SIZE = (360, 640)
+
+
+def scene(*obstacles: Obstacle) -> Scene:
+    return Scene(SIZE, np.full(640, np.nan, np.float32), None, obstacles)
+
+
+def at(u: float, v: float = 200.0, bearing: float | None = None, distance: float | None = None) -> Obstacle:
+    error = None if distance is None else distance**2 / 1000
+    return Obstacle((int(u) - 5, int(v) - 10, 10, 10), (u, v), bearing, distance, error)
+
+
+def numbers(found: Scene) -> list[int | None]:
+    return [o.track for o in found.obstacles]
+
+
+def test_a_number_comes_with_the_third_sight_and_stays() -> None:
+    tracker = Tracker()
+    seen = [numbers(tracker(scene(at(100 + 2 * i)), 0.1 * i)) for i in range(8)]
+    assert seen == [[None], [None]] + 6 * [[1]]
+
+
+def test_two_that_cross_keep_their_numbers() -> None:
+    tracker = Tracker()
+    for i in range(30):
+        left, right = at(100 + 10 * i, 180), at(400 - 10 * i, 230)
+        order = (left, right) if i % 2 else (right, left)
+        found = tracker(scene(*order), 0.1 * i)
+        if i == 5:
+            first = {o.foot[1]: o.track for o in found.obstacles}
+    assert {o.foot[1]: o.track for o in found.obstacles} == first
+    assert sorted(first.values()) == [1, 2]
+
+
+def test_a_gap_of_a_second_is_bridged_and_a_longer_one_is_not() -> None:
+    tracker = Tracker()
+    for i in range(10):
+        tracker(scene(at(100 + i)), 0.1 * i)
+    for i in range(10, 20):
+        tracker(scene(), 0.1 * i)
+    assert numbers(tracker(scene(at(120)), 2.0)) == [1]
+    tracker(scene(), 4.0)
+    for i in range(3):
+        found = tracker(scene(at(120)), 4.1 + 0.1 * i)
+    assert numbers(found) == [2]
+
+
+def test_something_far_away_is_somebody_else() -> None:
+    tracker = Tracker()
+    for i in range(5):
+        tracker(scene(at(100)), 0.1 * i)
+    assert numbers(tracker(scene(at(500)), 0.5)) == [None]
+
+
+def course(
+    start: tuple[float, float], velocity: tuple[float, float], seconds: float, tracker: Tracker
+) -> Scene:
+    """Follow what moves from `start` (metres ahead and to starboard), with a little noise."""
+    rng = np.random.default_rng(0)
+    for i in range(round(10 * seconds)):
+        x, y = (s + 0.1 * i * v for s, v in zip(start, velocity, strict=True))
+        distance = math.hypot(x, y) + rng.normal(0, 0.05)
+        bearing = math.degrees(math.atan2(y, x)) + rng.normal(0, 0.1)
+        found = tracker(scene(at(320 + 9 * bearing, 200, bearing, distance)), 0.1 * i)
+    return found
+
+
+def test_closing_speed_and_nearest_approach_of_a_passing_boat() -> None:
+    found = course((40.0, 8.0), (-2.0, 0.0), 5.0, Tracker())
+    (obstacle,) = found.obstacles
+    # After 4.9 s it is 30.2 m ahead and 8 m aside: nearest in 15.1 s, at 8 m.
+    assert obstacle.closing_mps == pytest.approx(2.0 * 30.2 / math.hypot(30.2, 8.0), abs=0.25)
+    assert obstacle.nearest_s == pytest.approx(15.1, abs=2.0)
+    assert obstacle.nearest_m == pytest.approx(8.0, abs=2.0)
+
+
+def test_what_goes_away_has_no_nearest_approach() -> None:
+    (obstacle,) = course((10.0, 2.0), (1.5, 0.0), 4.0, Tracker()).obstacles
+    assert obstacle.closing_mps is not None
+    assert obstacle.closing_mps < -1.0
+    assert obstacle.nearest_s is None
+    assert obstacle.nearest_m is None
+
+
+def test_a_collision_course_is_reported_once() -> None:
+    events: list[tuple[str, dict]] = []
+    tracker = Tracker(5.0, lambda kind, message, **data: events.append((kind, data)))
+    course((40.0, 1.0), (-2.0, 0.0), 8.0, tracker)
+    assert [kind for kind, _ in events] == ["collision_course"]
+    assert events[0][1]["track"] == 1
+    assert 8 < events[0][1]["nearest_s"] < 25
+
+
+def test_a_boat_that_passes_clear_is_not_reported() -> None:
+    events: list[str] = []
+    tracker = Tracker(5.0, lambda kind, message, **data: events.append(kind))
+    course((40.0, 15.0), (-2.0, 0.0), 8.0, tracker)
+    assert events == []
+
+
+def test_without_ranges_there_are_numbers_alone() -> None:
+    tracker = Tracker(5.0)
+    for i in range(30):
+        found = tracker(scene(at(100)), 0.1 * i)
+    (obstacle,) = found.obstacles
+    assert obstacle.track == 1
+    assert obstacle.closing_mps is None
+    assert found.to_dict()["obstacles"][0]["track"] == 1
+
+
+def test_the_filter_equals_weighted_least_squares() -> None:
+    """A line through noisy places, without acceleration: the filter is the batch estimate, one at a time."""
+    rng = np.random.default_rng(1)
+    times = 0.5 * np.arange(12)
+    places = np.stack([3 + 2 * times, -1 + 0.5 * times], 1) + rng.normal(0, 0.3, (12, 2))
+    noise, speed = 0.09 * np.eye(2), 50.0
+    motion = Motion(places[0], noise, 0.0, speed)
+    for place in places[1:]:
+        motion.predict(0.5)
+        motion.update(place, noise)
+    design = np.stack([np.ones(12), times], 1)
+    prior = np.diag([0.0, 1 / speed**2])
+    solved = np.linalg.solve(design.T @ design / 0.09 + prior, design.T @ places / 0.09)
+    assert np.allclose(motion.state[2:], solved[1], atol=1e-6)
+    assert np.allclose(motion.state[:2], solved[0] + solved[1] * times[-1], atol=1e-6)
+
+
+def test_the_nearest_approach_of_a_head_on_course_is_zero() -> None:
+    met = approach(np.array([20.0, 0.0]), np.array([-4.0, 0.0]))
+    assert met.closing_mps == pytest.approx(4.0)
+    assert met.seconds == pytest.approx(5.0)
+    assert met.metres == pytest.approx(0.0, abs=1e-9)
