@@ -1,15 +1,11 @@
 """From the configuration to the parts of a run."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import require_writable_dir
-from il2vseg.base.outputs import Ledger
 from il2vseg.base.redact import redacted
 from il2vseg.runtime.config import RunConfig, targets
 
@@ -17,14 +13,12 @@ if TYPE_CHECKING:
     from il2vseg.base.images import Labels
     from il2vseg.runtime.engine import Backend
     from il2vseg.runtime.events import EventLog
-    from il2vseg.runtime.histogram import Latencies
     from il2vseg.runtime.manifest import Manifest
     from il2vseg.runtime.marine.scene import Scene
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import Source, SourceOptions
-    from il2vseg.runtime.sources.base import Report
 
 
 @dataclass(frozen=True)
@@ -80,6 +74,7 @@ def _open_stream(
     from il2vseg.runtime.marine.tracks import Tracker
     from il2vseg.runtime.novelty import NoveltyWatch
     from il2vseg.runtime.pipeline import Pipeline
+    from il2vseg.runtime.sinks.table import Setup, open_sinks
     from il2vseg.runtime.sinks.window import WindowSink
     from il2vseg.runtime.sources import open_source
     from il2vseg.runtime.stabilise import Smoother
@@ -94,7 +89,7 @@ def _open_stream(
     source = stack.enter_context(
         open_source(target, source_options(config), events.emit, camera=config.camera is not None)
     )
-    sinks = open_sinks(config, manifest, latencies, events.emit)
+    sinks = open_sinks(Setup(config, manifest, latencies, events.emit))
     pipeline = Pipeline(
         source,
         engine,
@@ -124,94 +119,6 @@ def source_options(config: RunConfig) -> "SourceOptions":
         realtime=config.realtime,
         loop=config.loop,
     )
-
-
-def open_sinks(
-    config: RunConfig, manifest: "Manifest", latencies: "Latencies", report: "Report"
-) -> "list[Sink]":
-    """Open what the configuration asks for; the log is always there.
-
-    Raises:
-        UserError: one of them cannot be opened; the others are closed again.
-    """
-    opened: list[Sink] = []
-    try:
-        opened.extend(_sinks(config, manifest, latencies, report))
-    except BaseException:
-        for sink in opened:
-            sink.close()
-        raise
-    return opened
-
-
-def _sinks(
-    config: RunConfig, manifest: "Manifest", latencies: "Latencies", report: "Report"
-) -> "Iterator[Sink]":
-    from il2vseg.runtime.sinks.jsonl import JsonlSink
-    from il2vseg.runtime.sinks.labels import LabelSink
-    from il2vseg.runtime.sinks.log import LogSink
-    from il2vseg.runtime.sinks.quota import QuotaSink
-    from il2vseg.runtime.sinks.ring import RingSink
-    from il2vseg.runtime.sinks.video import VideoSink
-    from il2vseg.runtime.sinks.window import WindowSink
-
-    def ledger(folder: Path) -> Ledger | None:
-        return None if config.disk_quota is None else Ledger(folder)
-
-    yield LogSink()
-    if config.window:
-        yield WindowSink(f"IL2Vseg {redacted(targets(config)[0])}")
-    if config.save_labels is not None:
-        yield LabelSink(config.save_labels, ledger(config.save_labels))
-    if config.save_video is not None:
-        require_writable_dir(config.save_video.parent)
-        yield VideoSink(
-            config.save_video,
-            segment_s=config.segment,
-            ledger=ledger(config.save_video.parent) if config.segment else None,
-        )
-    if config.alarm_clips is not None:
-        kept = ledger(config.alarm_clips)
-        yield RingSink(config.alarm_clips, config.pre_roll, config.post_roll, kept)
-    if config.mcap is not None:
-        with _extra("--mcap", "mcap"):
-            from il2vseg.runtime.sinks.mcap import McapSink
-        yield McapSink(config.mcap)
-    if config.jsonl is not None:
-        yield JsonlSink(config.jsonl)
-    if config.mqtt is not None:
-        with _extra("--mqtt", "mqtt"):
-            from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
-        yield MqttSink(Broker.parse(config.mqtt), report)
-    if config.serve is not None:
-        yield _web_sink(config, config.serve, manifest, latencies)
-    if config.disk_quota is not None:
-        segments = config.save_video.parent if config.save_video and config.segment else None
-        folders = [f for f in (segments, config.alarm_clips, config.save_labels) if f is not None]
-        if not folders:
-            raise UserError("--disk-quota needs --save-labels, --alarm-clips, or --save-video with --segment")
-        yield QuotaSink(folders, int(1e9 * config.disk_quota), report)
-
-
-@contextmanager
-def _extra(flag: str, name: str) -> Iterator[None]:
-    """Say which extra of the package an import needs."""
-    try:
-        yield
-    except ImportError:
-        raise UserError(f"{flag} needs more packages: pip install 'il2vseg[{name}]'") from None
-
-
-def _web_sink(config: RunConfig, address: str, manifest: "Manifest", latencies: "Latencies") -> "Sink":
-    with _extra("--serve", "web"):
-        from il2vseg.runtime.web.server import WebSink
-    from il2vseg.runtime.web.state import State
-
-    (target,) = targets(config)
-    state = State(manifest, redacted(target) if config.camera is None else f"camera {target}", latencies)
-    sink = WebSink(address, state, token=config.token, names=config.allow_host or ())
-    print(f"page: {sink.url}", file=sys.stderr)
-    return sink
 
 
 def marine_layer(

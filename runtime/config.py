@@ -69,6 +69,11 @@ class RunConfig(Settings):
         None, "other host names under which the page may be opened", metavar="NAME"
     )
     window: bool = flag(False, "show the overlay in a window")
+    sink: tuple[str, ...] | None = flag(
+        None,
+        "write to sinks of your own, classes of Python; see docs/runtime.md",
+        metavar="MODULE:CLASS[=TARGET]",
+    )
     max_frames: int | None = flag(None, "stop after so many frames", low=1, high=MAX_COUNT, metavar="N")
     benchmark: bool = flag(False, "print latencies by stage at the end")
     opacity: float = flag(0.45, "opacity of the colours in the overlay", low=0, high=1)

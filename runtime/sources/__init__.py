@@ -78,20 +78,23 @@ def open_source(
 def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> Source:
     if not camera and os.path.lexists(source) and not source.startswith("/dev/"):
         return _recorded(lambda: _open_files(source, report), options)
-    if source.startswith("synthetic:"):
-        from il2vseg.runtime.sources.synthetic import SyntheticSource
-
-        scenes = SyntheticSource.parse(source)
-        return scenes if scenes.live else _recorded(lambda: SyntheticSource.parse(source), options)
-    if source.lower().startswith("file://"):
-        return _recorded(lambda: _open_files(source, report), options)
-    if source.startswith("gst:") or _URL.match(source):
+    for beginning, opener in SOURCES.items():
+        if source.lower().startswith(beginning):
+            return opener(source, options, report)
+    if _URL.match(source):
         return _open_address(source, options, report)
     if camera or source.startswith("/dev/") or source.isdigit():
         connect = partial(open_camera, source, options.capture)
         name = f"camera {source}"
         return LiveSource(connect, name, report, freeze_s=options.freeze_s, wait=options.wait)
     return _recorded(lambda: _open_files(source, report), options)
+
+
+def _open_synthetic(source: str, options: SourceOptions, report: Report) -> Source:
+    from il2vseg.runtime.sources.synthetic import SyntheticSource
+
+    scenes = SyntheticSource.parse(source)
+    return scenes if scenes.live else _recorded(lambda: SyntheticSource.parse(source), options)
 
 
 def _recorded(open_again: Callable[[], Source], options: SourceOptions) -> Source:
@@ -134,3 +137,12 @@ def _open_address(source: str, options: SourceOptions, report: Report) -> Source
 def _open_files(source: str, report: Report) -> Source:
     files, root = list_source(source)
     return RecordedSource(files, root, report)
+
+
+SOURCES: dict[str, Callable[[str, SourceOptions, Report], Source]] = {
+    "synthetic:": _open_synthetic,
+    "file://": lambda source, options, report: _recorded(lambda: _open_files(source, report), options),
+    "gst:": _open_address,
+}
+"""What opens a source, by the beginning of its address. Other addresses are streams; the rest are cameras and
+files. A new kind of source is one row."""

@@ -204,12 +204,13 @@ class WebSink(Sink):
     name = "web"
 
     def __init__(
-        self, address: str, state: State, *, token: str | None = None, names: Iterable[str] = ()
+        self, address: str, state: State | None = None, *, token: str | None = None, names: Iterable[str] = ()
     ) -> None:
         """Bind and start to serve.
 
         Args:
             address: [HOST:]PORT; port 0 takes a free one. names: further host names to answer to.
+            state: what is known of the run already; None for nothing.
             token: asked of viewers; None makes one up unless bound to loopback.
         Raises:
             UserError: the address cannot be bound.
@@ -225,7 +226,7 @@ class WebSink(Sink):
         prepare(self._socket, GONE_AFTER_MS)
         port = self._socket.getsockname()[1]
         self.url = f"http://{_reachable(host)}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
-        self._state = state
+        self._state = state or State()
         self._access = Access.bound_to(host, token, names, port=port)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()

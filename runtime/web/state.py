@@ -7,7 +7,7 @@ from typing import Any
 
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
-from il2vseg.runtime.manifest import Manifest
+from il2vseg.runtime.manifest import ClassInfo
 from il2vseg.runtime.result import Result
 
 _EVENTS_KEPT = 50
@@ -23,10 +23,22 @@ def captured_unix(result: Result) -> float:
 class State:
     """Written by the sink thread, read by the server's."""
 
-    def __init__(self, manifest: Manifest, source: str, latencies: Latencies) -> None:
-        self._manifest = manifest
+    def __init__(
+        self,
+        model: str = "",
+        classes: tuple[ClassInfo, ...] = (),
+        source: str = "",
+        latencies: Latencies | None = None,
+    ) -> None:
+        """Begin; what is not known yet comes with the first frame.
+
+        Args:
+            model, source: names to show. latencies: what the stages count; None leaves them out.
+        """
+        self._model = model
+        self._classes = classes
         self._source = source
-        self._latencies = latencies
+        self._latencies = latencies or Latencies()
         self._lock = threading.Lock()
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
         self._event_counts: dict[str, int] = {}
@@ -40,6 +52,7 @@ class State:
         """Take a frame's numbers."""
         with self._lock:
             self._record = result.record
+            self._classes = result.classes
             self._frames += 1
             self._unix = captured_unix(result)
             self._last = time.monotonic()
@@ -59,8 +72,8 @@ class State:
         with self._lock:
             age = None if self._last is None else round(time.monotonic() - self._last, 3)
             return {
-                "model": self._manifest.name,
-                "classes": [{"name": c.name, "color": list(c.color)} for c in self._manifest.classes],
+                "model": self._model,
+                "classes": [{"name": c.name, "color": list(c.color)} for c in self._classes],
                 "source": {
                     "name": self._source,
                     "up": self._lost is None,

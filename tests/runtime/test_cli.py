@@ -141,6 +141,8 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     arguments: list[str],
     message: str,
 ) -> None:
+    if "--serve" in arguments:
+        needs("uvicorn", "web")
     filled = [a.replace("CLIP", str(clip)).replace("DIR", str(tmp_path)) for a in arguments]
     before = ["--model", str(model)] if "--model" not in filled else []
     try:

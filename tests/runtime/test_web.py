@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
@@ -23,10 +22,9 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
-from il2vseg.runtime.manifest import Manifest
 from il2vseg.runtime.result import Result
 
-from .conftest import make_result, needs
+from .conftest import CLASSES, make_result, needs
 
 needs("uvicorn", "web")
 
@@ -49,10 +47,10 @@ def result(index: int, frame: Frame | None = None) -> Result:
 
 
 @pytest.fixture
-def state(model: Path) -> State:
+def state() -> State:
     latencies = Latencies()
     latencies.add({"engine": 7.0})
-    return State(Manifest.load(model), "camera 0", latencies)
+    return State("threshold", CLASSES, "camera 0", latencies)
 
 
 @pytest.fixture
