@@ -71,8 +71,12 @@ class TrainConfig(Settings):
         high=255,
         metavar="K|auto",
     )
-    clusters: int | None = flag(
-        None, "prototypes to keep, more than classes, to be named later", low=2, high=255, metavar="N"
+    clusters: int | Literal["auto"] | None = flag(
+        None,
+        "prototypes to keep, more than classes, to be named later; auto keeps 32",
+        low=2,
+        high=255,
+        metavar="N|auto",
     )
     method: MethodName = flag("il2vseg", "training method")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
@@ -158,10 +162,9 @@ def check(config: TrainConfig) -> None:
     """
     from il2vseg.models.backbones import backbone_spec
 
-    if isinstance(config.num_classes, int) and (config.clusters or 255) < config.num_classes:
-        raise UserError(
-            f"--clusters must be at least --num-classes (got {config.clusters} and {config.num_classes})"
-        )
+    clusters, classes = config.clusters, config.num_classes
+    if isinstance(classes, int) and isinstance(clusters, int) and clusters < classes:
+        raise UserError(f"--clusters must be at least --num-classes (got {clusters} and {classes})")
     dim = backbone_spec(config.backbone).dim
     if (config.whitening or 0) > dim:
         raise UserError(
@@ -181,6 +184,7 @@ def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Re
     from il2vseg.methods.base import Recipe
 
     assert isinstance(config.num_classes, int), "not yet proposed"
+    assert config.clusters != "auto", "not yet resolved"
     scale: dict[str, Any] = {
         "batch": config.batch,
         "micro_batches": config.accumulate,
@@ -216,6 +220,16 @@ def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
     )
 
 
+def resolve_clusters(config: TrainConfig) -> TrainConfig:
+    """Settle how many clusters `--clusters auto` keeps."""
+    from il2vseg.learning.selection import AUTO_CLUSTERS
+
+    if config.clusters != "auto":
+        return config
+    classes = config.num_classes if isinstance(config.num_classes, int) else 0
+    return dataclasses.replace(config, clusters=max(AUTO_CLUSTERS, classes))
+
+
 def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmenter":
     """Train as configured and write the checkpoint and its companions to `config.out`.
 
@@ -230,6 +244,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     import torch
 
     from il2vseg.evaluation.preview import write_preview
+    from il2vseg.learning.clusters import save_names, survey_store
     from il2vseg.learning.memory import within_memory
     from il2vseg.learning.monitor import Monitor, Silence
     from il2vseg.learning.processes import join_processes
@@ -239,7 +254,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     started = time.monotonic()
     check(config)
     processes = join_processes()
-    config = resolve_scale(config, processes)
+    config = resolve_clusters(resolve_scale(config, processes))
     out = config.out or Path("runs") / config.dataset
     if processes.main:
         require_writable_dir(out)
@@ -262,11 +277,14 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
-        classifier = run_trainer(trainer, out / STATE_NAME, monitor)
+        classifier = run_trainer(trainer, out / STATE_NAME, monitor).cpu()
         spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
-        segmenter = assemble(backbone.cpu(), classifier.cpu(), spec)
+        facts = processes.from_main(lambda: survey_store(classifier, store, spec.adapt))
+        classifier.reorder(facts.order())
+        segmenter = assemble(backbone.cpu(), classifier, spec)
         if processes.main:
             save_checkpoint(out, classifier, spec)
+            save_names(out, spec, facts.ordered(facts.order()))
             (out / STATE_NAME).unlink(missing_ok=True)
             write_preview(out / "preview.png", segmenter, dataset)
     if processes.main:
@@ -342,7 +360,10 @@ def fit(
         monitor.say(proposal.summary())
         classes = proposal.num_classes
     progress = monitor.track("whitening")
-    selection = choose_whitening(store, statistics, classes, config.whitening, config.centre, progress)
+    assert config.clusters != "auto", "not yet resolved"
+    selection = choose_whitening(
+        store, statistics, classes, config.whitening, config.centre, progress, config.clusters
+    )
     return statistics.whitening(selection.components, selection.centre), selection, classes
 
 
@@ -409,7 +430,7 @@ def check_tokens(config: TrainConfig, size: tuple[int, int], patch: int) -> None
         UserError: it has fewer.
     """
     tokens = size[0] // patch * (size[1] // patch)
-    wanted = max(config.clusters or 0, config.num_classes if isinstance(config.num_classes, int) else 0)
+    wanted = max(n for n in (config.clusters, config.num_classes, 0) if isinstance(n, int))
     if wanted > tokens:
         raise UserError(
             f"{wanted} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "

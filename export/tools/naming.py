@@ -3,6 +3,8 @@
 Naming takes two steps: the command paints, for every cluster, frames in which it occurs, and a person
 (or a handful of masks, --from-masks) says what each one shows. Clusters with the same name are one class from
 then on: in the manifest of an export, in the next export of a checkpoint, and for `il2vseg.distill`.
+A cluster that holds several things is best called unsure. names.yaml beside a checkpoint keeps the names by
+what the clusters look like, and --from carries them over to a model that was trained again.
 """
 
 import dataclasses
@@ -24,7 +26,12 @@ from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, writ
 from il2vseg.base.outputs import footage_files, model_files, protect
 
 if TYPE_CHECKING:
+    import torch
+
     from il2vseg.data import Dataset
+    from il2vseg.learning.clusters import ClusterFacts
+    from il2vseg.models.names import Match
+    from il2vseg.models.segmenter import Segmenter
 
 PROGRAM = "il2vseg-name"
 PICTURE_NAME = "clusters.png"
@@ -48,6 +55,11 @@ class NameConfig(Settings):
     split: str = flag("train", "split of the data set")
     ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     set: tuple[str, ...] | None = flag(None, "names: 0=water 1=sky 2=water", metavar="N=NAME")
+    from_: Path | None = flag(
+        None,
+        "carry the names over from a names.yaml, or from the checkpoint folder that holds one",
+        metavar="FILE|DIR",
+    )
     from_masks: Path | None = flag(
         None,
         "name clusters after the masks in this split of a data set (ROOT/SPLIT) of the layout --dataset",
@@ -67,12 +79,69 @@ class NamedModel:
     Attributes:
         size: (H, W) of its frames. names: one per cluster.
         predict: BGR frame (H, W, 3) -> cluster ids (H, W). rename: stores new names, one per cluster.
+        clusters: of a checkpoint with prototypes, else None.
     """
 
     size: tuple[int, int]
     names: tuple[str, ...]
     predict: Callable[[Frame], Labels]
     rename: Callable[[Sequence[str]], None]
+    clusters: "Clusters | None" = None
+
+
+class Clusters:
+    """The prototypes of a checkpoint: what they are in the footage, and what other names fit them."""
+
+    def __init__(self, folder: Path, segmenter: "Segmenter") -> None:
+        """Watch the segmenter's backbone from now on."""
+        from il2vseg.learning.clusters import ClusterSurvey
+
+        self.folder, self._segmenter = folder, segmenter
+        self._survey = ClusterSurvey(segmenter.classifier, segmenter.adapt)
+        self._tokens: list[torch.Tensor] = []
+        segmenter.backbone.register_forward_hook(lambda _, __, out: self._tokens.append(out.float()))
+
+    def begin(self) -> None:
+        """Forget what the model has seen so far."""
+        self._tokens.clear()
+
+    def look(self, index: int, count: int, ignore: IgnoreMask | None) -> None:
+        """Take in what the model has just seen: frame `index` of `count`."""
+        from il2vseg.learning.clusters import scene_of
+        from il2vseg.learning.features import nearest_kept
+
+        for tokens in self._tokens:
+            if ignore is not None:
+                kept = nearest_kept(ignore.cells(self._segmenter.backbone.grid)).ravel()
+                tokens = tokens.flatten(2)[:, :, kept].reshape_as(tokens)
+            self._survey.update(tokens, scene_of(index, count))
+        self._tokens.clear()
+
+    def facts(self) -> "ClusterFacts":
+        """What the clusters are in the frames taken in."""
+        return self._survey.facts()
+
+    def names_from(self, source: Path) -> "list[Match]":
+        """The names that the prototypes of another model have for these.
+
+        Raises:
+            UserError: no such file, or names of another backbone.
+        """
+        from il2vseg.models.names import FILE_NAME, NamedClusters, carry_over
+
+        known = NamedClusters.load(source / FILE_NAME if source.is_dir() else source)
+        return carry_over(known, NamedClusters.load(self.folder / FILE_NAME), self._segmenter.classifier)
+
+    def save_names(self, names: Sequence[str], facts: "ClusterFacts | None") -> None:
+        """Bring names.yaml up to date; without facts the old ones stay, if there are any."""
+        from il2vseg.learning.clusters import save_names
+        from il2vseg.models.names import FILE_NAME, NamedClusters
+
+        path, spec = self.folder / FILE_NAME, self._segmenter.spec
+        if facts is not None:
+            save_names(self.folder, dataclasses.replace(spec, class_names=tuple(names)), facts)
+        elif path.exists():
+            dataclasses.replace(NamedClusters.load(path), names=tuple(names)).save(path)
 
 
 def open_model(folder: Path, weights: Path | None = None) -> NamedModel:
@@ -101,8 +170,13 @@ def _open_checkpoint(folder: Path, weights: Path | None) -> NamedModel:
     def predict(frame: Frame) -> Labels:
         return np.asarray(segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy(), dtype=np.uint8)
 
+    clusters = Clusters(folder, segmenter) if hasattr(segmenter, "backbone") else None
     return NamedModel(
-        segmenter.size, tuple(segmenter.class_names), predict, lambda names: rename_clusters(folder, names)
+        segmenter.size,
+        tuple(segmenter.class_names),
+        predict,
+        lambda names: rename_clusters(folder, names),
+        clusters,
     )
 
 
@@ -201,9 +275,13 @@ def survey(model: NamedModel, dataset: "Dataset", ignore: IgnoreMask | None = No
     """
     shares, frames, labels = [], [], []
     height = round(CELL * model.size[0] / model.size[1])
-    for sample in dataset:
+    if model.clusters is not None:
+        model.clusters.begin()
+    for i, sample in enumerate(dataset):
         frame = resize_frame(sample.frame, model.size)
         predicted = model.predict(frame)
+        if model.clusters is not None:
+            model.clusters.look(i, len(dataset), ignore)
         if ignore is not None:
             predicted = np.where(ignore.pixels(predicted.shape), np.uint8(IGNORED), predicted)
         counted = predicted[predicted != IGNORED]
@@ -213,16 +291,23 @@ def survey(model: NamedModel, dataset: "Dataset", ignore: IgnoreMask | None = No
     return Survey(np.stack(shares), tuple(frames), tuple(labels))
 
 
-def write_exemplars(path: Path, found: Survey, names: Sequence[str]) -> None:
-    """Write one picture: a row per cluster, frames in which it occurs, everything else of them dimmed."""
+def write_exemplars(
+    path: Path, found: Survey, names: Sequence[str], purity: Sequence[str] | None = None
+) -> None:
+    """Write one picture: a row per cluster, frames in which it occurs, everything else of them dimmed.
+
+    Args:
+        purity: a few words per cluster, comma-separated, one line each in the picture.
+    """
     height = found.frames[0].shape[0]
     rows = []
     for cluster, name in enumerate(names):
         row = np.full((height + 4, 120 + EXEMPLARS * (CELL + 4), 3), 255, np.uint8)
         share = f"{100 * found.shares[:, cluster].mean():.1f} %"
-        for line, text in enumerate((str(cluster), name, share)):
-            at = (8, 26 + 22 * line)
-            cv2.putText(row, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+        remarks = purity[cluster].split(", ") if purity is not None else []
+        for line, text in enumerate((str(cluster), name, share, *remarks)):
+            at, size = (8, 20 + 19 * line), 0.5 if line < 3 else 0.4
+            cv2.putText(row, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA)
         for i, index in enumerate(found.exemplars(cluster)):
             mask = (found.labels[index] == cluster).astype(np.uint8)
             picture = np.where(mask[..., None] > 0, found.frames[index], found.frames[index] // 4)
@@ -255,16 +340,18 @@ def name(config: NameConfig) -> list[str]:
         names, unseen = names_from_masks(model, masks, names)
         _note(masks)
         _warn(unseen, "does not occur in these masks and keeps its name")
+    if config.from_ is not None:
+        names = carried_names(model, config.from_)
     names = parse_names(config.set or (), names)
     if names != list(model.names):
         model.rename(names)
+    facts = None
     if config.root is not None or config.dataset == "synthetic":
         footage = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
-        found = survey(model, footage, ignore)
+        facts = show(model, footage, names, path, ignore)
         _note(footage)
-        write_exemplars(path, found, names)
-        _warn(found.unseen(), "does not occur in this footage: look at other footage before you name it")
-        print(f"{path}: what each cluster shows", file=sys.stderr)
+    if model.clusters is not None:
+        model.clusters.save_names(names, facts)
     for i, n in enumerate(names):
         print(f"{i}={n}")
     return names
@@ -273,6 +360,37 @@ def name(config: NameConfig) -> list[str]:
 def _note(dataset: "Dataset") -> None:
     if note := dataset.skipped_note():
         print(note, file=sys.stderr)
+
+
+def show(
+    model: NamedModel, footage: "Dataset", names: Sequence[str], path: Path, ignore: IgnoreMask | None
+) -> "ClusterFacts | None":
+    """Write the picture, say how pure every cluster is, and return what is known of the clusters."""
+    found = survey(model, footage, ignore)
+    facts = None if model.clusters is None else model.clusters.facts()
+    purity = None if facts is None else facts.purity()
+    write_exemplars(path, found, names, purity)
+    for cluster, (n, words) in enumerate(zip(names, purity or (), strict=False)):
+        share = 100 * found.shares[:, cluster].mean()
+        print(f"cluster {cluster} ({n}): {share:.1f} % of the pixels, {words}", file=sys.stderr)
+    _warn(found.unseen(), "does not occur in this footage: look at other footage before you name it")
+    print(f"{path}: what each cluster shows", file=sys.stderr)
+    return facts
+
+
+def carried_names(model: NamedModel, source: Path) -> list[str]:
+    """Names from a names.yaml; says which clusters have no match in it, and calls them unsure.
+
+    Raises:
+        UserError: no such file, or a model without prototypes.
+    """
+    if model.clusters is None:
+        raise UserError("--from takes a checkpoint of il2vseg.train: exports and students keep their names")
+    matches = model.clusters.names_from(source)
+    for cluster, match in enumerate(matches):
+        if match.problem is not None:
+            print(f"cluster {cluster} {match.problem}: named {match.name}", file=sys.stderr)
+    return [match.name for match in matches]
 
 
 def _warn(clusters: Sequence[int], what: str) -> None:

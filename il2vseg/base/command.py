@@ -138,10 +138,9 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
 
 def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
     """Split `X | None` into X and whether None is allowed."""
-    if get_origin(kind) in (Union, types.UnionType):
-        inner = [a for a in get_args(kind) if a is not type(None)]
-        if len(inner) == 1:
-            return inner[0], True
+    if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
+        inner = tuple(a for a in get_args(kind) if a is not type(None))
+        return (inner[0] if len(inner) == 1 else Union[inner]), True  # noqa: UP007 (a tuple of types)
     return kind, False
 
 
@@ -168,7 +167,7 @@ def _text_parser(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
 
 
 def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
-    name = "--" + field.name.replace("_", "-")
+    name = "--" + field.name.rstrip("_").replace("_", "-")  # `from_` is --from
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     options["help"] = (field.metadata.get("help", "") + _remark(field)).replace("%", "%%")
     kind, optional = _unwrap_optional(kind)

@@ -2,10 +2,11 @@
 number of classes.
 
 *Dimensions* follow from the number of classes asked for: one direction for every class and every pair of
-classes, k = C(C + 1)/2, at most 64. *Centring* is decided by cross-scene stability in the C + 1 leading
-dimensions: prototypes found in one part of the footage must label all of it as prototypes found in the
-other part do. Clusters that follow scenes rather than things fail that, and they are the failure that
-matters: between restarts on the same frames they are perfectly stable.
+classes, k = C(C + 1)/2; where clusters are kept to be named, half as many again as clusters, if that is more;
+at most 64. With fewer, unlike things fall into one cluster. *Centring* is decided by cross-scene stability in
+the C + 1 leading dimensions: prototypes found in one part of the footage must label all of it as prototypes
+found in the other part do. Clusters that follow scenes rather than things fail that, and they are the failure
+that matters: between restarts on the same frames they are perfectly stable.
 
 *Number of classes* (`propose_classes`): the largest whose stability is within a standard deviation of the
 best one's, over its own splits and restarts.
@@ -29,6 +30,9 @@ from il2vseg.models.whitening import TokenStatistics, Whitening
 MAX_COMPONENTS = 64
 TOKENS_PER_IMAGE = 96
 SAMPLED_IMAGES = 600
+AUTO_CLUSTERS = 32
+"""What `--clusters auto` keeps: enough that few clusters hold several things, few enough to look at."""
+
 MAX_CLASSES = 16
 """The largest number of classes that is proposed."""
 
@@ -106,9 +110,10 @@ def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
     return 1.0 if bool(best == expected) else float((together - expected) / (best - expected))
 
 
-def components_for(num_classes: int, dim: int) -> int:
-    """Whitened dimensions for C classes on tokens of `dim` channels."""
-    return min(num_classes * (num_classes + 1) // 2, MAX_COMPONENTS, dim)
+def components_for(num_classes: int, dim: int, clusters: int | None = None) -> int:
+    """Whitened dimensions for C classes, and for clusters to be named, on tokens of `dim` channels."""
+    wanted = max(num_classes * (num_classes + 1) // 2, 3 * (clusters or 0) // 2)
+    return min(wanted, MAX_COMPONENTS, dim)
 
 
 def cross_scene_stability(z: Tensor, num_classes: int, restarts: int = 3) -> list[float]:
@@ -191,15 +196,17 @@ def choose_whitening(
     components: int | None = None,
     centre: bool | None = None,
     progress: Callable[[Iterable[Whitening]], Iterable[Whitening]] = lambda items: items,
+    clusters: int | None = None,
 ) -> Selection:
     """Choose the whitening; the same footage and number of classes give the same choice for any seed.
 
     Args:
         components, centre: fixed by the user; None for the choice.
         progress: wraps the iteration over candidates.
+        clusters: kept to be named, where they are more than the classes.
     """
     dim = len(statistics.total)
-    components = components or components_for(num_classes, dim)
+    components = components or components_for(num_classes, dim, clusters)
     if centre is not None:
         return Selection(components, centre, "centring set by the user")
     if len(store) < 2:

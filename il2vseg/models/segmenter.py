@@ -56,6 +56,12 @@ class Classifier(nn.Module):
             self.local_prototypes.copy_(prototypes)
             self.global_prototypes.copy_(prototypes)
 
+    def reorder(self, order: Tensor) -> None:
+        """Number the clusters anew: the cluster `order[k]` becomes k."""
+        with torch.no_grad():
+            self.local_prototypes.copy_(self.local_prototypes[order])
+            self.global_prototypes.copy_(self.global_prototypes[order])
+
     def logits(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         """F_seg/τ: cosine of embeddings (..., d) to prototypes (C, d), over the temperature -> (..., C)."""
         return F.normalize(embeddings, dim=-1) @ F.normalize(prototypes, dim=-1).T / self.temperature

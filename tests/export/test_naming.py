@@ -1,5 +1,7 @@
 """il2vseg-name: names for clusters of checkpoints and exports, by hand and from masks."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from il2vseg.base.classes import merge
 from il2vseg.base.errors import UserError
 from il2vseg.base.ignore import IgnoreMask
-from il2vseg.base.images import Frame, Labels, write_image
+from il2vseg.base.images import Frame, Labels, resize_frame, write_image
 from il2vseg.data import open_dataset
 from il2vseg.export.tools.naming import (
     NamedModel,
@@ -181,3 +183,67 @@ def test_footage_that_cannot_be_read_is_named(
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert main(["--model", str(checkpoint), "--root", str(tmp_path)]) == 0
     assert "skipped 1 of 3 images" in capsys.readouterr().err
+
+
+def train_scenes(out: Path, *flags: str) -> None:
+    from il2vseg import train
+
+    assert train.main(["--limit", "12", "--centre", "--out", str(out), *flags]) == 0
+
+
+def class_maps(folder: Path) -> np.ndarray:
+    """Names of the classes at every pixel of a few scenes."""
+    model = load_checkpoint(folder)
+    frames = [resize_frame(s.frame, model.size) for s in open_dataset("synthetic", None, "val", limit=5)]
+    return np.array(model.class_names)[model.predict(torch.from_numpy(np.stack(frames)))[0].numpy()]
+
+
+def test_names_move_with_their_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from il2vseg.models.checkpoint import save_checkpoint
+
+    monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
+    first, again = tmp_path / "first", tmp_path / "again"
+    train_scenes(first, "--backbone", "tiny", "--size", "64", "96", "--method", "kmeans", "--clusters", "4")
+    assert main(["--model", str(first), "--set", "0=sky", "1=bank", "2=unsure", "3=water"]) == 0
+    model = load_checkpoint(first)
+    model.classifier.reorder(torch.tensor([3, 0, 2, 1]))
+    again.mkdir()
+    unnamed = dataclasses.replace(model.spec, class_names=("a", "b", "c", "d"))
+    save_checkpoint(again, model.classifier, unnamed)
+    assert main(["--model", str(again), "--from", str(first)]) == 2
+    assert "--root" in capsys.readouterr().err
+    assert main(["--model", str(again), "--dataset", "synthetic", "--limit", "12"]) == 0
+    shown = capsys.readouterr().err
+    assert re.search(r"cluster 0 \(a\): \d+\.\d % of the pixels, spread 0\.\d\d, one scene", shown)
+    assert main(["--model", str(again), "--from", str(first / "names.yaml")]) == 0
+    assert load_checkpoint(again).class_names == ["water", "sky", "unsure", "bank"]
+    assert main(["--model", str(first), "--from", str(again)]) == 0
+    assert load_checkpoint(first).class_names == ["sky", "bank", "unsure", "water"]
+
+
+@pytest.mark.slow
+def test_another_seed_and_another_number_of_threads_give_the_same_classes(
+    tmp_path: Path, dinov2_weights: Path
+) -> None:
+    flags = ("--size", "126", "224", "--steps", "30", "--clusters", "12")
+    first, again = tmp_path / "first", tmp_path / "again"
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        train_scenes(first, *flags, "--cache", str(tmp_path / "cache1"))
+        torch.set_num_threads(2)
+        train_scenes(again, *flags, "--cache", str(tmp_path / "cache2"), "--seed", "1")
+    finally:
+        torch.set_num_threads(threads)
+    named = open_model(first)
+    masks = open_dataset("synthetic", None, "val", labelled=True, limit=6)
+    found, _ = names_from_masks(named, masks, named.names)
+    assert main(["--model", str(first), "--set", *(f"{i}={name}" for i, name in enumerate(found))]) == 0
+    assert main(["--model", str(again), "--from", str(first)]) == 0
+    one, other = class_maps(first), class_maps(again)
+    known = other != "unsure"
+    assert known.mean() > 0.9
+    assert set(one[known]) == set(other[known]) == {"water", "sky", "obstacle"}
+    assert (one == other)[known].mean() > 0.85
