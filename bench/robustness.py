@@ -19,7 +19,8 @@ from il2vseg.base.errors import run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame
 from il2vseg.data import IGNORE, Dataset, Sample, open_dataset
-from il2vseg.evaluate import EvaluationReport, evaluate, named_assignment
+from il2vseg.evaluate import named_assignment
+from il2vseg.evaluation.scoring import EvaluationReport, evaluate
 from il2vseg.learning.views import jpeg, streaks
 from il2vseg.models.checkpoint import load_checkpoint
 

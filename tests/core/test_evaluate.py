@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.images import resize_frame, resize_labels
+from il2vseg.base.images import resize_frame, resize_labels, write_image
 from il2vseg.data import Dataset, open_dataset
-from il2vseg.evaluate import evaluate, main, read_assignment
+from il2vseg.evaluate import evaluate, evaluate_splits, main, read_assignment
 from il2vseg.evaluation import crf
 from il2vseg.evaluation.metrics import Confusion, hungarian, score
 from il2vseg.models.network import frames_to_images, label_pixels
@@ -79,6 +79,72 @@ def test_a_perfect_model_scores_full_marks() -> None:
     assert report.one_to_one.accuracy == report.one_to_one.miou == 100
     assert report.boundary_f == {2: 100, 5: 100}
     assert report.water_edge_rmse == 0
+
+
+class Brightness(Stripes):
+    """Cluster 0 is dark, 1 is bright, 2 does not occur."""
+
+    def predict(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        labels = (frames.float().mean(3) > 128).to(torch.uint8)
+        return labels, nn.functional.one_hot(labels[:, ::8, ::8].long(), 3).permute(0, 3, 1, 2).float()
+
+
+@pytest.fixture
+def conditions(tmp_path: Path) -> Path:
+    """By day, two frames: bright sky over dark water. At dusk, one: dark sky over bright water."""
+    masks = np.repeat(np.array([2, 1], np.uint8), 24)[:, None].repeat(64, 1)
+    for split, count, upper in (("day", 2, 255), ("dusk", 1, 0)):
+        for i in range(count):
+            frame = np.where(masks == 2, upper, 255 - upper).astype(np.uint8)[..., None].repeat(3, 2)
+            for folder, name, image in (("images", f"{i}.png", frame), ("masks", f"{i}m.png", masks)):
+                (tmp_path / split / folder).mkdir(parents=True, exist_ok=True)
+                write_image(tmp_path / split / folder / name, image)
+    return tmp_path
+
+
+def test_several_splits_share_one_assignment(conditions: Path) -> None:
+    splits = [open_dataset("intcatch", conditions, name, labelled=True) for name in ("dusk", "day")]
+    alone = [evaluate(Brightness(), split) for split in splits]
+    assert [report.one_to_one.miou for report in alone] == [100, 100]
+    done: list[int] = []
+    (dusk, day), both = evaluate_splits(Brightness(), splits, batch_size=1, progress=done.append)
+    assert done == [1, 2, 3]
+    assert dusk.assignment.tolist() == day.assignment.tolist() == both.assignment.tolist()
+    assert (dusk.one_to_one.accuracy, day.one_to_one.accuracy) == (0, 100)
+    assert (dusk.many_to_one.accuracy, day.many_to_one.accuracy) == (0, 100)
+    assert np.array_equal(both.confusion, dusk.confusion + day.confusion)
+    assert both.one_to_one == score(both.confusion, both.assignment)
+    assert both.one_to_one.accuracy == pytest.approx(200 / 3)
+    assert (dusk.images, day.images, both.images) == (1, 2, 3)
+
+
+def test_the_command_has_a_row_for_each_split_and_one_for_all(
+    conditions: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("il2vseg.evaluate.open_model", lambda config: Brightness())
+    arguments = ["--checkpoint", "any", "--dataset", "intcatch", "--root", str(conditions)]
+    out = tmp_path / "scores.json"
+    assert main([*arguments, "--split", "day", "dusk", "--json", str(out)]) == 0
+    cells = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in row] for row in cells]
+    assert ["day", "2", "100.0", "100.0", "100.0"] in rows
+    assert ["dusk", "1", "0.0", "0.0", "0.0"] in rows
+    assert ["all", "3", "66.7", "50.0", "50.0"] in rows
+    found = json.loads(out.read_text())
+    assert (found["split"], found["images"]) == (["day", "dusk"], 3)
+    assert found["accuracy"] == pytest.approx(200 / 3)
+    assert (found["splits"]["day"]["accuracy"], found["splits"]["dusk"]["accuracy"]) == (100, 0)
+    assert main([*arguments, "--split", "dusk", "--json", str(out)]) == 0
+    alone = json.loads(out.read_text())
+    assert (alone["split"], alone["accuracy"]) == ("dusk", 100)
+    assert "splits" not in alone
+
+
+def test_splits_of_other_classes_have_no_assignment_in_common(conditions: Path) -> None:
+    (conditions / "dusk").rename(conditions / "dusk_water")
+    splits = [open_dataset("intcatch", conditions, name, labelled=True) for name in ("day", "dusk_water")]
+    with pytest.raises(UserError, match="one by one"):
+        evaluate_splits(Brightness(), splits)
 
 
 def test_flip_averages_the_scores_of_the_mirrored_frame() -> None:

@@ -30,7 +30,7 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
     out, again = tmp_path / "a", tmp_path / "b"
     assert run("--out", out) == 0
     assert {p.name for p in out.iterdir()} == {
-        "checkpoint.safetensors", "config.yaml", "metrics.jsonl", "preview.png", "tensorboard",
+        "checkpoint.safetensors", "config.yaml", "metrics.jsonl", "names.yaml", "preview.png", "tensorboard",
     }  # fmt: skip
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps] == [0, 1, 2, 3, 4, 0, 1, 2, 3]
