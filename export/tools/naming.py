@@ -26,12 +26,9 @@ from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, writ
 from il2vseg.base.outputs import footage_files, model_files, protect
 
 if TYPE_CHECKING:
-    import torch
-
     from il2vseg.data import Dataset
+    from il2vseg.export.tools.prototypes import Clusters
     from il2vseg.learning.clusters import ClusterFacts
-    from il2vseg.models.names import Match
-    from il2vseg.models.segmenter import Segmenter
 
 PROGRAM = "il2vseg-name"
 PICTURE_NAME = "clusters.png"
@@ -89,61 +86,6 @@ class NamedModel:
     clusters: "Clusters | None" = None
 
 
-class Clusters:
-    """The prototypes of a checkpoint: what they are in the footage, and what other names fit them."""
-
-    def __init__(self, folder: Path, segmenter: "Segmenter") -> None:
-        """Watch the segmenter's backbone from now on."""
-        from il2vseg.learning.clusters import ClusterSurvey
-
-        self.folder, self._segmenter = folder, segmenter
-        self._survey = ClusterSurvey(segmenter.classifier, segmenter.adapt)
-        self._tokens: list[torch.Tensor] = []
-        segmenter.backbone.register_forward_hook(lambda _, __, out: self._tokens.append(out.float()))
-
-    def begin(self) -> None:
-        """Forget what the model has seen so far."""
-        self._tokens.clear()
-
-    def look(self, index: int, count: int, ignore: IgnoreMask | None) -> None:
-        """Take in what the model has just seen: frame `index` of `count`."""
-        from il2vseg.learning.clusters import scene_of
-        from il2vseg.learning.features import nearest_kept
-
-        for tokens in self._tokens:
-            if ignore is not None:
-                kept = nearest_kept(ignore.cells(self._segmenter.backbone.grid)).ravel()
-                tokens = tokens.flatten(2)[:, :, kept].reshape_as(tokens)
-            self._survey.update(tokens, scene_of(index, count))
-        self._tokens.clear()
-
-    def facts(self) -> "ClusterFacts":
-        """What the clusters are in the frames taken in."""
-        return self._survey.facts()
-
-    def names_from(self, source: Path) -> "list[Match]":
-        """The names that the prototypes of another model have for these.
-
-        Raises:
-            UserError: no such file, or names of another backbone.
-        """
-        from il2vseg.models.names import FILE_NAME, NamedClusters, carry_over
-
-        known = NamedClusters.load(source / FILE_NAME if source.is_dir() else source)
-        return carry_over(known, NamedClusters.load(self.folder / FILE_NAME), self._segmenter.classifier)
-
-    def save_names(self, names: Sequence[str], facts: "ClusterFacts | None") -> None:
-        """Bring names.yaml up to date; without facts the old ones stay, if there are any."""
-        from il2vseg.learning.clusters import save_names
-        from il2vseg.models.names import FILE_NAME, NamedClusters
-
-        path, spec = self.folder / FILE_NAME, self._segmenter.spec
-        if facts is not None:
-            save_names(self.folder, dataclasses.replace(spec, class_names=tuple(names)), facts)
-        elif path.exists():
-            dataclasses.replace(NamedClusters.load(path), names=tuple(names)).save(path)
-
-
 def open_model(folder: Path, weights: Path | None = None) -> NamedModel:
     """Open a checkpoint or an export for naming.
 
@@ -163,14 +105,16 @@ def open_model(folder: Path, weights: Path | None = None) -> NamedModel:
 def _open_checkpoint(folder: Path, weights: Path | None) -> NamedModel:
     import torch
 
+    from il2vseg.export.tools.prototypes import Clusters
     from il2vseg.models.checkpoint import load_checkpoint, rename_clusters
+    from il2vseg.models.segmenter import Segmenter
 
     segmenter = load_checkpoint(folder, weights=weights)
 
     def predict(frame: Frame) -> Labels:
         return np.asarray(segmenter.predict(torch.from_numpy(frame)[None])[0][0].numpy(), dtype=np.uint8)
 
-    clusters = Clusters(folder, segmenter) if hasattr(segmenter, "backbone") else None
+    clusters = Clusters(folder, segmenter) if isinstance(segmenter, Segmenter) else None
     return NamedModel(
         segmenter.size,
         tuple(segmenter.class_names),
