@@ -1,5 +1,6 @@
 """Representative frames: those that differ most, not the first N of a clip where every frame is alike."""
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -68,4 +69,6 @@ def representative_frames(source: Path | None, size: tuple[int, int], count: int
     wanted = set(order)
     # A second pass instead of all frames in memory: 400 of 1280x720 would be a gigabyte.
     frames = {i: (s.name, resize_frame(s.frame, size)) for i, s in enumerate(data) if i in wanted}
+    if note := data.skipped_note():
+        print(note, file=sys.stderr)
     return [frames[i] for i in order]

@@ -102,8 +102,11 @@ def verification_frames(
     from il2vseg.data import open_dataset
 
     name, split = ("synthetic", "val") if source is None else ("folder", "all")
-    for sample in open_dataset(name, source, split, limit=limit):
+    data = open_dataset(name, source, split, limit=limit)
+    for sample in data:
         yield sample.name, resize_frame(sample.frame, size)
+    if note := data.skipped_note():
+        print(note, file=sys.stderr)
 
 
 def verify(

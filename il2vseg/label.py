@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file
 from il2vseg.base.images import Labels, encode_image, read_frame
 from il2vseg.base.media.clips import Clip, Picture
+from il2vseg.base.redact import redacting, scrubbed
 from il2vseg.data.archive import Place, is_clip, list_footage
 from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.catalog import find_model
@@ -218,9 +220,12 @@ class Index:
         import pyarrow.parquet as pq
 
         try:
-            rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(self._out.get(name))).to_pylist()
+            table = pq.read_table(pa.BufferReader(self._out.get(name)))
         except pa.ArrowException as error:
             raise UserError(f"{self._out.path(name)}: not a readable index ({error})") from None
+        if not {"source", "labels", "error"} <= set(table.column_names):
+            raise UserError(f"{self._out.path(name)}: no index of labels; choose another --out")
+        rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
     def _take(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -378,6 +383,8 @@ class Worker:
                     yield Picture(read_frame(path), 0, 0.0)
         except (UserError, OSError) as error:
             raise _UnreadableError(_bare(str(error))) from None
+        except (cv2.error, MemoryError, ValueError) as error:
+            raise _UnreadableError(f"{type(error).__name__}: {error}") from None
 
 
 def _bare(message: str) -> str:
@@ -408,16 +415,36 @@ def settle(job: Job, index: Index) -> None:
         "classes": [dataclasses.asdict(c) for c in manifest.classes],
     }
     data = (json.dumps(settings, indent=2) + "\n").encode()
+    known = _known_settings(out)
     if not index.rows:
+        if known is None and (found := out.names("labels")):
+            raise UserError(f"{out.path(found[0])}: il2vseg.label did not write this; choose another --out")
         out.put(SETTINGS, data)
         return
-    known = json.loads(out.get(SETTINGS))
+    known = known or {}
     for key in ("archive", "format", "model"):
         if known.get(key) != settings[key]:
             raise UserError(
                 f"{out.root}: holds labels of another {key} ({known.get(key)}, not {settings[key]}); "
                 "choose another --out"
             )
+
+
+def _known_settings(out: Place) -> dict[str, Any] | None:
+    """What OUT/label.json says; None where there is none.
+
+    Raises:
+        UserError: another program wrote a file of that name.
+    """
+    if not out.is_file(SETTINGS):
+        return None
+    try:
+        known = json.loads(out.get(SETTINGS))
+    except ValueError:
+        known = None
+    if not isinstance(known, dict) or "archive" not in known:
+        raise UserError(f"{out.path(SETTINGS)}: il2vseg.label did not write this; choose another --out")
+    return known
 
 
 def start_ray(config: LabelConfig) -> int:
@@ -509,7 +536,8 @@ def label(config: LabelConfig) -> str:
     job = Job(Place.of(model), archive, out, config.format, config.provider, config.cpus)
     index = Index(out)
     settle(job, index)
-    names = [name for name in names if not archive.path(name).startswith(out.path("labels/"))]
+    own = out.real("labels") + "/"
+    names = [name for name in names if not archive.real(name).startswith(own)]
     before = index.done
     todo = [name for name in names if name not in before]
     started = time.monotonic()
@@ -557,7 +585,9 @@ def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.label`."""
 
     def command() -> None:
-        print(label(parse(LabelConfig, prog, argv)), file=sys.stderr)
+        config = parse(LabelConfig, prog, argv)
+        with redacting((config.source, config.out, config.model or "")):
+            print(scrubbed(label(config)), file=sys.stderr)
 
     return run_command(command, prog)
 

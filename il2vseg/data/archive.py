@@ -11,6 +11,7 @@ from typing import Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import FOOTAGE_SUFFIXES, is_clip_file, list_files, write_bytes
+from il2vseg.base.redact import redacted, scrubbed
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Place:
         try:
             filesystem, root = fs.FileSystem.from_uri(where)
         except (pyarrow.ArrowException, ValueError, OSError) as error:
-            raise UserError(f"{where}: {_one_line(error)}") from None
+            raise UserError(f"{redacted(where)}: {scrubbed(_one_line(error), [where])}") from None
         return cls(filesystem, root.rstrip("/"))
 
     @property
@@ -53,6 +54,10 @@ class Place:
     def path(self, name: str) -> str:
         """Return the file system's path of a file below the folder."""
         return f"{self.root}/{name}" if name else self.root
+
+    def real(self, name: str) -> str:
+        """Return the path of a file below the folder without links, where it has some."""
+        return os.path.realpath(self.path(name)) if self.local else self.path(name)
 
     def names(self, folder: str = "") -> list[str]:
         """List the files below `folder`, at any depth, relative to this place; none if it does not exist.
@@ -163,7 +168,7 @@ def list_footage(where: str) -> tuple[Place, list[str]]:
         and (pattern is None or pattern.fullmatch(name))
     ]
     if not names:
-        raise UserError(f"{where}: no image and no clip there")
+        raise UserError(f"{redacted(where)}: no image and no clip there")
     return place, names
 
 

@@ -171,7 +171,8 @@ def test_masks_do_not_count_on_the_own_deck(tmp_path: Path) -> None:
 class DeckSeer:
     """Sees an obstacle on the own deck, and one in the water beside it."""
 
-    size, num_classes, alpha = (360, 640), 2, 0.0
+    size, grid, num_classes, alpha = (360, 640), (9, 16), 2, 0.0
+    class_names = ("obstacle", "water")
 
     def predict(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         labels = torch.ones(len(frames), *self.size, dtype=torch.uint8)
@@ -183,7 +184,6 @@ class DeckSeer:
 def test_an_obstacle_on_the_own_deck_is_no_false_alarm(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((360, 640, 3), np.uint8))
     data = open_dataset("folder", tmp_path, "all")
-    names = ("obstacle", "water")
-    assert sum(false_alarms(DeckSeer(), data, names).counts.false) == 2  # type: ignore[arg-type]
+    assert sum(false_alarms(DeckSeer(), data).counts.false) == 2  # type: ignore[arg-type]
     own = IgnoreMask.parse(DECK)
-    assert sum(false_alarms(DeckSeer(), data, names, own).counts.false) == 1  # type: ignore[arg-type]
+    assert sum(false_alarms(DeckSeer(), data, own).counts.false) == 1  # type: ignore[arg-type]
