@@ -133,6 +133,14 @@ def cvat(
         raise UserError(f"the class name {unfit[0]!r} cannot be written as XML; rename it with il2vseg-name")
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
+    # CVAT itself goes without, but Datumaro takes no file that does not say which labels there are.
+    labels = ElementTree.SubElement(
+        ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels"
+    )
+    for name in names:
+        label = ElementTree.SubElement(labels, "label")
+        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "attributes")
     for item in items:
         if _NOT_XML.search(item.name):
             if left_out is not None:
@@ -140,7 +148,7 @@ def cvat(
             continue
         height, width = item.labels.shape
         size = {"width": str(width), "height": str(height)}
-        number = str(len(root) - 1)
+        number = str(len(root) - 2)
         image = ElementTree.SubElement(root, "image", id=number, name=item.name, attrib=size)
         for order, region in enumerate(regions(item.labels, len(names), config.min_area, config.tolerance)):
             points = ";".join(f"{x:.2f},{y:.2f}" for x, y in region.outline)

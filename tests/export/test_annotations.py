@@ -275,6 +275,12 @@ def test_label_studio_and_coco_take_names_in_no_encoding() -> None:
     )
 
 
+def test_cvat_says_which_labels_there_are() -> None:
+    """Datumaro, the importer behind CVAT, refuses a file without."""
+    root = ElementTree.fromstring(cvat([], NAMES, CONFIG))
+    assert [label.findtext("name") for label in root.iterfind("meta/task/labels/label")] == list(NAMES)
+
+
 # --- batches --------------------------------------------------------------------------------------------
 
 
