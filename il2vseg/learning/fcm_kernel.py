@@ -5,7 +5,7 @@ them, which stays in the first cache. There is neither autograd nor tracing, so 
 exported, computes `lowlevel.fuzzy_cmeans`; training needs no gradient of it.
 
 The arrays of one image: x, F features (N,), a tuple so that loops over them are compiled to straight lines; u
-(C, N) weights, which memberships are up to `scale` (N,); v (C, F) centroids; `row` (N,) scratch.
+(C, N) weights, which memberships are up to `scale` (N,); v (C, F) centroids; `row`, `column` (N,) scratch.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,13 @@ ZERO, ONE, NINTH = np.float32(0), np.float32(1), np.float32(1 / 9)
 
 
 def compiled(loop: Loop) -> Loop:
-    """Compile for vectors of finite numbers; kept beside this file, else in the user's cache folder."""
-    options: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "nogil": True}
+    """Compile for vectors of finite numbers; kept beside this file, else in the user's cache folder.
+
+    Of the fast-math flags only those that change no digit: where sums may be reordered and products fused,
+    code that was just compiled and code from the cache give other last digits.
+    """
+    flags = {"nnan", "ninf", "nsz"}
+    options: dict[str, Any] = {"fastmath": flags, "error_model": "numpy", "nogil": True}
     try:
         result: Loop = numba.njit(cache=True, **options)(loop)
     except RuntimeError:  # neither folder can be written (a read-only container): once in every process
@@ -50,25 +55,41 @@ def _normalise(u: Array, scale: Array) -> None:
 
 
 @compiled
-def _centroids(x: Features, u: Array, scale: Array, row: Array, v: Array) -> None:
+def _add(total: Array, other: Array) -> None:
+    """Add to `total`."""
+    for i in range(len(other)):
+        total[i] += other[i]
+
+
+@compiled
+def _sum(values: Array) -> np.float32:
+    """The sum of values, which are lost: the second half onto the first, until one is left.
+
+    Vectors add up that way, in one order whoever compiles it.
+    """
+    length = len(values)
+    while length > 1:
+        half = (length + 1) // 2
+        _add(values[:half], values[half:length])
+        length = half
+    return values[0]
+
+
+@compiled
+def _centroids(x: Features, u: Array, scale: Array, row: Array, column: Array, v: Array) -> None:
     """Eq. 7 into `v`."""
     for c in range(len(u)):
-        weights, first = u[c], x[0]
-        mass, total = ZERO, ZERO
+        weights = u[c]
         for i in range(len(row)):
             weight = weights[i] * scale[i]
             row[i] = weight * weight
-            mass += row[i]
-            total += row[i] * first[i]
-        mass = max(mass, EPS)
-        v[c, 0] = total / mass
-        for f in range(1, len(x), 2):  # in pairs: adding up waits for the last sum, two sums wait together
-            g = min(f + 1, len(x) - 1)
-            one, total, other, sum_of_other = x[f], ZERO, x[g], ZERO
+            column[i] = row[i]
+        mass = max(_sum(column), EPS)
+        for f in range(len(x)):
+            feature = x[f]
             for i in range(len(row)):
-                total += row[i] * one[i]
-                sum_of_other += row[i] * other[i]
-            v[c, f], v[c, g] = total / mass, sum_of_other / mass
+                column[i] = row[i] * feature[i]
+            v[c, f] = _sum(column) / mass
 
 
 @compiled
@@ -99,7 +120,7 @@ def _add_three(above: Array, here: Array, below: Array, total: Array) -> None:
 
 @compiled
 def _spatial_weights(u: Array, scale: Array, width: int, row: Array, column: Array) -> None:
-    """U·S (eq. 5-6) into `u` and what normalises them into `scale`; `column` is (N,) scratch, too."""
+    """U·S (eq. 5-6) into `u` and what normalises them into `scale`."""
     pixels = len(row)
     for c in range(len(u)):
         weights = u[c]
@@ -131,7 +152,7 @@ def _iterate(x: Features, u: Array, prior: Array | None, iterations: int, width:
     v = np.empty((classes, len(x)), np.float32)
     _normalise(u, scale)
     for _ in range(iterations):
-        _centroids(x, u, scale, row, v)
+        _centroids(x, u, scale, row, column, v)
         _weights(x, v, prior, u, scale)
         if width:
             _spatial_weights(u, scale, width, row, column)
@@ -155,12 +176,14 @@ def fuzzy_cmeans(
     """
     if m != 2.0 or seed.device.type != "cpu":
         return lowlevel.fuzzy_cmeans(x, seed, iterations, m, spatial, prior)
-    u = _array(seed).copy()  # by NumPy: waking PyTorch's threads for it takes as long as the loops do
+    memberships = torch.empty(seed.shape)
+    u = _array(memberships)
+    u[...] = _array(seed)  # by NumPy: waking PyTorch's threads for it takes as long as the loops do
     features, priors = _array(x), None if prior is None else _array(prior.expand_as(seed))
     width = seed.shape[3] if spatial else 0
     for b in range(len(u)):
         _iterate(tuple(features[b]), u[b], None if priors is None else priors[b], iterations, width)
-    return torch.from_numpy(u).reshape_as(seed)
+    return memberships
 
 
 def _array(x: Tensor) -> Array:

@@ -69,3 +69,11 @@ def test_compiles_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(numba, "njit", njit)
     assert fcm_kernel.compiled(lambda a: a + 1)(2.5) == 3.5
+
+
+def test_may_not_reorder_sums_nor_fuse_products() -> None:
+    """Or the process that compiles and those that load the code give other checkpoints for the same seed."""
+    loops = [f for f in vars(fcm_kernel).values() if hasattr(f, "targetoptions")]
+    assert len(loops) >= 5
+    for loop in loops:
+        assert loop.targetoptions["fastmath"] == {"nnan", "ninf", "nsz"}
