@@ -50,10 +50,10 @@ def weighted_contrast(embeddings: Tensor, weights: Tensor, negatives: Tensor) ->
     """
     embeddings = F.normalize(embeddings, dim=1)
     logits = embeddings @ embeddings.T / TEMPERATURE
-    counted = negatives | (weights > 0)
+    others = ~torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    counted = (negatives | (weights > 0)) & others
     # An anchor that contrasts with nothing has no denominator; it has no weight either.
-    counted = counted | ~counted.any(1, keepdim=True)
-    counted = counted & ~torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    counted = counted | (others & ~counted.any(1, keepdim=True))
     log_p = logits - logits.masked_fill(~counted, -torch.inf).logsumexp(1, keepdim=True)
     return -(weights * log_p).sum() / weights.sum().clamp_min(1e-6)
 
