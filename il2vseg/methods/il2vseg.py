@@ -56,7 +56,7 @@ class FusedSmoothness(Smoothness):
         if self.gamma or self.beta:
             few = slice(self.eigen_samples)
             gram = gram_matrix(context, sample.z[:, few], sample.index[few])
-            f_f = lowlevel.fuse(sample.logits.softmax(-1)[:, few], f_l[:, few], self.train_alpha)
+            f_f = lowlevel.fuse(sample.p[:, few], f_l[:, few], self.train_alpha)
             l_fs, l_reg = eigenfunction.eigenfunction_losses(f_f, gram)
             losses |= {"fs": self.gamma * l_fs, "reg": self.beta * l_reg}
         return losses

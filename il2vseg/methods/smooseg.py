@@ -17,7 +17,7 @@ class Sample:
 
     Attributes:
         tokens: of all positions (B, N, D). index: the positions (S,). z: whitened (B, S, k).
-        embeddings: (B, S, d). logits: F_seg/τ of the global prototypes (B, S, C).
+        embeddings: (B, S, d). logits: F_seg/τ of the global prototypes (B, S, C). p: their softmax P_seg.
     """
 
     tokens: Tensor
@@ -25,6 +25,7 @@ class Sample:
     z: Tensor
     embeddings: Tensor
     logits: Tensor
+    p: Tensor
 
     @classmethod
     def draw(cls, context: Context, samples: int) -> Self:
@@ -34,7 +35,7 @@ class Sample:
         z = classifier.whitening(tokens, index)
         embeddings = context.embeddings(z)
         logits = classifier.logits(embeddings, classifier.global_prototypes.detach())
-        return cls(tokens, index, z, embeddings, logits)
+        return cls(tokens, index, z, embeddings, logits, logits.softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Smoothness(Stage):
         labels = sample.logits.detach().argmax(-1).flatten()
         context.observe(USAGE, torch.bincount(labels, minlength=context.recipe.prototypes) / len(labels))
         local = classifier.logits(sample.embeddings.detach(), classifier.local_prototypes)
-        smooth = smoothness.smoothness_loss(sample.logits.softmax(-1), sample.z, context.other_images())
-        return {"smooth": self.weight * smooth, "data": smoothness.data_loss(local, sample.logits)}
+        data = smoothness.data_loss(local, sample.logits)
+        smooth = smoothness.smoothness_loss(sample.p, sample.z, context.other_images())
+        return {"smooth": self.weight * smooth, "data": data}
 
     def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
         return [
