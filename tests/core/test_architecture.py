@@ -27,6 +27,11 @@ APPLICATIONS = {
 archive of data); nothing imports them, but for the version from the package itself."""
 
 EXCEPTIONS = {
+    # An archive is labelled by the runtime's engine.
+    ("il2vseg.labelling.worker", "il2vseg.runtime.engine"),
+    ("il2vseg.labelling.worker", "il2vseg.runtime.manifest"),
+    ("il2vseg.labelling.worker", "il2vseg.runtime.result"),
+    ("il2vseg.labelling.worker", "il2vseg.runtime.backends.providers"),
     # The scene renderer is NumPy and OpenCV; the runtime streams it as `synthetic:`.
     ("il2vseg.runtime.sources.synthetic", "il2vseg.data.synthetic"),
     # An export is scored through the code that runs it on a device.

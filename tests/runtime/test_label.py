@@ -23,6 +23,8 @@ from il2vseg import label
 from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_frame, resize_labels
 from il2vseg.base.media.clips import Clip
 from il2vseg.data.archive import Place
+from il2vseg.labelling import writers
+from il2vseg.labelling.index import INDEX, PARTS, index_schema
 
 from .conftest import CLASSES, SIZE, needs, reference
 from .object_store import object_store
@@ -66,7 +68,7 @@ def clip_frames(path: Path) -> list[Frame]:
 
 
 def read_index(out: Path) -> dict[str, dict[str, Any]]:
-    rows = pq.read_table(out / label.INDEX).to_pylist()
+    rows = pq.read_table(out / INDEX).to_pylist()
     assert len({row["source"] for row in rows}) == len(rows), "a source is there twice"
     return {row["source"]: row for row in rows}
 
@@ -95,7 +97,8 @@ def descendants(pid: int) -> dict[int, str]:
 
 def start(archive: Path, model: Path, out: Path) -> "subprocess.Popen[str]":
     # Recorded at once, so that a driver can be killed with a part of the work on record.
-    code = "from il2vseg import label; label.FLUSH_S = 0.0; raise SystemExit(label.main())"
+    code = "from il2vseg.labelling import index; index.FLUSH_S = 0.0\n"
+    code += "from il2vseg import label; raise SystemExit(label.main())"
     command = [sys.executable, "-c", code, "--source", archive, "--model", model, "--out", out]
     command += ["--provider", "cpu", "--workers", "2"]
     return subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
@@ -126,7 +129,7 @@ def wait_until_gone(processes: dict[int, str]) -> None:
 
 
 def parts(out: Path) -> set[Path]:
-    return set((out / label.PARTS).glob("[0-9]*.parquet"))
+    return set((out / PARTS).glob("[0-9]*.parquet"))
 
 
 def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
@@ -166,7 +169,7 @@ def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
     names = {str(p.relative_to(archive)) for p in archive.rglob("*") if p.suffix in (".jpg", ".mp4")}
     assert set(index) == names
     assert {name for name, row in index.items() if row["error"]} == {"broken.jpg"}
-    assert not (out / label.PARTS).exists()
+    assert not (out / PARTS).exists()
     frames = {f"{n}.png": read_frame(archive / n) for n in names if n.startswith("boat")}
     frames |= {f"river.mp4/{i:06d}.png": f for i, f in enumerate(clip_frames(archive / "river.mp4"))}
     assert {str(p.relative_to(out / "labels")) for p in (out / "labels").rglob("*") if p.is_file()} == set(
@@ -215,7 +218,7 @@ def test_runs_of_class_ids_give_the_labels_back(
         assert index[source]["frames"] == len(frames)
         shares = np.zeros(len(CLASSES))
         for row, frame in zip(rows, frames, strict=True):
-            found = label.labels_of_runs(row["values"], row["lengths"], (row["height"], row["width"]))
+            found = writers.labels_of_runs(row["values"], row["lengths"], (row["height"], row["width"]))
             assert agrees(found, frame)
             shares += np.bincount(found.ravel(), minlength=len(CLASSES)) / found.size
         assert index[source]["fractions"] == pytest.approx(shares / len(frames), abs=1e-6)
@@ -223,10 +226,10 @@ def test_runs_of_class_ids_give_the_labels_back(
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 2)))
 def test_runs_are_maximal_and_invertible(labels: Labels) -> None:
-    values, lengths = label.run_lengths(labels)
+    values, lengths = writers.run_lengths(labels)
     assert not (values[1:] == values[:-1]).any()
     assert lengths.sum() == labels.size
-    np.testing.assert_array_equal(label.labels_of_runs(values, lengths, labels.shape), labels)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(writers.labels_of_runs(values, lengths, labels.shape), labels)  # type: ignore[arg-type]
 
 
 def test_a_second_run_labels_what_is_new_and_what_could_not_be_read(
@@ -282,7 +285,7 @@ def test_tasks_hold_every_file_once_clips_alone_and_first(kinds: list[str], work
 
 def test_an_index_cut_off_while_it_was_merged_holds_every_source_once(tmp_path: Path) -> None:
     def row(source: str, error: str | None = None) -> dict[str, Any]:
-        return dict.fromkeys(label.index_schema().names) | {"source": source, "frames": 1, "error": error}
+        return dict.fromkeys(index_schema().names) | {"source": source, "frames": 1, "error": error}
 
     out = Place.of(str(tmp_path))
     index = label.Index(out)
@@ -290,13 +293,13 @@ def test_an_index_cut_off_while_it_was_merged_holds_every_source_once(tmp_path: 
     index.flush()
     index.add([row("b"), row("c")])
     index.flush()
-    shutil.copytree(tmp_path / label.PARTS, tmp_path / "kept")
+    shutil.copytree(tmp_path / PARTS, tmp_path / "kept")
     index.close()
-    shutil.copytree(tmp_path / "kept", tmp_path / label.PARTS)  # as if the parts had not been deleted yet
+    shutil.copytree(tmp_path / "kept", tmp_path / PARTS)  # as if the parts had not been deleted yet
     again = label.Index(out)
     assert again.done == {"a", "b", "c"}
     assert set(read_index(tmp_path)) == {"a", "b", "c"}
-    assert not (tmp_path / label.PARTS).exists()
+    assert not (tmp_path / PARTS).exists()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +347,7 @@ def test_archive_model_and_labels_may_lie_in_an_object_store(
             "boat0/000.jpg": 1, "boat1/001.jpg": 1, "boat2/002.jpg": 1, "broken.jpg": 0, "river.mp4": 12,
         }  # fmt: skip
         found = {k for k in objects if k.startswith("out/") and not k.endswith("/")}
-        assert len(found) == 3 + 12 + len({label.INDEX, label.SETTINGS})
+        assert len(found) == 3 + 12 + len({INDEX, label.SETTINGS})
         labels = cv2.imdecode(
             np.frombuffer(objects["out/labels/boat1/001.jpg.png"], np.uint8), cv2.IMREAD_UNCHANGED
         )
