@@ -40,11 +40,12 @@ PROGRAM = "python -m il2vseg.experiment"
 class ExperimentConfig(Settings):
     """Train and score a grid of settings; write GRID.csv, GRID.md and GRID.png."""
 
-    grid: Literal["methods", "ablation", "alpha", "low-level", "seeds", "backbones"] = flag(
+    grid: Literal["methods", "ablation", "alpha", "low-level", "seeds", "backbones", "transfer"] = flag(
         dataclasses.MISSING,
         "methods: every method; ablation: which losses and branches are on; alpha: weight of the low-level "
         "branch in training, at prediction and in both; low-level: forms of that branch at prediction; "
-        "seeds: one method, ten times; backbones: those whose weights are available",
+        "seeds: one method, ten times; backbones: those whose weights are available; transfer: every method "
+        "trained on each site and scored on every other",
         positional=True,
     )
     dataset: Literal["mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"] = (
@@ -55,6 +56,9 @@ class ExperimentConfig(Settings):
     split: str = flag("val", "labelled split to score on")
     transfer_split: str | None = flag(
         None, "further split, scored with the classes that --split assigned", metavar="NAME"
+    )
+    sites: tuple[str, ...] | None = flag(
+        None, "sites of `transfer` by the frames' names; default: the names up to _", metavar="NAME=REGEX"
     )
     num_classes: int = flag(3, "number of classes", low=2, high=255, metavar="K")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
@@ -174,6 +178,16 @@ def _backbones() -> list[Variant]:
     return [Variant(name, {"backbone": name}) for name, spec in BACKBONES.items() if not spec.random]
 
 
+def _transfer() -> list[Variant]:
+    """Every method with what it chooses for itself, and plain clusters in the form that transfers best."""
+    centred = {"method": "kmeans", "centre": True, "whitening": 128}
+    return [
+        *(Variant(name, {} if name == TrainConfig.method else {"method": name}) for name in METHODS),
+        Variant("kmeans, centred, 128 dimensions", centred),
+        Variant("the same, prototypes adapted to the image", centred | {"adapt": True}),
+    ]
+
+
 def variants(grid: str) -> list[Variant]:
     """The rows of a grid."""
     if grid == "backbones":
@@ -186,6 +200,7 @@ def variants(grid: str) -> list[Variant]:
         "alpha": _alpha(),
         "low-level": _low_level(),
         "seeds": [Variant("il2vseg")],
+        "transfer": _transfer(),
     }[grid]
 
 
@@ -226,6 +241,20 @@ def load_cached(folder: Path, size: tuple[int, int] | None = None) -> "Segmenter
     return segmenter
 
 
+def training_of(config: ExperimentConfig) -> TrainConfig:
+    """The settings that all trainings of the grid share."""
+    return TrainConfig(
+        dataset=config.dataset,
+        root=config.root,
+        split=config.train_split,
+        num_classes=config.num_classes,
+        backbone=config.backbone,
+        limit=config.limit,
+        size=config.size,
+        steps=config.steps,
+    )
+
+
 def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path) -> dict[str, Any]:
     """Train (unless that was done) and score one cell of the grid."""
     from il2vseg.data import open_dataset
@@ -239,18 +268,7 @@ def run_variant(config: ExperimentConfig, variant: Variant, seed: int, out: Path
     if scores_file.exists():
         known: dict[str, Any] = json.loads(scores_file.read_text())
         return known
-    training = TrainConfig(
-        dataset=config.dataset,
-        root=config.root,
-        split=config.train_split,
-        num_classes=config.num_classes,
-        backbone=config.backbone,
-        limit=config.limit,
-        size=config.size,
-        steps=config.steps,
-        seed=seed,
-        out=folder,
-    )
+    training = replace(training_of(config), seed=seed, out=folder)
     if not (folder / FILE_NAME).exists():
         print(f"── {variant.name}, seed {seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
@@ -408,6 +426,10 @@ def run(config: ExperimentConfig) -> str:
     out = require_writable_dir(config.out or Path("runs/experiments") / config.dataset)
     check_settings(config, out)
     grid = with_weights(variants(config.grid))
+    if config.grid == "transfer":
+        from il2vseg.evaluation.transfer import run_transfer, write
+
+        return write(run_transfer(config, grid, out, training_of(config), train, load_cached), out, shown)
     results: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in grid}
     for seed in range(config.seeds or (10 if config.grid == "seeds" else 3)):
         for variant in grid:

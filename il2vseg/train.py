@@ -62,6 +62,9 @@ class TrainConfig(Settings):
     ] = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to train on")
+    match: str | None = flag(
+        None, "use only frames whose name matches this regular expression from its start", metavar="REGEX"
+    )
     crop: Crop = flag("none", "train on whole images, their central squares, or five crops of each")
     ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
     num_classes: int | Literal["auto"] = flag(
@@ -315,6 +318,7 @@ def open_footage(config: TrainConfig, processes: "Processes") -> "tuple[Dataset,
         limit=config.limit,
         crop=config.crop,
         ignore=ignore,
+        match=config.match,
     )
     size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
     check_size(size, spec.patch)

@@ -1,5 +1,7 @@
 """Data sets: `open_dataset` yields frames, and masks where evaluation asks for them."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from il2vseg.base.errors import UserError
@@ -31,6 +33,22 @@ DATASETS: dict[str, Layout] = {
 }
 
 
+def matching(parts: Sequence[Part], expression: str) -> list[Part]:
+    """The parts whose name matches a regular expression from its start.
+
+    Raises:
+        UserError: none does, or it is no regular expression.
+    """
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UserError(f"--match {expression}: not a regular expression ({error})") from None
+    found = [part for part in parts if pattern.match(part.name)]
+    if not found:
+        raise UserError(f"--match {expression}: matches none of {len(parts)} names (first: {parts[0].name})")
+    return found
+
+
 def open_dataset(
     name: str,
     root: Path | None,
@@ -41,6 +59,7 @@ def open_dataset(
     limit: int | None = None,
     crop: Crop = "none",
     ignore: IgnoreMask | None = None,
+    match: str | None = None,
 ) -> Dataset:
     """Open a data set.
 
@@ -54,6 +73,7 @@ def open_dataset(
         limit: thin the samples evenly to at most this many.
         crop: give whole images, their central squares, or five crops of each.
         ignore: what belongs to the own vessel in every image; its labels are IGNORE.
+        match: only images and clips whose name matches this regular expression from its start.
 
     Raises:
         UserError: unknown name or split, missing or empty folder, masks missing where they are needed.
@@ -63,7 +83,7 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} images leaves nothing; it must be at least 1")
     listing = DATASETS[name](Request(name, root, split, labelled, seed))
-    parts: list[Part] = list(listing.parts)
+    parts: list[Part] = list(listing.parts) if match is None else matching(listing.parts, match)
     if ignore is not None:
         parts = [MaskedPart(part, ignore) for part in parts]
     if crop != "none":

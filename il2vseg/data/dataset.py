@@ -244,6 +244,11 @@ class Dataset:
             position += len(wanted)
         return share
 
+    @property
+    def names(self) -> list[str]:
+        """Names of its images and clips, in their order."""
+        return [part.name for part, _ in self._plan]
+
     def __len__(self) -> int:
         """Number of samples, counting those that will turn out to be unreadable."""
         return self._length

@@ -1,0 +1,140 @@
+"""The transfer table: trained on each site, scored on every other, under one assignment per model."""
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import write_json, write_text
+from il2vseg.data import open_dataset
+from il2vseg.evaluation.scoring import judge
+from il2vseg.evaluation.sites import Place, by_prefix, pair_scores, parse_sites, places_of, score_places
+
+if TYPE_CHECKING:
+    from il2vseg.experiment import ExperimentConfig, Variant
+    from il2vseg.models.network import Predictor
+    from il2vseg.train import TrainConfig
+
+Load = Callable[[Path], "Predictor"]
+Show = Callable[[list[float | None]], str]
+
+
+def frames_of(config: "ExperimentConfig", split: str, match: str) -> int:
+    """Number of frames of a split that belong to a site."""
+    dataset = open_dataset(config.dataset, config.root, split)
+    if not any(re.match(match, name) for name in dataset.names):
+        return 0
+    return len(open_dataset(config.dataset, config.root, split, match=match))
+
+
+def sites_of(config: "ExperimentConfig") -> dict[str, str]:
+    """The sites of the frames to train on: those that the user gave, or one per prefix.
+
+    Raises:
+        UserError: fewer than two.
+    """
+    footage = open_dataset(config.dataset, config.root, config.train_split)
+    sites = parse_sites(config.sites) if config.sites else by_prefix(footage.names)
+    if len(sites) < 2:
+        raise UserError(
+            f"transfer needs two sites, {config.root} has {', '.join(sites)}; tell them apart with --sites"
+        )
+    return sites
+
+
+def run_cell(
+    config: "ExperimentConfig",
+    variant: "Variant",
+    training: "TrainConfig",
+    places: dict[Place, str],
+    train: Callable[["TrainConfig", dict[str, Any]], Any],
+    load: Load,
+) -> dict[str, dict[str, float]]:
+    """Train on one site (unless that was done) and score on all places; results are kept."""
+    from il2vseg.models.checkpoint import FILE_NAME
+
+    assert training.out is not None
+    path = training.out / "places.json"
+    if path.exists():
+        known: dict[str, dict[str, float]] = json.loads(path.read_text())
+        return known
+    if not (training.out / FILE_NAME).exists():
+        print(f"── {variant.name} on {training.match}, seed {training.seed}", file=sys.stderr)
+        train(replace(training, **variant.train), variant.recipe)
+    model = load(training.out)
+    judged = {}
+    for place, expression in places.items():
+        labelled = open_dataset(
+            config.dataset, config.root, place.split, labelled=True, limit=config.limit, match=expression
+        )
+        judged[place.label] = judge(model, labelled)
+    scores = score_places(judged)
+    write_json(path, scores)
+    return scores
+
+
+def run_transfer(
+    config: "ExperimentConfig",
+    grid: list["Variant"],
+    out: Path,
+    training: "TrainConfig",
+    train: Callable[["TrainConfig", dict[str, Any]], Any],
+    load: Load,
+) -> "dict[str, list[dict[str, dict[str, float]]]]":
+    """Run all cells that were not run before.
+
+    Returns:
+        for every row, for every seed, metric to the scores of `pair_scores`.
+    """
+    sites = sites_of(config)
+    splits = [config.split] + ([config.transfer_split] if config.transfer_split else [])
+    found = {split: [s for s, match in sites.items() if frames_of(config, split, match)] for split in splits}
+    places = {place: sites[place.site] for place in places_of(found)}
+    trainable = {s: m for s, m in sites.items() if frames_of(config, config.train_split, m) > 1}
+    if not any(place.site != site for place in places for site in trainable):
+        raise UserError(f"no site of {' '.join(splits)} is another than those of {config.train_split}")
+    results: dict[str, list[dict[str, dict[str, float]]]] = {variant.name: [] for variant in grid}
+    for seed in range(config.seeds or 3):
+        for variant in grid:
+            trained = {}
+            for site, match in trainable.items():
+                folder = out / "runs" / "transfer" / site / f"{variant.run_name}_seed{seed}"
+                cell = replace(training, match=match, seed=seed, out=folder)
+                trained[site] = run_cell(config, variant, cell, places, train, load)
+            metrics = ("miou", "many_to_one")
+            results[variant.name].append({m: pair_scores(trained, list(places), m) for m in metrics})
+    return results
+
+
+def table(results: dict[str, list[dict[str, dict[str, float]]]], shown: Show) -> str:
+    """The Markdown table: a row per method, a column per pair of sites, mean IoU with its spread."""
+    pairs = list(next(iter(results.values()))[0]["miou"])
+    header = ["mIoU, one assignment per model", *pairs, "mean, many to one"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for name, seeds in results.items():
+        cells = [shown([seed["miou"][pair] for seed in seeds]) for pair in pairs]
+        cells.append(shown([seed["many_to_one"]["mean"] for seed in seeds]))
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(results: dict[str, list[dict[str, dict[str, float]]]], out: Path, shown: Show) -> str:
+    """Write transfer.csv and transfer.md; return the table."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["variant", "seed", "metric", "pair", "score"])
+    for name, seeds in results.items():
+        for seed, metrics in enumerate(seeds):
+            for metric, pairs in metrics.items():
+                for pair, value in pairs.items():
+                    writer.writerow([name, seed, metric, pair, value])
+    markdown = table(results, shown)
+    write_text(out / "transfer.csv", buffer.getvalue())
+    write_text(out / "transfer.md", markdown)
+    return markdown
