@@ -28,6 +28,7 @@ from il2vseg.methods import MethodName, load_method
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
+    from il2vseg.learning.features import CachedFeatures
     from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.processes import Processes
     from il2vseg.learning.selection import Proposal, Selection
@@ -88,7 +89,7 @@ class TrainConfig(Settings):
     )
     size: tuple[int, int] | None = flag(
         None,
-        f"input height and width; default: width {DEFAULT_WIDTH}, aspect of the first frame",
+        f"input height and width; default: width {DEFAULT_WIDTH}, aspect of most frames",
         low=1,
         high=MAX_SIDE,
         metavar="PIXELS",
@@ -152,6 +153,13 @@ class TrainConfig(Settings):
     out: Path | None = flag(None, "output folder; default: runs/DATASET", metavar="DIR")
     cache: Path | None = flag(
         None, "folder of cached features; default: $IL2VSEG_CACHE or ~/.cache/il2vseg", metavar="DIR"
+    )
+    cache_limit: float = flag(
+        100.0,
+        "maximum size of all cached features; those that were not used for longest are deleted",
+        low=0.0,
+        high=1e6,
+        metavar="GIGABYTES",
     )
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
     resume: bool = flag(False, "continue from the last state in --out")
@@ -276,7 +284,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             recipe = within_memory(recipe, config.loss_memory, store, whitening, processes)
             monitor.say(f"micro-batches: {recipe.micro_batches}")
         config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-        trainer = Trainer(store, whitening, recipe, processes)
+        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
@@ -320,7 +328,7 @@ def open_footage(config: TrainConfig, processes: "Processes") -> "tuple[Dataset,
         ignore=ignore,
         match=config.match,
     )
-    size = config.size or default_size(next(iter(dataset)).frame.shape[:2], spec.patch)
+    size = config.size or default_size(dataset.common_shape(), spec.patch)
     check_size(size, spec.patch)
     check_tokens(config, size, spec.patch)
     with processes.main_first():
@@ -336,17 +344,22 @@ def read_features(
     digest: str,
     processes: "Processes",
     monitor: "Monitor",
-) -> "FeatureStore":
+) -> "CachedFeatures":
     """Tokens and colours of all frames, computed where the cache lacks them."""
     from il2vseg.base.ignore import IgnoreMask
     from il2vseg.learning.features import FeatureCache, build_feature_store
+    from il2vseg.learning.room import make_room
 
     cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
+    needed = 2 * len(dataset) * cache.bytes_per_frame()  # each frame and its jittered copy
+    limit = int(1e9 * config.cache_limit)
+    monitor.say(processes.from_main(lambda: make_room(cache.folder, needed, limit)))
     progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
     ignore = IgnoreMask.of(config.ignore_mask)
     store = build_feature_store(dataset, cache, progress=progress, processes=processes, ignore=ignore)
-    if note := dataset.skipped_note():
-        monitor.say(note)
+    for note in (dataset.skipped_note(), dataset.shape_note(backbone.size)):
+        if note:
+            monitor.say(note)
     return store
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from il2vseg.base.errors import CheckFailed, UserError
 from il2vseg.base.images import Frame, Labels
+from il2vseg.runtime.blindness import Blindness
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.histogram import Latencies
@@ -70,6 +71,7 @@ class Pipeline:
         self._engine = engine
         self._sinks = tuple(sinks)
         self._events = events or EventLog()
+        self._blindness = Blindness(self._events.emit, live=source.live)
         self._max_frames = max_frames
         self._analyse = analyse
         self.novelty = novelty
@@ -200,6 +202,7 @@ class Pipeline:
     def _process(self, captured: Captured) -> Result | None:
         """Segment a frame; None where the engine failed on it."""
         begun = self._meter.take(captured)
+        self._events.at(captured)
         size = (captured.frame.shape[0], captured.frame.shape[1])
         if self._size is not None and size != self._size:
             message = f"frames are now {size[1]}x{size[0]}, were {self._size[1]}x{self._size[0]}"
@@ -219,11 +222,10 @@ class Pipeline:
         if self.novelty is not None and result.unlike is not None:
             self.novelty.update(result.unlike)
         result = self._meter.complete(result, captured, begun, self._analyse)
+        result = replace(result, blind=self._blindness.update(captured))
         if self._follow is None or result.scene is None:
             return result
-        rate = None if self._source.live else self._source.fps
-        seconds = captured.index / rate if rate else captured.clock
-        return replace(result, scene=self._follow(result.scene, seconds))
+        return replace(result, scene=self._follow(result.scene, captured.moment))
 
     def _segment(self, frame: Frame) -> Result:
         """Ask the engine, and once more after a failure: its backend loads itself again then."""

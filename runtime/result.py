@@ -47,6 +47,7 @@ class Result:
         opacity: of the colours over the frame, 0 to 1.
         confidence: how like the training a cell (h, w) is, 0 to 1; None where the model cannot tell.
         unlike: share of the frame, 0 to 1, that is unlike the training footage; None as above.
+        blind: why the source shows nothing, None while it does or nobody looked.
     """
 
     captured: Captured
@@ -63,6 +64,7 @@ class Result:
     opacity: float = overlay.DEFAULT_OPACITY
     confidence: NDArray[np.float32] | None = None
     unlike: float | None = None
+    blind: str | None = None
 
     @classmethod
     def of(cls, frame: Frame, labels: Labels, names: Sequence[str], name: str = "frame") -> "Result":
@@ -158,6 +160,7 @@ class Result:
             "classes": {k: round(v, 6) for k, v in self.fractions.items()},
             "dropped": self.dropped,
             "fps": round(self.fps, 2),
+            **({"blind": self.blind} if self.blind is not None else {}),
             **({"unlike": round(self.unlike, 4)} if self.unlike is not None else {}),
             **({"marine": self.scene.to_dict()} if self.scene is not None else {}),
         }

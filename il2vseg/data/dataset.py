@@ -1,6 +1,8 @@
 """Samples, the parts that a data set is made of, and the data set that iterates over them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -94,7 +96,8 @@ class ClipPart:
         faults: list[str] = []
         try:
             with Clip(self.path, lambda kind, message, **data: faults.append(message)) as clip:
-                for picture in clip.pictures(wanted):
+                # All of it: to its end, where the account is settled.
+                for picture in clip.pictures(None if len(wanted) == self.count else wanted):
                     yield Sample(f"{self.name}/{picture.number:06d}", picture.frame)
         except UserError as error:
             faults.append(str(error))
@@ -190,6 +193,14 @@ def spread(total: int, limit: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * limit) for i in range(limit)]
 
 
+Shape = tuple[int, int]
+"""Height and width."""
+
+LOOKED_AT = 64
+SAME_ASPECT = 0.05
+"""Aspects that differ by less are one: the input is rounded to whole patches."""
+
+
 class Dataset:
     """Samples in a fixed order; iterate over it as often as you like.
 
@@ -202,6 +213,7 @@ class Dataset:
         palette: one RGB colour per class.
         skipped: what could not be read in the last iteration, one line per file.
         lost: how many samples were not read in it, though counted.
+        shapes: (height, width) of the frames that were read, and how many have it.
     """
 
     lost: int = 0
@@ -212,6 +224,7 @@ class Dataset:
         self.class_names: tuple[str, ...] = classes.names
         self.palette: tuple[Color, ...] = classes.palette
         self.skipped: list[str] = []
+        self.shapes = Counter()
         total = sum(part.count for part in parts)
         chosen = spread(total, total if limit is None else limit)
         self._length = len(chosen)
@@ -236,7 +249,7 @@ class Dataset:
         first, end = (len(self) * i // count for i in (index, index + 1))
         share = copy(self)
         share.skipped, share._plan, share._whole, share._length = [], [], False, end - first
-        share.lost = 0
+        share.lost, share.shapes = 0, Counter()
         position = 0
         for part, wanted in self._plan:
             if kept := wanted[max(0, first - position) : max(0, end - position)]:
@@ -260,17 +273,47 @@ class Dataset:
             UserError: not one of them can be read, or a mask holds a value that is no class.
         """
         self.skipped, self.lost = [], 0
+        self.shapes: Counter[Shape] = Counter()
         yielded = 0
         for part, wanted in self._plan:
             try:
                 for sample in part.read(wanted):
                     yielded += 1
+                    self.shapes[sample.frame.shape[:2]] += 1
                     yield sample
             except UnreadableError as error:
                 self.skipped.append(str(error))
         self.lost = len(self) - yielded
         if not yielded and self._whole:
             raise UserError(f"none of {len(self)} images could be read (first: {self.skipped[0]})")
+
+    def common_shape(self) -> Shape:
+        """Return the (height, width) that most frames have, by a look at LOOKED_AT files at most.
+
+        Raises:
+            UserError: not one of them can be read.
+        """
+        looked_at = [self._plan[i] for i in spread(len(self._plan), LOOKED_AT)]
+        if not any(isinstance(part, ImagePart | ClipPart) for part, _ in looked_at):
+            looked_at = looked_at[:1]  # rendered or cut to one size
+        found: Counter[Shape] = Counter()
+        for part, wanted in looked_at:
+            with suppress(UnreadableError):
+                for sample in part.read(wanted[:1]):
+                    found[sample.frame.shape[:2]] += len(wanted)
+        return found.most_common(1)[0][0] if found else next(iter(self)).frame.shape[:2]
+
+    def shape_note(self, shape: Shape) -> str | None:
+        """Return a line about frames that were read and have another aspect than `shape`, else None."""
+        aspect = shape[1] / shape[0]
+        other = {s: n for s, n in self.shapes.items() if abs(s[1] / s[0] / aspect - 1) > SAME_ASPECT}
+        if not other:
+            return None
+        (height, width), _ = max(other.items(), key=lambda item: item[1])
+        return (
+            f"{sum(other.values())} of {self.shapes.total()} frames have another aspect and are stretched "
+            f"to {shape[1]}x{shape[0]}, most of them from {width}x{height}"
+        )
 
     def skipped_note(self) -> str | None:
         """Return the one line to print at the end of a command when something was skipped, else None."""

@@ -6,7 +6,10 @@ goes on where it stopped and several processes may fill one cache.
 """
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -76,6 +79,11 @@ class FeatureCache:
         digest = hashlib.blake2b(frame.tobytes(), digest_size=16).hexdigest()
         return self.folder / digest[:2] / f"{digest[2:]}.npy"
 
+    def bytes_per_frame(self) -> int:
+        """What the tokens of one frame take."""
+        (h, w), header = self.backbone.grid, 128
+        return 2 * h * w * self.backbone.dim + header
+
     def compute(self, frames: list[Frame]) -> list[Path]:
         """Make sure that the tokens (N, D) float16 of the frames are on disk; return their files.
 
@@ -83,6 +91,9 @@ class FeatureCache:
             UserError: the backbone overflows in this precision.
         """
         paths = [self.path(f) for f in frames]
+        for path in paths:
+            with suppress(OSError):
+                os.utime(path)  # used now: see `make_room`
         missing = [i for i, p in enumerate(paths) if not p.exists()]
         if missing:
             device = self.backbone.mean.device
@@ -136,6 +147,8 @@ class CachedFeatures:
         self._colours = colours if ignored is None else _replaced_colours(colours, ignored)
         size = sum(p.stat().st_size for p in [*paths, *views])
         keep = size <= MEMORY_BUDGET
+        names = "".join(f"{p.parent.name}{p.stem}" for p in paths)
+        self.footage = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
         self._tokens: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in paths] if keep else paths
         self._views: list[Path] | list[NDArray[np.float16]] = [np.load(p) for p in views] if keep else views
 
@@ -227,10 +240,11 @@ def build_feature_store(
             flush()
     flush()
     if processes.count > 1:
-        parts = processes.gather((paths, view_paths, colours, share.skipped))
-        paths, view_paths, colours, dataset.skipped = (
+        parts = processes.gather((paths, view_paths, colours, share.skipped, list(share.shapes.elements())))
+        paths, view_paths, colours, dataset.skipped, shapes = (
             [item for part in column for item in part] for column in zip(*parts, strict=True)
         )
+        dataset.shapes = Counter(shapes)
         dataset.lost = len(dataset) - len(paths)
         if not paths:
             raise UserError(f"none of {len(dataset)} images could be read (first: {dataset.skipped[0]})")

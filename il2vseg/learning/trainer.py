@@ -32,10 +32,17 @@ class Trainer:
     """
 
     def __init__(
-        self, store: FeatureStore, whitening: Whitening, recipe: Recipe, processes: Processes | None = None
+        self,
+        store: FeatureStore,
+        whitening: Whitening,
+        recipe: Recipe,
+        processes: Processes | None = None,
+        *,
+        footage: str = "",
     ) -> None:
         """Args:
             processes: that train together, None for this one alone on the CPU.
+            footage: what tells these frames from others; a state is only restored for the same.
         Raises:
             UserError: the batch is too small for its micro-batches, or there are fewer of them than
             processes.
@@ -45,6 +52,7 @@ class Trainer:
         self.device = self.processes.device
         self.store = store if self.device.type == "cpu" else FeatureStoreOnDevice(store, self.device)
         self.recipe = recipe
+        self.footage = footage
         self.stages = recipe.method.stages()
         self._check_micro_batches()
         self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
@@ -111,17 +119,23 @@ class Trainer:
             "position": list(self.position),
             "recipe": self.recipe.description(),
             "scaler": self.scaler.state_dict(),
+            "footage": self.footage,
         }
 
     def restore(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
         """Go on from a state.
 
         Raises:
-            UserError: it is the state of another recipe.
+            UserError: it is the state of another recipe, or of other footage.
         """
         if description["recipe"] != self.recipe.description():
             raise UserError(
                 "--resume: the settings differ from those of the interrupted run; use its config.yaml"
+            )
+        if description.get("footage", self.footage) != self.footage:
+            raise UserError(
+                "--resume: the interrupted run saw other frames; give it the same footage, "
+                "or start without --resume"
             )
         index, step = description["position"]
         self.position = (index, step)

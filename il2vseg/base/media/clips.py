@@ -24,6 +24,15 @@ _MAX_STALLS = 8
 """Failures of a container in a row, with nothing read between them, after which it counts as ended."""
 
 _EARLIEST = datetime(1980, 1, 1).timestamp()
+_EVEN = 3
+"""Even steps in a row after which an uneven one is a gap."""
+
+_LAST_FRAMES = 1.6
+"""Frames that may be missing at the end by the header's duration: it is rounded and counts the last one."""
+
+_LEAST_BYTES = 4
+"""Of a frame in a file, on average: one of which nothing changed still has a header."""
+
 _INDEXED = ("mov", "avi")
 """Containers whose header counts the frames."""
 
@@ -56,7 +65,9 @@ class Clip:
                 show(picture.frame, picture.seconds)
 
     Events reported: frame_unreadable and frame_damaged with `frames`, how many; clip_truncated with
-    `missing`, the frames that the header promises beyond those, or None where it does not count them.
+    `missing`, the frames that the header promises beyond those, or None where it does not count them;
+    clip_gap where a container without a count stops being even, and about how many `frames` would fit;
+    clip_damaged where it is damaged and nothing else is known.
 
     Attributes:
         promised: frames to come, None where the container does not say. fps: nominal rate, None if unknown.
@@ -98,6 +109,8 @@ class Clip:
         self._shift = 0.0
         self._last: float | None = None
         self._second_fields = -1
+        self._even = 0
+        self._just_lost = False
 
     def _open(self, path: Path | str) -> Any:
         try:
@@ -113,6 +126,8 @@ class Clip:
     def _promised(self) -> int | None:
         if self._container.format.name.split(",")[0] not in _INDEXED or not self._stream.frames:
             return None
+        if self._stream.frames > max(1, self._container.size) // _LEAST_BYTES:
+            return None  # a damaged header may promise any number
         # An edit list leaves frames out that the header counts.
         entries = self._stream.index_entries
         if len(entries) == self._stream.frames:
@@ -157,7 +172,7 @@ class Clip:
                 remaining.pop()  # lost, and reported
             if remaining is not None and (not remaining or remaining[-1] != number):
                 if not remaining:
-                    return
+                    break
                 self.read += 1
                 continue
             try:
@@ -174,8 +189,11 @@ class Clip:
             if remaining:
                 remaining.pop()
             if remaining == []:
-                return
-        self._end()
+                break
+        if remaining == []:
+            self._tell_cut(self.read + self.lost)
+        else:
+            self._end()
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._demux():
@@ -231,6 +249,7 @@ class Clip:
 
     def _lose(self, frames: int, first: int, what: str) -> None:
         self.lost += frames
+        self._just_lost = True
         which = f"frame {first}" if frames == 1 else f"frames {first} to {first + frames - 1}"
         self._tell("frame_unreadable", f"{which} {what}", first, frames=frames)
 
@@ -248,11 +267,24 @@ class Clip:
         if self._start is None:
             self._start = stamp
         seconds: float = max(0.0, (stamp - self._start) * self._base) + self._shift
+        self._look_for_gap(seconds, interval)
         if self._last is not None and seconds <= self._last:
             self._shift += self._last + interval - seconds
             seconds = self._last + interval
         self._last = seconds
         return seconds
+
+    def _look_for_gap(self, seconds: float, interval: float) -> None:
+        """Report a jump of times that were even before, where nothing else tells that frames are missing."""
+        if self.promised is not None or self.fps is None or self._last is None:
+            return
+        passed = seconds - self._last
+        missing = round(passed / interval) - 1
+        if missing > 0 and self._even >= _EVEN and not self._just_lost:
+            message = f"nothing between {self._last:.2f} s and {seconds:.2f} s, room for {missing} frames"
+            self._tell("clip_gap", message, self.read + self.lost - 1, frames=missing)
+        self._just_lost = False
+        self._even = self._even + 1 if abs(passed - interval) < 0.25 * interval else 0
 
     def _end(self) -> None:
         """Settle the account at the end of the file."""
@@ -260,6 +292,8 @@ class Clip:
         gone = len(self._pending) if self._timed else max(0, self._packets - place)
         if self._timed:
             gone = sum(pts > self._second_fields for pts in self._pending)
+        if self.promised is not None:  # a damaged container may hand out packets that are none
+            gone = min(gone, max(0, self.promised - place))
         if gone:
             self._lose(gone, place, "cannot be decoded")
         self._tell_truncation()
@@ -274,12 +308,29 @@ class Clip:
             self.lost += missing
             message = f"ends after {seen} of {self.promised} frames"
             self._tell("clip_truncated", message, seen, missing=missing)
-        elif self._path is not None and self._path.is_file() and (short := missing_bytes(self._path)):
-            message = f"is cut off: {short} bytes are missing at its end, after {seen} frames"
-            self._tell("clip_truncated", message, seen, missing=None)
+        elif self._tell_cut(seen):
+            return
+        elif (ends := self._promised_end()) is not None and self._last is not None and self._last < ends:
+            self._tell("clip_truncated", f"ends at {self._last:.2f} of {ends:.2f} s", seen, missing=None)
         elif self._failure is not None:
             message = f"damaged ({self._failure}); {self.read} frames were read"
             self._tell("clip_damaged", message)
+
+    def _tell_cut(self, seen: int) -> bool:
+        """Report a file that lacks bytes at its end; return whether it does."""
+        short = missing_bytes(self._path) if self._path is not None and self._path.is_file() else 0
+        if short:
+            message = f"is cut off: {short} bytes are missing at its end, after {seen} frames"
+            self._tell("clip_truncated", message, seen, missing=None)
+        return short > 0
+
+    def _promised_end(self) -> float | None:
+        """Return the time, in seconds, that the last frame reaches by the header; None if it does not say."""
+        alone = len(self._container.streams) == 1  # sound may go on after the picture
+        if not alone or self.fps is None or self._container.format.name.split(",")[0] != "matroska":
+            return None
+        start = (self._start or 0) * self._base
+        return (self._container.duration or 0) / 1e6 - start - _LAST_FRAMES / self.fps
 
     def close(self) -> None:
         """Close the file."""
