@@ -224,7 +224,7 @@ class Dataset:
         self.class_names: tuple[str, ...] = classes.names
         self.palette: tuple[Color, ...] = classes.palette
         self.skipped: list[str] = []
-        self.shapes = Counter()
+        self.shapes: Counter[Shape] = Counter()
         total = sum(part.count for part in parts)
         chosen = spread(total, total if limit is None else limit)
         self._length = len(chosen)
@@ -273,7 +273,7 @@ class Dataset:
             UserError: not one of them can be read, or a mask holds a value that is no class.
         """
         self.skipped, self.lost = [], 0
-        self.shapes: Counter[Shape] = Counter()
+        self.shapes = Counter()
         yielded = 0
         for part, wanted in self._plan:
             try:

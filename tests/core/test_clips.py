@@ -294,3 +294,21 @@ def test_frames_that_an_edit_list_leaves_out_are_not_missed(tmp_path: Path) -> N
     assert [number_of(p.frame) for p in pictures] == list(range(6, 12))
     assert clip.promised == 6
     assert "clip_truncated" not in events.kinds
+
+
+def test_frames_that_a_transport_stream_lost_are_reported(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "a.ts", codec="mpeg2video", fps=25)
+    data = bytearray(whole.read_bytes())
+    packets = len(data) // 188
+    for first, name in ((packets // 2, "middle.ts"), (packets - 6, "end.ts")):
+        holed = bytearray(data)
+        holed[first * 188 : (first + 5) * 188] = bytes(5 * 188)
+        (tmp_path / name).write_bytes(holed)
+        assert read(tmp_path / name)[2].all != []
+
+
+def test_a_pause_in_even_footage_without_a_count_is_reported(tmp_path: Path) -> None:
+    times = [0.1 * i for i in range(6)] + [0.1 * i for i in range(10, 14)]
+    _, clip, events = read(write_clip(tmp_path / "a.mkv", 10, times=times, fps=10))
+    assert [(k, d["frames"]) for k, d in events.all] == [("clip_gap", 4)]
+    assert clip.lost == 0

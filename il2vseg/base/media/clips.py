@@ -12,7 +12,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.base.media.container import open_container, reason, video_stream
 from il2vseg.base.media.pixels import ToFrame
-from il2vseg.base.media.structure import missing_bytes, refuse_picture_container
+from il2vseg.base.media.structure import damaged_packets, missing_bytes, refuse_picture_container
 
 Report = Callable[..., Any]
 """Told of what was not read: `report(kind, message, **data)` with plain JSON values."""
@@ -312,6 +312,8 @@ class Clip:
             return
         elif (ends := self._promised_end()) is not None and self._last is not None and self._last < ends:
             self._tell("clip_truncated", f"ends at {self._last:.2f} of {ends:.2f} s", seen, missing=None)
+        elif (damaged := self._damaged_packets()) > 0:
+            self._tell("clip_damaged", f"{damaged} packets of it are damaged; {self.read} frames were read")
         elif self._failure is not None:
             message = f"damaged ({self._failure}); {self.read} frames were read"
             self._tell("clip_damaged", message)
@@ -323,6 +325,10 @@ class Clip:
             message = f"is cut off: {short} bytes are missing at its end, after {seen} frames"
             self._tell("clip_truncated", message, seen, missing=None)
         return short > 0
+
+    def _damaged_packets(self) -> int:
+        stream = self._container.format.name == "mpegts"
+        return damaged_packets(self._path) if stream and self._path and self._path.is_file() else 0
 
     def _promised_end(self) -> float | None:
         """Return the time, in seconds, that the last frame reaches by the header; None if it does not say."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from il2vseg.base.errors import UserError
 
 _PICTURES = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
@@ -15,6 +17,7 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_SYNC = 0x47
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a length."""
 
@@ -46,6 +49,19 @@ def missing_bytes(path: Path) -> int:
             return max(0, _end_of_segment(file) - size)
         if start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
             return max(0, _end_of_boxes(file, size) - size)
+    return 0
+
+
+def damaged_packets(path: Path) -> int:
+    """Return how many packets of an MPEG transport stream do not begin as they must; of other files 0."""
+    size = os.path.getsize(path)
+    for length, start in ((188, 0), (192, 4)):
+        if size < 2 * length:
+            continue
+        data = np.memmap(path, np.uint8, "r")
+        firsts = data[start::length]
+        if firsts[0] == _SYNC and np.count_nonzero(firsts == _SYNC) > len(firsts) // 2:
+            return int(np.count_nonzero(firsts != _SYNC))
     return 0
 
 
