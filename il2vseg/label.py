@@ -154,7 +154,7 @@ def start_ray(config: LabelConfig) -> int:
         }
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray itself raises no more than that where a machine is too busy
         raise UserError(f"Ray did not start: {' '.join(str(error).split())[:200]}") from None
     resources = ray.cluster_resources()
     room = resources.get("CPU", 0) // config.cpus
