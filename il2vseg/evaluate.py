@@ -127,9 +127,8 @@ def open_model(config: EvaluateConfig) -> "Predictor":
     """
     if config.model is not None:
         from il2vseg.evaluation.exported import ExportedModel
-        from il2vseg.runtime.backends.providers import open_engine
 
-        return ExportedModel(open_engine(config.model, config.provider))
+        return ExportedModel.open(config.model, config.provider)
     assert config.checkpoint is not None
     import torch
 

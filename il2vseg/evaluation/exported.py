@@ -1,5 +1,7 @@
 """An exported model as a `Predictor`: scored through the code that runs it on a device."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +26,13 @@ class ExportedModel:
         self.size = manifest.size
         self.grid = manifest.outputs.scores[1:]
         self.class_names = [manifest.class_names[c] for c in manifest.clusters]
+
+    @classmethod
+    def open(cls, path: Path, provider: str) -> "ExportedModel":
+        """Open an export, its folder or one of its files; see `open_engine`."""
+        from il2vseg.runtime.backends.providers import open_engine
+
+        return cls(open_engine(path, provider))
 
     @property
     def alpha(self) -> float:
