@@ -124,12 +124,14 @@ def load_teachers(config: DistillConfig) -> "list[Network]":
     from il2vseg.models.checkpoint import load_checkpoint
 
     first = load_checkpoint(config.teacher, weights=config.weights)
-    teachers = []
+    teachers = {first.size: first}
+    sizes = []
     for scale in config.scales:
         h, w = (max(1, round(s * scale / first.patch)) * first.patch for s in first.size)
-        other = load_checkpoint(config.teacher, size=(h, w), weights=config.weights)
-        teachers.append(first if (h, w) == first.size else other)
-    return teachers
+        sizes.append((h, w))
+        if (h, w) not in teachers:
+            teachers[h, w] = load_checkpoint(config.teacher, size=(h, w), weights=config.weights)
+    return [teachers[size] for size in sizes]
 
 
 def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:

@@ -155,19 +155,16 @@ def _alpha() -> list[Variant]:
 def _low_level() -> list[Variant]:
     """Forms of the low-level branch, all on the same trainings."""
     literal = {"space": "rgb", "xy_weight": 0.0, "prior": "none", "sigma": 0.1}
-    window = {"scale": 2, "window": 3, "prior": "pixel", "sigma": 0.05}
     forms: list[tuple[str, float, dict[str, Any]]] = [
         ("no branch", 0.0, {"refine": 0}),
         ("F_l of the paper, α = 0.5", 0.5, literal | {"refine": 0}),
         ("F_l, α = 0.3", 0.3, {"refine": 0}),
         ("F_l, α = 0.15", 0.15, {"refine": 0}),
-        ("F_l in windows on a 2x grid, α = 0.5", 0.5, window | {"refine": 0}),
         ("guided, 1 cell", 0.0, {"refine": 1}),
         ("guided, ε = 0.01", 0.0, {"refine": 2, "refine_eps": 0.01}),
         ("guided", 0.0, {"refine": 2}),
         ("guided, F_l, α = 0.15", 0.15, {"refine": 2}),
         ("guided, F_l, α = 0.3", 0.3, {"refine": 2}),
-        ("guided, F_l in windows on a 2x grid, α = 0.5", 0.5, window | {"refine": 1}),
     ]
     return [Variant(name, alpha=alpha, low_level=changes) for name, alpha, changes in forms]
 

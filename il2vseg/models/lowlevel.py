@@ -237,27 +237,6 @@ def affinity_literal(x: Tensor, p: Tensor, sigma: float) -> Tensor:
     return (a @ p.flatten(2).transpose(1, 2)).transpose(1, 2).reshape_as(p)
 
 
-def affinity_windowed(x: Tensor, p: Tensor, sigma: float, radius: int, dilation: int = 1) -> Tensor:
-    """A·P restricted to the (2·radius+1)² neighbours at a spacing of `dilation`; borders replicated.
-
-    The local form of eq. 9-12: colour similarity says that two cells are one thing only when they are
-    also close. Cost N·(2·radius+1)² instead of N².
-    """
-    reach = radius * dilation
-    h, w = x.shape[-2:]
-    padded_x = F.pad(x, (reach,) * 4, mode="replicate")
-    padded_p = F.pad(p, (reach,) * 4, mode="replicate")
-    total, out = torch.zeros_like(x[:, :1]), torch.zeros_like(p)
-    for dy in range(0, 2 * reach + 1, dilation):
-        for dx in range(0, 2 * reach + 1, dilation):
-            window = (..., slice(dy, dy + h), slice(dx, dx + w))
-            distance = (x - padded_x[window]).square().sum(1, keepdim=True)
-            a = torch.exp(distance * (-0.5 / sigma**2))
-            total = total + a
-            out = out + a * padded_p[window]
-    return out / total
-
-
 def fuse(p_seg: Tensor, f_l: Tensor, alpha: float) -> Tensor:
     """F_f = (1 − α)·P_seg + α·F_l (eq. 13), α in [0, 1]."""
     return (1.0 - alpha) * p_seg + alpha * f_l

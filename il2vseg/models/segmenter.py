@@ -120,8 +120,6 @@ def low_level_scores(
         (B, C, gh, gw), a distribution over C.
     """
     x, p = low_level_memberships(colours, p_seg, spec)
-    if spec.window:
-        return lowlevel.affinity_windowed(x, p, spec.sigma, spec.window)
     return lowlevel.affinity_tiled(x, p, spec.sigma, tile)
 
 

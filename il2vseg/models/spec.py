@@ -32,8 +32,6 @@ class LowLevelSpec:
     """What weights memberships: nothing, the class's share of the image, or P_seg at the same cell."""
     sigma: float = 0.2
     """Bandwidth of the affinity in units of the features."""
-    window: int = 0
-    """Radius of the affinity in cells; 0 = the whole image."""
     refine: int = 2
     """Cells of the edge-aware upsampling (`il2vseg.models.guided`) along one side of a cell of the scores; 0
     = bilinear upsampling."""

@@ -169,6 +169,27 @@ def test_rounding_for_inputs_changes_the_output_less(seed: int, size: int, share
         assert change(x.T @ x) < 0.5 * change(None)
 
 
+@pytest.mark.parametrize("size", [5, 64, 65, 130])
+def test_rounding_for_inputs_is_that_of_the_paper_row_by_row(size: int) -> None:
+    """GPTQ without blocks: every row's error is made good by all rows to come."""
+    rng = np.random.default_rng(size)
+    w = rng.normal(size=(size, 3)).astype(np.float32)
+    inputs = rng.normal(size=(200, size)) @ rng.normal(size=(size, size))
+    gram = inputs.T @ inputs
+    scale = np.abs(w).max(0) / 127
+    damped = gram + 0.01 * np.diag(gram).mean() * np.eye(size)
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left, expected = w.astype(np.float64), np.zeros(w.shape)
+    for j in range(size):
+        expected[j] = np.clip(np.rint(left[j] / scale), -127, 127)
+        error = (left[j] - expected[j] * scale) / upper[j, j]
+        for later in range(j + 1, size):
+            left[later] -= upper[j, later] * error
+    integers, found = round_weight(w, gram.astype(np.float32))
+    np.testing.assert_allclose(found, scale)
+    assert (integers != expected).mean() < 0.01  # ties, by the precision of the Gram matrix
+
+
 def test_inputs_without_common_directions_leave_nearest_rounding() -> None:
     w = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
     for gram in (None, np.zeros((100, 100), np.float32), 3 * np.eye(100, dtype=np.float32)):

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is what is read, and anything else is refused in one clear line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,14 @@ import torch
 
 from il2vseg.base.errors import UserError
 from il2vseg.models.backbones import build_backbone
-from il2vseg.models.checkpoint import FILE_NAME, assemble, load_checkpoint, read_spec, save_checkpoint
+from il2vseg.models.checkpoint import (
+    FILE_NAME,
+    assemble,
+    load_checkpoint,
+    read_spec,
+    save_checkpoint,
+    save_tensors,
+)
 from il2vseg.models.segmenter import Classifier, Segmenter
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
@@ -47,6 +55,19 @@ def test_a_checkpoint_predicts_what_the_model_predicted(tmp_path: Path) -> None:
     assert torch.equal(scores, scores_again)
     assert read_spec(tmp_path) == SPEC
     assert loaded.class_names == ["water", "obstacle", "sky"]
+
+
+def test_checkpoints_with_the_former_setting_of_windows_load_unless_they_need_it(tmp_path: Path) -> None:
+    tensors = dict(segmenter().classifier.state_dict())
+    for window in (0, 3):
+        description = dataclasses.asdict(SPEC)
+        description["low_level"]["window"] = window
+        save_tensors(tmp_path / FILE_NAME, tensors, description)
+        if window == 0:
+            assert load_checkpoint(tmp_path).spec == SPEC
+        else:
+            with pytest.raises(UserError, match="train it again"):
+                load_checkpoint(tmp_path)
 
 
 def test_another_size_can_be_asked_for(tmp_path: Path) -> None:

@@ -218,6 +218,85 @@ def test_feature_loss_sees_direction_only() -> None:
     assert float(feature_loss(-tokens, tokens)) == pytest.approx(2.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("edge_weight", [0.0, 1.0])
+def test_the_loss_agrees_with_a_loop_over_cells(edge_weight: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randn(2, 3, 7, 8, generator=generator).mul(2).softmax(1)
+    logits, weights = torch.randn(2, 3, 7, 8, generator=generator), torch.tensor([0.5, 1.0, 2.0])
+    t, p = target.double().numpy(), logits.double().log_softmax(1).numpy()
+    total = weight_sum = 0.0
+    for b, y, x in np.ndindex(2, 7, 8):
+        here = t[b, :, y, x]
+        near = t[b, :, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        edge = (near.max((1, 2)) - near.min((1, 2))).max()
+        weight = max(0.0, (here.max() - 1 / 3) / (2 / 3)) * (1 + edge_weight * edge)
+        weight *= float((weights.double().numpy() * here).sum())
+        total += weight * float((here * (np.log(here) - p[b, :, y, x])).sum())
+        weight_sum += weight
+    found = distillation_loss(logits, target, weights, edge_weight)
+    assert float(found) == pytest.approx(total / max(weight_sum, 1.0), rel=1e-4)
+
+
+def distiller(**settings: object) -> Distiller:
+    frames = [two_halves(edge) for edge in (40, 96)]
+    targets = compute_targets([ColourTeacher()], frames, SIZE)
+    tokens = np.random.default_rng(0).normal(size=(2, 5, 3, 6)).astype(np.float16)
+    targets = Targets(targets.scores, tokens, targets.class_names)
+    torch.manual_seed(0)
+    recipe = DistillRecipe(batch=2, crop=(96, 128), **settings)  # type: ignore[arg-type]
+    return Distiller(Student(spec(targets.class_names)), [png(f) for f in frames], targets, recipe)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rate = distiller(steps=105).learning_rate
+    assert [rate(i) for i in range(6)] == pytest.approx([4e-4, 8e-4, 1.2e-3, 1.6e-3, 2e-3, 2e-3])
+    assert [rate(30), rate(55), rate(80)] == pytest.approx([1.7071e-3, 1e-3, 2.929e-4], rel=1e-3)
+    assert rate(105) == pytest.approx(0.0)
+    assert distiller(steps=2).learning_rate(0) == 2e-3  # one step of warm-up at least
+
+
+def test_matrices_are_decayed_and_the_rest_is_not() -> None:
+    d = distiller(steps=20)
+    decayed, rest = d.optimizer.param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.02, 0.0)
+    assert {p.ndim for p in decayed["params"]} == {4}
+    assert {p.ndim for p in rest["params"]} == {1}
+    assert d.projection is not None
+    assert any(p is d.projection.weight for p in decayed["params"])
+
+
+@pytest.mark.parametrize(("step", "keep"), [(0, 0.1), (8, 0.5), (10_000, 0.998)])
+def test_the_average_follows_the_student_with_a_short_memory_first(step: int, keep: float) -> None:
+    d = distiller(steps=20)
+    name = "classify.weight"
+    with torch.no_grad():
+        d.student.classify.weight.add_(1.0)
+    before, own = d.average.state_dict()[name].clone(), d.student.state_dict()[name]
+    d._update_average(step)
+    torch.testing.assert_close(d.average.state_dict()[name], keep * before + (1 - keep) * own)
+
+
+def test_a_step_takes_the_rate_of_its_place_and_half_of_the_feature_loss() -> None:
+    d = distiller(steps=20, augmentation=Augmentation(zoom=1.0, tilt=0.0))
+    lesson = d.prepare(d.batches(7))
+    assert lesson.tokens is not None
+    assert d.projection is not None
+    assert d.student.classify.bias is not None
+    before = d.student.classify.bias.detach().clone()
+    with torch.no_grad():
+        fine, coarse = d.student.features(lesson.images)
+        kl = distillation_loss(d.student.classify(fine), lesson.target, d.class_weight, 1.0, lesson.weight)
+        projected = d.projection(coarse)
+    cosine = (projected * lesson.tokens).sum(1) / (projected.norm(dim=1) * lesson.tokens.norm(dim=1))
+    losses = d.step(7)
+    assert float(losses["kl"]) == pytest.approx(float(kl), rel=1e-3)
+    assert float(losses["features"]) == pytest.approx(0.5 * (1 - float(cosine.mean())), rel=1e-3)
+    rate = d.learning_rate(7)
+    assert all(group["lr"] == rate for group in d.optimizer.param_groups)
+    moved = (d.student.classify.bias.detach() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-2, atol=0)
+
+
 def run(steps: int, seed: int = 0) -> tuple[Student, list[float]]:
     frames = [two_halves(edge) for edge in (20, 40, 60, 80, 96, 110, 130, 150)]
     targets = compute_targets([ColourTeacher()], frames, SIZE)

@@ -132,20 +132,6 @@ def test_literal_affinity_is_the_unnormalised_sum() -> None:
     np.testing.assert_allclose(lowlevel.affinity_literal(x, p, 0.3)[0].numpy(), expected, rtol=1e-4)
 
 
-def test_window_over_the_whole_image_without_borders_is_a_normalised_local_sum() -> None:
-    x, p = image(5), distribution(5)
-    out = lowlevel.affinity_windowed(x, p, 0.2, radius=1)[0]
-    i, j = 2, 3
-    weights, total = 0.0, np.zeros(3)
-    for di in (-1, 0, 1):
-        for dj in (-1, 0, 1):
-            d2 = float((x[0, :, i, j] - x[0, :, i + di, j + dj]).square().sum())
-            a = np.exp(-d2 / (2 * 0.2**2))
-            weights += a
-            total += a * p[0, :, i + di, j + dj].numpy()
-    np.testing.assert_allclose(out[:, i, j].numpy(), total / weights, atol=1e-6)
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_fusion_is_the_weighted_mean(alpha: float) -> None:
     p, f = distribution(6), distribution(7)
@@ -154,12 +140,11 @@ def test_fusion_is_the_weighted_mean(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("prior", ["none", "mass", "pixel"])
-@pytest.mark.parametrize("window", [0, 2])
-def test_scores_are_distributions_and_finite_with_an_absent_class(prior: str, window: int) -> None:
+def test_scores_are_distributions_and_finite_with_an_absent_class(prior: str) -> None:
     seed = torch.zeros(1, 4, 6, 6)
     seed[:, 0, :3], seed[:, 1, 3:] = 1.0, 1.0  # classes 2 and 3 are absent
     colours = torch.where(torch.arange(6)[:, None] < 3, 0.2, 0.8).expand(1, 3, 6, 6)
-    out = low_level_scores(colours, seed, LowLevelSpec(prior=prior, window=window))  # type: ignore[arg-type]
+    out = low_level_scores(colours, seed, LowLevelSpec(prior=prior))  # type: ignore[arg-type]
     assert bool(torch.isfinite(out).all())
     torch.testing.assert_close(out.sum(1), torch.ones(1, 6, 6), atol=1e-4, rtol=0)
 

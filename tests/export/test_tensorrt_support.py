@@ -41,9 +41,9 @@ def test_a_transformer_passes_in_every_precision(precision: str, model: Path, fr
     [
         LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0),
         LowLevelSpec(scale=2, m=1.7, prior="pixel"),
-        LowLevelSpec(window=2, refine=1),
+        LowLevelSpec(refine=1),
     ],
-    ids=["paper", "fine", "windowed"],
+    ids=["paper", "fine", "refined"],
 )
 def test_every_form_of_the_low_level_branch_passes(form: LowLevelSpec, batch: int, tmp_path: Path) -> None:
     export_onnx(make_segmenter(low_level=form), tmp_path / "model.onnx", batch)
