@@ -47,6 +47,8 @@ class RecordedSource(Source):
         self._index = 0
         self._timeline = 0.0
         self._frames = self._all()
+        if not files:
+            return
         if any(not is_clip_file(file) for file in files):
             self.total = None if any(map(is_clip_file, files)) else len(files)
         else:
@@ -54,7 +56,7 @@ class RecordedSource(Source):
 
     @classmethod
     def of_clip(cls, clip: Clip, report: Report) -> "RecordedSource":
-        """Take a clip that is open already."""
+        """Take a clip that is open already, behind an address for one."""
         source = cls((), Path(), report)
         source._files = [_File(Path(clip.name), "", clip)]
         source._describe(clip)

@@ -33,6 +33,7 @@ _LAST_FRAMES = 1.6
 _LEAST_BYTES = 4
 """Of a frame in a file, on average: one of which nothing changed still has a header."""
 
+_BARE = frozenset({"mjpeg", "h264", "hevc", "m4v", "mpegvideo", "av1", "obu", "ivf", "rawvideo", "dirac"})
 _INDEXED = ("mov", "avi")
 """Containers whose header counts the frames."""
 
@@ -312,6 +313,9 @@ class Clip:
             return
         elif (ends := self._promised_end()) is not None and self._last is not None and self._last < ends:
             self._tell("clip_truncated", f"ends at {self._last:.2f} of {ends:.2f} s", seen, missing=None)
+        elif self._bare():
+            kind = self._container.format.name
+            self._tell("clip_damaged", f"its header is damaged; {self.read} frames were read as bare {kind}")
         elif (damaged := self._damaged_packets()) > 0:
             self._tell("clip_damaged", f"{damaged} packets of it are damaged; {self.read} frames were read")
         elif self._failure is not None:
@@ -325,6 +329,12 @@ class Clip:
             message = f"is cut off: {short} bytes are missing at its end, after {seen} frames"
             self._tell("clip_truncated", message, seen, missing=None)
         return short > 0
+
+    def _bare(self) -> bool:
+        """Whether a file that should be a container was read as a stream of pictures without one."""
+        form = self._container.format
+        bare = form.name in _BARE or form.name.endswith("_pipe")
+        return bare and self._path is not None and self._path.suffix[1:].lower() not in form.extensions
 
     def _damaged_packets(self) -> int:
         stream = self._container.format.name == "mpegts"
