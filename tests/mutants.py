@@ -61,6 +61,12 @@ TESTS = {
     "calib/rounding.py": ("calib/test_rounding.py", "calib/test_quantise.py"),
     "export/parity.py": ("export/test_parity.py",),
     "runtime/pipeline.py": ("runtime/test_pipeline*.py", "runtime/test_parts.py"),
+    "runtime/meter.py": ("runtime/test_meter.py", "runtime/test_pipeline.py"),
+    "runtime/channel.py": ("runtime/test_parts.py", "runtime/test_pipeline.py"),
+    "runtime/overlay.py": ("runtime/test_parts.py",),
+    "runtime/result.py": ("runtime/test_parts.py", "core/test_api.py"),
+    "runtime/engine.py": ("runtime/test_engine.py",),
+    "runtime/sinks/*.py": ("runtime/test_sinks.py", "runtime/test_registry.py"),
     "runtime/marine/*.py": ("runtime/test_marine*.py",),
     "runtime/sources/live.py": ("runtime/test_sources_live*.py",),
 }

@@ -19,6 +19,7 @@ from il2vseg.runtime.marine.scene import (
     Obstacle,
     Scene,
     far_edge,
+    fit_horizon,
     water_body,
     water_edge,
 )
@@ -81,6 +82,45 @@ def test_the_horizon_is_found_behind_obstacles(
     assert scene.horizon is not None
     assert scene.horizon.line.left == pytest.approx(middle - tilt, abs=1.2)
     assert scene.horizon.line.right == pytest.approx(middle + tilt, abs=1.2)
+
+
+def test_what_lies_far_from_the_line_does_not_bend_it() -> None:
+    """The last fit is over the columns up to three median distances, and a pixel, away."""
+    edge = np.full(400, 100, np.int64)
+    edge[::2] = 101  # half a pixel from the line, all of them
+    edge[300:330] = 104  # outliers on one side, where they have most leverage
+    labels = np.where(np.arange(200)[:, None] >= edge, WATER, SKY).astype(np.uint8)
+    horizon = fit_horizon(labels, edge, SKY)
+    assert horizon is not None
+    assert horizon.line.left == pytest.approx(100.0, abs=0.05)
+    assert horizon.line.right == pytest.approx(100.0, abs=0.05)
+    assert horizon.residual == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("columns", "found"), [(99, False), (100, True)])
+def test_a_quarter_of_the_columns_is_open_horizon_enough(columns: int, found: bool) -> None:
+    labels = np.full((200, 400), OBSTACLE, np.uint8)
+    labels[100:] = WATER
+    labels[:100, :columns] = SKY
+    edge = np.full(400, 100, np.int64)
+    assert (fit_horizon(labels, edge, SKY) is not None) == found
+    assert fit_horizon(labels, edge, None) is None
+
+
+def test_the_horizon_lies_between_the_last_row_of_sky_and_the_first_of_water() -> None:
+    labels = np.full((200, 400), SKY, np.uint8)
+    labels[100:] = WATER
+    horizon = fit_horizon(labels, np.full(400, 100, np.int64), SKY)
+    assert horizon is not None
+    assert horizon.line.left == pytest.approx(99.5)
+    assert horizon.line.right == pytest.approx(99.5)
+
+
+@pytest.mark.parametrize(("height", "kept"), [(3, False), (4, True)])
+def test_water_is_a_hundredth_of_the_frame_at_least(height: int, kept: bool) -> None:
+    labels = np.full((100, 400), SKY, np.uint8)
+    labels[90 : 90 + height, :100] = WATER  # 300 or 400 of 40000 pixels
+    assert water_body(labels, WATER).any() == kept
 
 
 def test_a_shore_line_is_no_horizon() -> None:
@@ -251,13 +291,10 @@ def test_an_alarm_needs_some_frames_in_a_row_and_more_to_end() -> None:
     alarm = Alarm(report)
     for danger in [True, True, False] * 5:
         assert not alarm.update(scene_of(danger))
-    states = [alarm.update(scene_of(True)) for _ in range(Alarm.FRAMES_ON)]
-    assert states == [False] * (Alarm.FRAMES_ON - 1) + [True]
-    for danger in [False] * (Alarm.FRAMES_OFF - 1) + [True]:
+    assert [alarm.update(scene_of(True)) for _ in range(3)] == [False, False, True]
+    for danger in [False] * 14 + [True]:
         assert alarm.update(scene_of(danger))
-    for _ in range(Alarm.FRAMES_OFF):
-        alarm.update(scene_of(False))
-    assert not alarm.active
+    assert [alarm.update(scene_of(False)) for _ in range(15)] == [True] * 14 + [False]
     assert events == ["alarm", "alarm_over"]
 
 
