@@ -1,5 +1,7 @@
 """A model: pictures in, results out."""
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,27 @@ from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, Labels, read_frame
+from il2vseg.base.outputs import frame_names, key_of
 from il2vseg.runtime.engine import Engine
 from il2vseg.runtime.marine.scene import Classes, MarineAnalyser, Scene
 from il2vseg.runtime.result import Result
 
 Picture = str | Path | NDArray[np.uint8]
 """The path of an image, or a BGR array (H, W, 3) of uint8 as OpenCV reads it."""
+
+
+def _distinct(results: list[Result]) -> list[Result]:
+    """Give results of one call names of their own, or a sink would write one over the other."""
+    files = [result.file.absolute() for result in results if result.file is not None]
+    root = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    of_files = iter(frame_names(files, root))
+    names = [result.name if result.file is None else next(of_files) for result in results]
+    seen = Counter(map(key_of, names[::-1]))
+    for number in reversed(range(len(names))):
+        key = key_of(names[number])
+        seen[key] -= 1
+        names[number] += f"~{number}" if seen[key] else ""
+    return [result.named(name) for result, name in zip(results, names, strict=True)]
 
 
 class Model:
@@ -67,10 +84,11 @@ class Model:
             UserError: an image cannot be read, or an array is no BGR picture.
         """
         if isinstance(frames, (str, Path)):
-            return self.segment(read_frame(frames), Path(frames).stem)
+            result = self.segment(read_frame(frames), Path(frames).stem)
+            return replace(result, file=Path(frames))
         if isinstance(frames, np.ndarray) and frames.ndim <= 3:
             return self.segment(frames, "frame")
-        return [self(frame) for frame in frames]
+        return _distinct([self(frame) for frame in frames])
 
     def segment(self, frame: Frame, name: str = "frame") -> Result:
         """Segment a BGR frame (H, W, 3) of uint8, to be called `name`.

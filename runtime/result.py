@@ -7,7 +7,7 @@ result.save("overlay.png")
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, Labels, encode_image, write_image
+from il2vseg.base.outputs import protect
 from il2vseg.base.palette import class_colors
 from il2vseg.runtime import overlay
 from il2vseg.runtime.manifest import ClassInfo
@@ -48,6 +49,7 @@ class Result:
         confidence: how like the training a cell (h, w) is, 0 to 1; None where the model cannot tell.
         unlike: share of the frame, 0 to 1, that is unlike the training footage; None as above.
         blind: why the source shows nothing, None while it does or nobody looked.
+        file: the image that a model was given as a path; None of other frames.
     """
 
     captured: Captured
@@ -65,6 +67,7 @@ class Result:
     confidence: NDArray[np.float32] | None = None
     unlike: float | None = None
     blind: str | None = None
+    file: Path | None = None
 
     @classmethod
     def of(cls, frame: Frame, labels: Labels, names: Sequence[str], name: str = "frame") -> "Result":
@@ -111,6 +114,10 @@ class Result:
         """What stands in the water, nearest first; () where there is no marine layer."""
         return () if self.scene is None else self.scene.obstacles
 
+    def named(self, name: str) -> "Result":
+        """The same, with another name."""
+        return replace(self, captured=replace(self.captured, name=name))
+
     def draw(self, opacity: float | None = None, *, legend: bool = True) -> Frame:
         """Draw the classes over the frame, with what the marine layer found.
 
@@ -136,9 +143,10 @@ class Result:
         """Write the picture of `draw`; the suffix of `path` chooses the format. Returns the path.
 
         Raises:
-            UserError: no image format has this suffix, or the file cannot be written.
+            UserError: no image format has this suffix, the file cannot be written, or it is the image itself.
         """
         path = Path(path)
+        protect([path], [] if self.file is None else [self.file], advice="choose another name")
         try:
             write_image(path, self.overlay)
         except OSError as error:

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 from il2vseg import __version__
 from il2vseg.base.errors import UserError
-from il2vseg.base.redact import hide_arguments
+from il2vseg.base.redact import hide_arguments, scrubbed
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class _OneLineParser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {scrubbed(message, sys.argv[1:])} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 

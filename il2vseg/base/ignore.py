@@ -49,7 +49,8 @@ class IgnoreMask:
         """
         if Path(text).is_file():
             grey = cv2.cvtColor(read_frame(Path(text)), cv2.COLOR_BGR2GRAY)
-            picture = np.where(grey >= _WHITE, 255, 0).astype(np.uint8)
+            seen = _opaque(Path(text), grey.shape)
+            picture = np.where((grey >= _WHITE) & seen, 255, 0).astype(np.uint8)
             mask = cls(text, picture, picture.shape[1] / picture.shape[0])
         else:
             mask = cls(f"'{text}'", _drawn(text))
@@ -89,6 +90,14 @@ class IgnoreMask:
         """Return which cells of a grid (h, w) are left out by half or more."""
         share = cv2.resize(self.picture, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
         return np.asarray(share >= _WHITE)
+
+
+def _opaque(path: Path, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which pixels (H, W) of a picture one can see: below transparent ones any colour may be stored."""
+    whole = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != size:
+        return np.ones(size, np.bool_)
+    return np.asarray(whole[..., 3] > 0)
 
 
 def _drawn(text: str) -> NDArray[np.uint8]:

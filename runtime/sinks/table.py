@@ -40,7 +40,7 @@ class Setup:
     def title(self) -> str:
         """The source, as it may be shown."""
         (target,) = targets(self.config)
-        return redacted(target) if self.config.camera is None else f"camera {target}"
+        return redacted(target) if self.config.camera is None else f"camera {redacted(target)}"
 
 
 @dataclass(frozen=True)

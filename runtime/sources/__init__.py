@@ -85,7 +85,7 @@ def _open(source: str, options: SourceOptions, report: Report, camera: bool) -> 
         return _open_address(source, options, report)
     if camera or source.startswith("/dev/") or source.isdigit():
         connect = partial(open_camera, source, options.capture)
-        name = f"camera {source}"
+        name = f"camera {redacted(source)}"
         return LiveSource(connect, name, report, freeze_s=options.freeze_s, wait=options.wait)
     return _recorded(lambda: _open_files(source, report), options)
 

@@ -18,6 +18,7 @@ import pytest
 import il2vseg
 from il2vseg import signatures
 from il2vseg.base.images import Frame
+from il2vseg.runtime.sinks.labels import LabelSink
 from il2vseg.runtime.sources.base import Captured, Source
 
 
@@ -118,6 +119,34 @@ def test_several_pictures_become_a_list(model: il2vseg.Model, frame: Frame, tmp_
     for result in (*named, *given, *stacked):
         np.testing.assert_array_equal(result.labels, named[0].labels)
     assert len(stacked) == 2
+
+
+def test_results_of_one_call_have_names_of_their_own(
+    model: il2vseg.Model, frame: Frame, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("bow/x.png", "stern/x.png", "stern/x.jpg")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(file), frame)
+    results = model([*files, frame, frame])
+    assert [r.name for r in results[:3]] == ["bow/x", "stern/x.png", "stern/x.jpg"]
+    assert len({r.name for r in results}) == 5
+    with LabelSink(tmp_path / "labels") as sink:
+        for result in results:
+            sink.write(result)
+    assert len(list((tmp_path / "labels").rglob("*.png"))) == 5
+
+
+def test_a_result_is_not_saved_over_its_picture(model: il2vseg.Model, frame: Frame, tmp_path: Path) -> None:
+    path, link = tmp_path / "river.png", tmp_path / "link.png"
+    cv2.imwrite(str(path), frame)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for target in (path, link, f"{tmp_path}/../{tmp_path.name}/river.png"):
+        with pytest.raises(il2vseg.UserError, match="choose another name"):
+            model(path).save(target)
+    assert path.read_bytes() == before
+    assert model(path).save(tmp_path / "overlay.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,14 @@ def test_white_of_a_picture_is_left_out(tmp_path: Path, suffix: str) -> None:
     assert (mask.pixels((120, 160, 3)) == deck((120, 160))).mean() > 0.99
 
 
+def test_what_is_transparent_is_not_left_out(tmp_path: Path) -> None:
+    layer = np.full((120, 160, 4), 255, np.uint8)  # white everywhere, as programs store below nothing
+    layer[~deck((120, 160)), 3] = 0
+    write_image(tmp_path / "layer.png", layer)
+    found = IgnoreMask.parse(str(tmp_path / "layer.png")).pixels((120, 160))
+    np.testing.assert_array_equal(found, deck((120, 160)))
+
+
 def test_a_picture_of_another_shape_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "deck.png", (255 * deck((120, 160))).astype(np.uint8))
     with pytest.raises(UserError, match="has 160x120 pixels, a frame 640x360"):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,27 @@ def test_a_command_prints_no_password(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert run_command(command, "x") == 2
     assert "QXZ" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--sorce", "rtsp://admin:QXZ@cam/live"],
+        ["--source", "clip.mp4", "--rotate", "rtsp://admin:QXZ@cam/live"],
+        ["--camera", "rtsp://admin:QXZ@cam/live"],
+        ["--source", "admin:QXZ@cam/live"],
+        ["--source", "rtsp:admin:QXZ@cam/live"],
+        ["--source", "nothing.mp4", "--mqtt", "mqtts://boat:QXZ@broker"],
+    ],
+)
+def test_a_slip_of_the_keyboard_shows_no_password(
+    flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from il2vseg.runtime.cli import main
+
+    with suppress(SystemExit):  # a wrong flag ends the process
+        assert main(flags) == 2
+    assert "QXZ" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
