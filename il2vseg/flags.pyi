@@ -9,10 +9,11 @@ class TrainFlags(TypedDict, total=False):
     ]
     root: str | Path | None
     split: str
+    match: str | None
     crop: Literal["none", "center", "five"]
     ignore_mask: str | None
     num_classes: int | Literal["auto"]
-    clusters: int | None
+    clusters: int | Literal["auto"] | None
     method: Literal["kmeans", "smooseg", "stego", "hp", "eagle", "il2vseg"]
     backbone: str
     weights: str | Path | None
@@ -32,6 +33,7 @@ class TrainFlags(TypedDict, total=False):
     seed: int
     out: str | Path | None
     cache: str | Path | None
+    cache_limit: float
     resume: bool
 
 class EvaluateFlags(TypedDict, total=False):
@@ -40,7 +42,7 @@ class EvaluateFlags(TypedDict, total=False):
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
     dataset: str
     root: str | Path | None
-    split: str
+    split: Sequence[str]
     ignore_mask: str | None
     crop: Literal["none", "center", "five"]
     alpha: float | None
@@ -102,6 +104,7 @@ class NameFlags(TypedDict, total=False):
     split: str
     ignore_mask: str | None
     set: Sequence[str] | None
+    from_: str | Path | None
     from_masks: str | Path | None
     picture: str | Path | None
     limit: int
