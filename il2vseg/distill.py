@@ -75,7 +75,7 @@ class DistillConfig(Settings):
         high=1024,
     )
     limit: int | None = flag(
-        None, "use at most this many frames, spread evenly", low=1, high=MAX_COUNT, metavar="N"
+        None, "use at most this many frames, spread evenly", low=2, high=MAX_COUNT, metavar="N"
     )
     seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     weights: Path | None = flag(None, "weights file of the teacher's backbone", metavar="FILE")
@@ -191,6 +191,8 @@ def distill(config: DistillConfig) -> "Student":
         monitor.begin(0)
         write_text(out / "config.yaml", to_yaml(config))
         frames = list(_read(dataset, size))
+        if len(frames) < 2:
+            raise UserError("distillation needs two frames or more")
         key = targets_key(frames, teacher=teacher_digest, scales=config.scales, flip=config.flip)
 
         def compute() -> "Targets":

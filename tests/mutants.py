@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,14 +60,14 @@ TESTS = {
     "il2vseg/models/adapt.py": ("core/test_adapt*.py",),
     "calib/rounding.py": ("calib/test_rounding.py", "calib/test_quantise.py"),
     "export/parity.py": ("export/test_parity.py",),
-    "runtime/pipeline.py": ("runtime/test_pipeline*.py", "runtime/test_parts.py"),
+    "runtime/pipeline.py": ("runtime/test_pipeline*.py", "runtime/test_parts.py", "runtime/test_tracks.py"),
     "runtime/meter.py": ("runtime/test_meter.py", "runtime/test_pipeline.py"),
     "runtime/channel.py": ("runtime/test_parts.py", "runtime/test_pipeline.py"),
     "runtime/overlay.py": ("runtime/test_parts.py",),
     "runtime/result.py": ("runtime/test_parts.py", "core/test_api.py"),
     "runtime/engine.py": ("runtime/test_engine.py",),
     "runtime/sinks/*.py": ("runtime/test_sinks.py", "runtime/test_registry.py"),
-    "runtime/marine/*.py": ("runtime/test_marine*.py",),
+    "runtime/marine/*.py": ("runtime/test_marine*.py", "runtime/test_tracks.py", "runtime/test_own_deck.py"),
     "runtime/sources/live.py": ("runtime/test_sources_live*.py",),
 }
 """Which tests are to notice a bug in which file: patterns of sources, patterns below tests/."""
@@ -150,17 +150,6 @@ def fork(work: Callable[[], int], log: Path) -> int:
         os._exit(code)
 
 
-def wait(child: int, limit: float) -> int | None:
-    """Exit code of a child, None if it took longer than `limit` seconds and was killed."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return None
-
-
 def end_group(child: int) -> None:
     """Kill what a child has left behind."""
     with suppress(ProcessLookupError):
@@ -181,6 +170,14 @@ class Baseline:
 
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+
+    def add(self, measured: dict[str, Any]) -> None:
+        """Take in what one file of tests measured, as `covered` wrote it."""
+        self.seconds |= measured["seconds"]
+        for path, by_line in measured["lines"].items():
+            own = self.lines.setdefault(path, {})
+            for line, tests in by_line.items():
+                own.setdefault(int(line), []).extend(tests)
 
     def choose(self, mutant: Mutant, source: str) -> list[str]:
         """The tests that run the changed statement, quick ones first.
@@ -207,36 +204,44 @@ def statement_lines(source: str, line: int) -> range | None:
     return found
 
 
-def measure(copy: Path, paths: Iterable[str], log: Path) -> Baseline:
+def measure(copy: Path, paths: Sequence[str], jobs: int) -> Baseline:
     """Run all tests of the sources once, without a bug, and note which lines each one runs."""
-    result = copy.parent / "baseline.json"
     files = sorted({t for path in paths for t in tests_of(path)})
+    waiting, running, baseline = list(files), dict[int, str](), Baseline()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            file = waiting.pop(0)
+            stem = copy.parent / Path(file).stem
+            child = fork(lambda file=file, stem=stem: covered(copy, paths, file, stem), Path(f"{stem}.log"))  # type: ignore[misc]
+            running[child] = file
+        child, status = os.wait()
+        if child not in running:
+            continue
+        end_group(child)
+        stem = copy.parent / Path(running[child]).stem
+        if not stem.with_suffix(".json").exists():
+            raise SystemExit(f"{running[child]} did not run; see {stem}.log")
+        if status:
+            print(f"{running[child]}: some tests fail without a bug and are left out", file=sys.stderr)
+            print(stem.with_suffix(".log").read_text()[-2000:], file=sys.stderr)
+        del running[child]
+        baseline.add(json.loads(stem.with_suffix(".json").read_text()))
+    return baseline
 
-    def work() -> int:
-        import coverage
 
-        tool = coverage.Coverage(data_file=None, include=[str(copy / p) for p in paths], config_file=False)
-        recorder = Recorder(tool)
-        tool.start()
-        code = pytest_in_copy(
-            copy, ["-o", "addopts=--import-mode=importlib", "--maxfail=1000", *files], None, recorder
-        )
-        tool.stop()
-        data = tool.get_data()
-        lines = {str(Path(f).relative_to(copy)): data.contexts_by_lineno(f) for f in data.measured_files()}
-        result.write_text(json.dumps({"seconds": recorder.seconds, "lines": lines}))
-        return code
+def covered(copy: Path, paths: Sequence[str], file: str, stem: Path) -> int:
+    """Run one file of tests under coverage in this (forked) process; write STEM.json."""
+    import coverage
 
-    child = fork(work, log)
-    code = wait(child, 3600.0)
-    end_group(child)
-    if not result.exists():
-        raise SystemExit(f"the tests did not run (exit {code}); see {log}")
-    if code != 0:
-        print(f"some tests fail without any bug and are left out; see {log}", file=sys.stderr)
-    found = json.loads(result.read_text())
-    lines = {f: {int(n): tests for n, tests in by_line.items()} for f, by_line in found["lines"].items()}
-    return Baseline(found["seconds"], lines)
+    tool = coverage.Coverage(data_file=None, include=[str(copy / p) for p in paths], config_file=False)
+    recorder = Recorder(tool)
+    tool.start()
+    code = pytest_in_copy(copy, ["--maxfail=1000", file], None, recorder)
+    tool.stop()
+    data = tool.get_data()
+    lines = {str(Path(f).relative_to(copy)): data.contexts_by_lineno(f) for f in data.measured_files()}
+    stem.with_suffix(".json").write_text(json.dumps({"seconds": recorder.seconds, "lines": lines}))
+    return code
 
 
 def try_all(
@@ -345,7 +350,7 @@ def main(argv: list[str] | None = None) -> int:
             importlib.import_module(name)
     folder = Path(tempfile.mkdtemp(prefix="il2vseg-mutants-"))
     copy = copied(folder)
-    baseline = measure(copy, paths, folder / "baseline.log")
+    baseline = measure(copy, paths, options.jobs)
     ready = time.monotonic()
     print(
         f"{len(mutants)} mutants of {len(paths)} files; {len(baseline.seconds)} tests, measured in "

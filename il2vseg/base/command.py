@@ -29,7 +29,7 @@ T = TypeVar("T")
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
 """Upper bound of numbers of frames, steps and the like."""
-MAX_SIDE = 1 << 14
+MAX_SIDE = 1 << 13
 """Upper bound of a frame's side, in pixels."""
 MAX_THREADS = 4 * (os.cpu_count() or 1)
 IGNORE_MASK_HELP = (

@@ -9,7 +9,7 @@ def step_generator(seed: int, stage: str, step: int, micro_batch: int = 0) -> Ge
     salt = sum(ord(c) << (5 * i) for i, c in enumerate(stage[:4]))
     # The generator looks at the low 32 bits only: the micro-batch must spread over those.
     position = (seed * 1_000_003 + salt) * 1_000_003 + step + micro_batch * 0x9E3779B1
-    return torch.Generator().manual_seed(position)
+    return torch.Generator().manual_seed(position % 2**63)  # the largest seeds leave 64 bits
 
 
 def draw_batch(images: int, batch: int, generator: Generator) -> Tensor:

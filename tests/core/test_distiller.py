@@ -341,7 +341,9 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, object], messag
         distill(DistillConfig(teacher=Path("nowhere"), **change))  # type: ignore[arg-type]
 
 
-def test_the_command_distils_a_checkpoint_of_the_train_command(tmp_path: Path) -> None:
+def test_the_command_distils_a_checkpoint_of_the_train_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from il2vseg.models.checkpoint import load_checkpoint
     from il2vseg.train import TrainConfig, train
 
@@ -371,6 +373,11 @@ def test_the_command_distils_a_checkpoint_of_the_train_command(tmp_path: Path) -
     before = (out / "targets.npz").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (out / "targets.npz").stat().st_mtime_ns == before
+
+    (tmp_path / "one").mkdir()  # a batch of one frame has no statistics
+    cv2.imwrite(str(tmp_path / "one" / "a.png"), np.full((64, 96, 3), 90, np.uint8))
+    assert main([*arguments, "--dataset", "folder", "--root", str(tmp_path / "one")]) == 2
+    assert "distillation needs two frames or more" in capsys.readouterr().err
 
 
 def test_a_missing_teacher_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

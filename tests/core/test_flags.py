@@ -130,6 +130,12 @@ def test_bounds_themselves_are_accepted() -> None:
     assert RunConfig(smoothing=0, pitch=-89.9, threads=1, disk_quota=0).pitch == -89.9
 
 
+def test_the_largest_seed_draws() -> None:
+    from il2vseg.learning.draws import step_generator
+
+    assert step_generator(4294967295, "smoothness", 1000, 64).initial_seed() >= 0
+
+
 def test_keyword_arguments_may_be_plain_values() -> None:
     from il2vseg.train import TrainConfig
 

@@ -222,5 +222,5 @@ def test_a_larger_number_counts_when_it_is_nearly_as_stable() -> None:
 
 def test_one_image_has_no_scenes_to_compare() -> None:
     store = BandStore(images=1)
-    with pytest.raises(UserError, match="say how many classes"):
+    with pytest.raises(UserError, match="pass a number of classes"):
         propose_classes(store, token_statistics(store))
