@@ -19,7 +19,7 @@ HIDDEN = "…"
 SECRET_FLAGS = frozenset({"--token"})
 """Flags whose whole value is a secret."""
 
-_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(?!/)(.*)", re.DOTALL)
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(.*)", re.DOTALL)
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?")
 _PLAIN = re.compile(
     r"(?:(?:axis-)?(?:cgi(?:-bin)?|api|av|media|streaming|channels?|streams?|live|video(?:input)?|cam(?:era)?s?|"

@@ -58,6 +58,7 @@ def test_no_part_of_a_password_is_shown(form: str, secret: str) -> None:
         ("udp://@239.0.0.1:5004", "udp://239.0.0.1:5004"),
         ("http://camera.local/mjpeg.cgi?pwd=x", "http://camera.local/mjpeg.cgi?…"),
         ("s3://fleet/2026/boat.mp4?region=eu", "s3://fleet/2026/boat.mp4?…"),
+        ("file:///clips/river.mp4", "file:///clips/river.mp4"),
         ("footage/me@home.mp4", "footage/me@home.mp4"),
         ("2026-11-27T12:30:05.mp4", "2026-11-27T12:30:05.mp4"),
         ("synthetic:seed=1,loop=5", "synthetic:seed=1,loop=5"),

@@ -1,16 +1,21 @@
 """The page in a real browser: Debian's chromium, driven by Playwright, on a real run of il2vseg-run."""
 
+import http.client
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -212,6 +217,51 @@ def test_chromium_shows_the_mjpeg_stream(browser: Any, url: str) -> None:
     opened.evaluate("window.shown = new Image(); shown.src = 'stream.mjpg'; document.body.append(shown); 0")
     until(opened, "shown.naturalWidth === 160")
     context.close()
+
+
+def proxy(url: str) -> ThreadingHTTPServer:
+    """What passes /bow/… on as /…, as a proxy on the network's edge would; other paths are another page's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            return None
+
+        def do_GET(self) -> None:
+            if not self.path.startswith("/bow/"):
+                self.send_error(404)
+                return
+            address = urlsplit(url)
+            upstream = http.client.HTTPConnection(str(address.hostname), address.port)
+            kept = {k: v for k, v in self.headers.items() if k in ("Cookie", "Accept")}
+            upstream.request("GET", self.path.removeprefix("/bow"), headers=kept)
+            answer = upstream.getresponse()
+            self.send_response(answer.status)
+            for key, value in answer.getheaders():
+                if key.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(key, value)
+            self.end_headers()
+            with suppress(OSError):  # the browser leaves
+                while data := answer.read1(65_536):
+                    self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_the_page_lives_below_the_path_of_a_proxy(browser: Any, url: str) -> None:
+    server = proxy(url)
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(f"http://127.0.0.1:{server.server_port}/bow/?token={TOKEN}")
+    assert urlsplit(opened.url).path == "/bow/"
+    until(opened, "last !== null && classes.length === 3 && age() < 2.5")
+    (cookie,) = context.cookies()
+    assert cookie["path"].rstrip("/") == "/bow"
+    context.close()
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_lost_source_shows_and_comes_back(page: Any, camera: servers.MjpegServer) -> None:
