@@ -1,8 +1,6 @@
 """python -m il2vseg.train: from unlabelled frames to a checkpoint."""
 
 import dataclasses
-import math
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -20,25 +18,21 @@ from il2vseg.base.command import (
     to_yaml,
 )
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
+from il2vseg.base.files import require_writable_dir, write_text
 from il2vseg.base.outputs import protect_run
 from il2vseg.data.dataset import Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
-from il2vseg.methods import MethodName, load_method
+from il2vseg.methods import MethodName
+from il2vseg.models.spec import DEFAULT_WIDTH, AdaptSpec, ModelSpec
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
-    from il2vseg.learning.features import CachedFeatures
+    from il2vseg.learning.clusters import ClusterFacts
     from il2vseg.learning.monitor import Monitor
-    from il2vseg.learning.processes import Processes
-    from il2vseg.learning.selection import Proposal, Selection
-    from il2vseg.learning.store import FeatureStore
+    from il2vseg.learning.selection import Selection
     from il2vseg.learning.trainer import Trainer
     from il2vseg.methods.base import Recipe
-    from il2vseg.models.backbones import Backbone
     from il2vseg.models.segmenter import Classifier, Segmenter
-    from il2vseg.models.spec import AdaptSpec, ModelSpec
-    from il2vseg.models.whitening import Whitening
 
 PROGRAM = "python -m il2vseg.train"
 STATE_NAME = "state.safetensors"
@@ -50,7 +44,6 @@ OUTPUTS = (
     "num_classes.png",
     STATE_NAME,
 )
-DEFAULT_WIDTH = 448
 MAX_BATCH = 1 << 16
 
 
@@ -183,64 +176,6 @@ def check(config: TrainConfig) -> None:
         )
 
 
-def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Input size for frames of `frame_size` (H, W): about DEFAULT_WIDTH wide, their aspect, whole patches."""
-    w = max(1, round(DEFAULT_WIDTH / patch))
-    h = max(1, round(DEFAULT_WIDTH * frame_size[0] / frame_size[1] / patch))
-    return h * patch, w * patch
-
-
-def recipe_of(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Recipe":
-    """The recipe of a method with the settings of the user and, for experiments, `changes` of its fields."""
-    from il2vseg.methods.base import Recipe
-
-    assert isinstance(config.num_classes, int), "not yet proposed"
-    assert config.clusters != "auto", "not yet resolved"
-    scale: dict[str, Any] = {
-        "batch": config.batch,
-        "micro_batches": config.accumulate,
-        "mixed_precision": config.mixed_precision,
-    }
-    recipe = Recipe(
-        load_method(config.method)(),
-        num_classes=config.num_classes,
-        clusters=config.clusters,
-        seed=config.seed,
-        clustering=config.clustering,
-        recluster=config.recluster,
-        **{k: v for k, v in scale.items() if v is not None},
-    ).changed(changes or {})
-    return (
-        recipe if config.steps is None else recipe.changed({"method": recipe.method.with_steps(config.steps)})
-    )
-
-
-def resolve_scale(config: TrainConfig, processes: "Processes") -> TrainConfig:
-    """Settle what depends on how the command was launched, so that config.yaml gives the same result alone.
-
-    Raises:
-        UserError: a precision that `accelerate launch` knows and this command does not.
-    """
-    from il2vseg.learning.precision import AUTOCAST
-
-    precision: Any = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in AUTOCAST:
-        raise UserError(f"--mixed-precision {precision}: one of {', '.join(AUTOCAST)}")
-    return dataclasses.replace(
-        config, accumulate=config.accumulate or processes.count, mixed_precision=precision
-    )
-
-
-def resolve_clusters(config: TrainConfig) -> TrainConfig:
-    """Settle how many clusters `--clusters auto` keeps."""
-    from il2vseg.learning.selection import AUTO_CLUSTERS
-
-    if config.clusters != "auto":
-        return config
-    classes = config.num_classes if isinstance(config.num_classes, int) else 0
-    return dataclasses.replace(config, clusters=max(AUTO_CLUSTERS, classes))
-
-
 def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmenter":
     """Train as configured and write the checkpoint and its companions to `config.out`.
 
@@ -254,13 +189,21 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     """
     import torch
 
-    from il2vseg.evaluation.preview import write_preview
-    from il2vseg.learning.clusters import save_names, survey_store
+    from il2vseg.learning.clusters import survey_store
     from il2vseg.learning.memory import within_memory
     from il2vseg.learning.monitor import Monitor, Silence
+    from il2vseg.learning.preparation import (
+        check_tokens,
+        fit,
+        open_footage,
+        read_features,
+        recipe_of,
+        resolve_clusters,
+        resolve_scale,
+    )
     from il2vseg.learning.processes import join_processes
     from il2vseg.learning.trainer import Trainer
-    from il2vseg.models.checkpoint import assemble, save_checkpoint
+    from il2vseg.models.checkpoint import assemble
 
     started = time.monotonic()
     check(config)
@@ -294,94 +237,10 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         classifier.reorder(facts.order())
         segmenter = assemble(backbone.cpu(), classifier, spec)
         if processes.main:
-            save_checkpoint(out, classifier, spec)
-            save_names(out, spec, facts.ordered(facts.order()))
-            (out / STATE_NAME).unlink(missing_ok=True)
-            write_preview(out / "preview.png", segmenter, dataset)
+            write_model(out, segmenter, facts, dataset)
     if processes.main:
         print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
-
-
-def open_footage(config: TrainConfig, processes: "Processes") -> "tuple[Dataset, Backbone, str]":
-    """The frames, the frozen backbone at their size, and the digest of its weights.
-
-    Raises:
-        UserError: no usable frames, no such backbone or weights, a size that does not fit.
-    """
-    from il2vseg.base.ignore import IgnoreMask
-    from il2vseg.data import open_dataset
-    from il2vseg.models.backbones import backbone_spec, build_backbone, check_size
-    from il2vseg.models.weights import resolve_weights
-
-    spec = backbone_spec(config.backbone)
-    ignore = IgnoreMask.of(config.ignore_mask)
-    if ignore is not None and config.crop != "none":
-        raise UserError("--ignore-mask takes whole images; leave --crop out")
-    dataset = open_dataset(
-        config.dataset,
-        config.root,
-        config.split,
-        seed=config.seed,
-        limit=config.limit,
-        crop=config.crop,
-        ignore=ignore,
-        match=config.match,
-    )
-    size = config.size or default_size(dataset.common_shape(), spec.patch)
-    check_size(size, spec.patch)
-    check_tokens(config, size, spec.patch)
-    with processes.main_first():
-        weights = resolve_weights(config.backbone, config.weights)
-    digest = "random" if weights is None else sha256_file(weights)
-    return dataset, build_backbone(config.backbone, size, weights).to(processes.device), digest
-
-
-def read_features(
-    config: TrainConfig,
-    dataset: "Dataset",
-    backbone: "Backbone",
-    digest: str,
-    processes: "Processes",
-    monitor: "Monitor",
-) -> "CachedFeatures":
-    """Tokens and colours of all frames, computed where the cache lacks them."""
-    from il2vseg.base.ignore import IgnoreMask
-    from il2vseg.learning.features import FeatureCache, build_feature_store
-    from il2vseg.learning.room import make_room
-
-    cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
-    needed = 2 * len(dataset) * cache.bytes_per_frame()  # each frame and its jittered copy
-    limit = int(1e9 * config.cache_limit)
-    monitor.say(processes.from_main(lambda: make_room(cache.folder, needed, limit)))
-    progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
-    ignore = IgnoreMask.of(config.ignore_mask)
-    store = build_feature_store(dataset, cache, progress=progress, processes=processes, ignore=ignore)
-    for note in (dataset.skipped_note(), dataset.shape_note(backbone.size)):
-        if note:
-            monitor.say(note)
-    return store
-
-
-def fit(
-    config: TrainConfig, store: "FeatureStore", out: Path, monitor: "Monitor"
-) -> "tuple[Whitening, Selection, int]":
-    """The whitening, how it was chosen, and the number of classes, proposed where that is asked for."""
-    from il2vseg.learning.selection import choose_whitening, propose_classes, token_statistics
-
-    statistics = token_statistics(store)
-    classes = config.num_classes
-    if classes == "auto":
-        proposal = propose_classes(store, statistics, config.centre, monitor.track("number of classes"))
-        write_proposal(out, proposal)
-        monitor.say(proposal.summary())
-        classes = proposal.num_classes
-    progress = monitor.track("whitening")
-    assert config.clusters != "auto", "not yet resolved"
-    selection = choose_whitening(
-        store, statistics, classes, config.whitening, config.centre, progress, config.clusters
-    )
-    return statistics.whitening(selection.components, selection.centre), selection, classes
 
 
 def run_trainer(trainer: "Trainer", state: Path, monitor: "Monitor") -> "Classifier":
@@ -405,6 +264,18 @@ def run_trainer(trainer: "Trainer", state: Path, monitor: "Monitor") -> "Classif
     return classifier
 
 
+def write_model(out: Path, segmenter: "Segmenter", facts: "ClusterFacts", dataset: "Dataset") -> None:
+    """Write the checkpoint, the clusters to be named and the preview; the state has served."""
+    from il2vseg.evaluation.preview import write_preview
+    from il2vseg.learning.clusters import save_names
+    from il2vseg.models.checkpoint import save_checkpoint
+
+    save_checkpoint(out, segmenter.classifier, segmenter.spec)
+    save_names(out, segmenter.spec, facts.ordered(facts.order()))
+    (out / STATE_NAME).unlink(missing_ok=True)
+    write_preview(out / "preview.png", segmenter, dataset)
+
+
 def model_spec(
     config: TrainConfig,
     recipe: "Recipe",
@@ -412,10 +283,8 @@ def model_spec(
     digest: str,
     size: tuple[int, int],
     frames: int,
-) -> "ModelSpec":
+) -> ModelSpec:
     """The description that the checkpoint stores."""
-    from il2vseg.models.spec import ModelSpec
-
     return ModelSpec(
         method=config.method,
         backbone=config.backbone,
@@ -432,36 +301,10 @@ def model_spec(
     )
 
 
-def adaptation(config: TrainConfig, recipe: "Recipe", centre: bool) -> "AdaptSpec | None":
+def adaptation(config: TrainConfig, recipe: "Recipe", centre: bool) -> AdaptSpec | None:
     """How prototypes adapt to the image at prediction. Only those of centred tokens gain by it."""
-    from il2vseg.models.spec import AdaptSpec
-
     wanted = recipe.method.adapts and centre if config.adapt is None else config.adapt
     return AdaptSpec() if wanted else None
-
-
-def check_tokens(config: TrainConfig, size: tuple[int, int], patch: int) -> None:
-    """Make sure that a frame has as many tokens as there are prototypes, once their number is known.
-
-    Raises:
-        UserError: it has fewer.
-    """
-    tokens = size[0] // patch * (size[1] // patch)
-    wanted = max(n for n in (config.clusters, config.num_classes, 0) if isinstance(n, int))
-    if wanted > tokens:
-        raise UserError(
-            f"{wanted} classes are more than the {tokens} tokens of a {size[0]}x{size[1]} frame; "
-            "ask for fewer classes or a larger --size"
-        )
-
-
-def write_proposal(out: Path, proposal: "Proposal") -> None:
-    """Write num_classes.json and num_classes.png: the number proposed and the curve behind it."""
-    from il2vseg.evaluation.plots import stability_curve
-
-    write_json(out / "num_classes.json", proposal.to_dict())
-    counts, stability, spread = zip(*(vars(c).values() for c in proposal.curve), strict=True)
-    stability_curve(out / "num_classes.png", counts, stability, spread, proposal.num_classes)
 
 
 def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:

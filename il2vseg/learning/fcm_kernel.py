@@ -72,7 +72,8 @@ def _sum(values: Array) -> np.float32:
         half = (length + 1) // 2
         _add(values[:half], values[half:length])
         length = half
-    return values[0]
+    total: np.float32 = values[0]
+    return total
 
 
 @compiled

@@ -8,6 +8,9 @@ FORMAT_VERSION = 2
 PREDICTION_ALPHA = 0.15
 """α at prediction: milder than the 0.5 of the paper, since the colours of water and sky mislead."""
 
+DEFAULT_WIDTH = 448
+"""Width of the input where the user asks for no size."""
+
 ColourSpace = Literal["rgb", "lab"]
 Prior = Literal["none", "mass", "pixel"]
 

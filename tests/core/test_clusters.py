@@ -11,12 +11,13 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning.clusters import ClusterFacts, ClusterSurvey, scene_of
+from il2vseg.learning.preparation import resolve_clusters
 from il2vseg.learning.selection import components_for
 from il2vseg.models.names import NamedClusters, Views, carry_over
 from il2vseg.models.segmenter import Classifier
 from il2vseg.models.spec import AdaptSpec
 from il2vseg.models.whitening import Whitening
-from il2vseg.train import TrainConfig, resolve_clusters
+from il2vseg.train import TrainConfig
 
 DIM = 6
 

@@ -75,7 +75,8 @@ def test_forms_of_the_branch_are_judged_with_and_without_masks(
 
 
 def test_every_grid_has_rows_of_distinct_names_and_known_settings() -> None:
-    from il2vseg.train import TrainConfig, recipe_of
+    from il2vseg.learning.preparation import recipe_of
+    from il2vseg.train import TrainConfig
 
     for grid in ("methods", "ablation", "alpha", "low-level", "seeds", "backbones"):
         rows = experiment.variants(grid)

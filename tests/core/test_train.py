@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from il2vseg import train
+from il2vseg.learning.preparation import recipe_of
 from il2vseg.models.checkpoint import load_checkpoint, read_spec
 
 FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9"]
@@ -56,7 +57,7 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
 def test_prototypes_adapt_to_the_image_where_tokens_are_centred(flags: list[str], adapts: bool) -> None:
     config = train.parse(train.TrainConfig, "train", flags)
     assert config.centre is not None
-    found = train.adaptation(config, train.recipe_of(config), config.centre)
+    found = train.adaptation(config, recipe_of(config), config.centre)
     assert (found is not None) == adapts
     if found is not None:
         assert (found.strength, found.class_weight, found.sure, found.min_tokens) == (30.0, 0.2, 0.6, 8.0)
