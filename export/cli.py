@@ -42,7 +42,7 @@ class ExportConfig(Settings):
     )
     batch: int = flag(
         1,
-        "most frames per call of TensorRT or Triton; above 1 the graph's batch axis is free",
+        "largest batch of TensorRT or Triton; above 1 the graph's batch axis is free",
         low=1,
         high=1024,
         metavar="N",
@@ -72,7 +72,9 @@ class ExportConfig(Settings):
         2048, "memory that TensorRT may use while building", low=1, high=1 << 20, metavar="MB"
     )
     timing_cache: Path = flag(
-        Path("~/.cache/il2vseg/tensorrt.timing"), "makes building again fast", metavar="FILE"
+        Path("~/.cache/il2vseg/tensorrt.timing"),
+        "cache of measurements that makes the next build fast",
+        metavar="FILE",
     )
     triton: bool = flag(False, "write a model repository for Triton Inference Server: OUT/triton")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
@@ -211,8 +213,8 @@ def export(config: ExportConfig) -> Path:
     Everything is written beside the output folder and moved into it when it is whole and proven.
 
     Raises:
-        UserError: no whole checkpoint, a size of broken patches, no frame to verify on, a folder that
-            cannot be written, or no GPU for --trt (what is exported by then stays).
+        UserError: no complete checkpoint, a size that is no multiple of the patch, no frame to verify on, a
+            folder that cannot be written, or no GPU for --trt (what is exported by then stays).
         CheckFailed: parity is outside the limits; graphs, report and pictures are kept in OUT/rejected.
     """
     check(config)

@@ -14,6 +14,7 @@ from il2vseg.base.command import (
     MAX_COUNT,
     MAX_SEED,
     MAX_SIDE,
+    MAX_THREADS,
     Settings,
     flag,
     parse,
@@ -72,7 +73,7 @@ class DistillConfig(Settings):
         None,
         "processes that prepare batches; default: all cores but two",
         low=0,
-        high=1024,
+        high=MAX_THREADS,
     )
     limit: int | None = flag(
         None, "use at most this many frames, spread evenly", low=2, high=MAX_COUNT, metavar="N"
@@ -114,7 +115,7 @@ def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | Non
 
 
 def default_workers() -> int:
-    """Processes that make batches: two cores are left to the rest, and two alone are left alone."""
+    """Number of processes that prepare batches: two cores are left for the rest."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, cores - 2)
 

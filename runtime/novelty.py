@@ -1,4 +1,4 @@
-"""Footage that the model was not made from: said once, in words, when it goes on for a while."""
+"""Footage unlike the training footage: reported once, when it lasts for a while."""
 
 from collections import deque
 
@@ -9,7 +9,7 @@ from il2vseg.runtime.manifest import Novelty
 from il2vseg.runtime.sources.base import Report
 
 WINDOW = 12
-"""Frames that are looked back on: under five seconds at any rate that a boat is steered by."""
+"""Number of recent frames that decide: under five seconds at usual frame rates."""
 
 MANY = 0.75
 """Share of these that must be unlike the training; the state ends below half of it."""

@@ -1,4 +1,4 @@
-"""The picture for people: classes as colours over the frame, a legend, what the marine layer found."""
+"""The picture for people: classes as colours over the frame, a legend, and what the marine layer found."""
 
 from collections.abc import Mapping
 from functools import lru_cache

@@ -13,7 +13,7 @@ from il2vseg.base.images import Frame
 from il2vseg.runtime.result import Scores
 
 _CELL = 6
-"""Pixels of the flow's picture for a cell of the scores: enough to follow a boat, and cheap."""
+"""Pixels of the flow's picture per cell of the scores: enough to follow a boat, and cheap."""
 
 _SMALLEST_SIDE = 64
 """Pixels; DIS crashes on pictures that its patches do not fit into."""

@@ -1,4 +1,4 @@
-"""The prototypes of a checkpoint while it is named: what they are in the footage, which names fit them."""
+"""The prototypes of a checkpoint during naming: what they show in the footage, and which names fit."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What of every frame belongs to the own vessel (`--ignore-mask`): nobody learns from it or scores it.
+"""The part of every frame that shows the own vessel (`--ignore-mask`): left out of training and scores.
 
 own = IgnoreMask.parse("deck.png")                       # a picture of the camera's size: white is left out
 own = IgnoreMask.parse("0.2,1 0.35,0.7 0.65,0.7 0.8,1")  # corners as shares of width and height

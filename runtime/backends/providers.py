@@ -176,8 +176,8 @@ def open_engine(
         model: a bundled one's name, an export's folder or one of its files; see `catalog.find_model`.
         provider: "auto" or a key of PROVIDERS; "auto" runs a single ONNX file on the CPU.
         precision: "auto" or one of the manifest's. threads: of one frame, None for the provider's default.
-        verbose: also say why the providers before it do not run. An engine in the folder that does not run
-            is always worth a word.
+        verbose: also say why the providers before it do not run. That is always said of an engine in the
+            folder that does not run.
         say: told in one line which provider runs; None prints it on standard error.
     Raises:
         UserError: no provider works, the one asked for does not, or the model is damaged.

@@ -51,7 +51,7 @@ class Obstacle:
         bearing_deg: to starboard of the camera's axis. range_m: None where it cannot be told.
         range_error_m: of the range for a pixel of error of the foot. danger: inside the danger zone.
         track: its number from frame to frame (`tracks`), None for what is new or not followed.
-        closing_mps: metres a second that its range falls by.
+        closing_mps: metres per second that its range falls by.
         nearest_s, nearest_m: when and how near it will be nearest; None where it comes no nearer, or that
             cannot be told.
     """

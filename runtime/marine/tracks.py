@@ -25,14 +25,14 @@ SETTLED_S = 1.0
 """Seconds that a place must be followed before its velocity is worth telling."""
 
 COURSE_S = 60.0
-"""A nearest approach further ahead is none of today's worries."""
+"""Seconds; a nearest approach later than this is not reported."""
 
 GATE = 3.5
 """Deviations that a foot may lie from where it was expected."""
 
 _FOOT_NOISE = 0.008  # of the frame's width: the foot of a piece flickers by a few pixels
-_FOOT_ACCELERATION = 0.15  # widths a second squared: the boat rolls
-_ACCELERATION = 0.5  # metres a second squared, of the obstacle and of the boat together
+_FOOT_ACCELERATION = 0.15  # widths per second squared: the boat rolls
+_ACCELERATION = 0.5  # metres per second squared, of the obstacle and of the boat together
 _BEARING_NOISE_DEG = 0.6
 _PIXELS = 2.0  # error of the foot in pixels, for the range
 
@@ -82,7 +82,7 @@ class Approach:
     """How an obstacle and the boat come together, if both go on as they do.
 
     Attributes:
-        closing_mps: metres a second that the range falls by; negative when it grows.
+        closing_mps: metres per second that the range falls by; negative when it grows.
         seconds: until they are nearest, None when that is past. metres: their distance then.
     """
 
@@ -154,7 +154,7 @@ def _place(obstacle: Obstacle) -> tuple[_Matrix, _Matrix] | None:
 
 
 class Tracker:
-    """Gives the obstacles of scene after scene their numbers and approaches.
+    """Gives the obstacles of consecutive scenes their numbers and approaches.
 
     tracker = Tracker(danger_m=10.0, report=print)
     scene = tracker(analyser(labels), seconds)

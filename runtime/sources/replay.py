@@ -1,4 +1,4 @@
-"""A recording as a camera would show it: at its own pace, over and over."""
+"""Replay of a recording: at its own pace, or again and again."""
 
 import threading
 import time

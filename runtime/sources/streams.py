@@ -1,4 +1,4 @@
-"""Network streams through PyAV: any moment of joining, every wait bounded."""
+"""Network streams through PyAV: joined at any moment, with a limit on every wait."""
 
 import time
 from collections.abc import Iterator

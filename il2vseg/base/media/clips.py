@@ -1,4 +1,4 @@
-"""Recordings: every frame with its number and time, and an account of what was not read."""
+"""Recordings: every frame with its number and time, and a report of what could not be read."""
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from il2vseg.base.media.pixels import ToFrame
 from il2vseg.base.media.structure import damaged_packets, missing_bytes, refuse_picture_container
 
 Report = Callable[..., Any]
-"""Told of what was not read: `report(kind, message, **data)` with plain JSON values."""
+"""Called for what could not be read: `report(kind, message, **data)` with plain JSON values."""
 
 MAX_FPS = 240.0
 """Rates above are clocks that a container announces as one (1000, 90000)."""
@@ -288,7 +288,7 @@ class Clip:
         self._even = self._even + 1 if abs(passed - interval) < 0.25 * interval else 0
 
     def _end(self) -> None:
-        """Settle the account at the end of the file."""
+        """Report what is missing at the end of the file."""
         place = self.read + self.lost
         gone = len(self._pending) if self._timed else max(0, self._packets - place)
         if self._timed:

@@ -10,7 +10,7 @@ MAX_PIXELS = 1 << 28
 """Pixels of the largest frame (16384x16384): a damaged header may promise any number of them."""
 
 MAX_THREADS = 4
-"""Of a decoder. Each holds a frame; more hardly help, and a damaged end loses as many frames."""
+"""Threads of a decoder. Each holds a frame; more help little, and a damaged end loses as many frames."""
 
 
 class Unreachable(Exception):

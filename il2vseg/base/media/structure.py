@@ -1,4 +1,4 @@
-"""What a file's outermost structure promises: a file that was cut off promises more bytes than it has."""
+"""The outermost structure of a file: a file that was cut off announces more bytes than it has."""
 
 import os
 import zlib
