@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
+from il2vseg.base.sessions import open_session
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.export.runners import onnx_runner, openvino_runner
 from il2vseg.models.eager import EagerBackend
@@ -271,7 +272,6 @@ def arithmetic(segmenter: "Segmenter") -> Callable[[], Any]:
 
 def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     """Fuzzy c-means on the same data and seed: ours, and scikit-fuzzy's where it is installed."""
-    import onnxruntime as ort
     import torch
 
     from il2vseg.learning import fcm_kernel
@@ -286,10 +286,7 @@ def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
     x = torch.rand(1, 3, *FCM_GRID, generator=generator)
     seed = torch.rand(1, FCM_CLASSES, *FCM_GRID, generator=generator).softmax(1)
     write_module(Fcm(), (x, seed), path)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=[CPU])
+    session = open_session(path, threads)
     values = dict(zip((v.name for v in session.get_inputs()), (x.numpy(), seed.numpy()), strict=True))
 
     eager = partial(Fcm(), x, seed)

@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
+from il2vseg.base.sessions import open_session
 from il2vseg.calib.layers import with_outputs
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -103,12 +104,7 @@ Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 
 def session(model: onnx.ModelProto, outputs: list[str] | None = None) -> Run:
     """Load a graph in ONNX Runtime on the CPU: frame (1, H, W, 3) -> `outputs`, default all."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    loaded = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    loaded = open_session(model.SerializeToString())
     name = loaded.get_inputs()[0].name
 
     def run(frame: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

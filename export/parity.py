@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame, Labels, write_image
-from il2vseg.base.palette import default_palette
+from il2vseg.base.palette import color_table, default_palette
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +113,7 @@ class ParityReport:
 
     def write_picture(self, path: Path) -> None:
         """Write the worst frames: frame, reference, candidate and where they differ, side by side."""
-        palette = np.array(default_palette(256), np.uint8)[:, ::-1]
+        palette = color_table(default_palette(256))
         rows = []
         for w in self.worst:
             differ = np.where((w.reference != w.candidate)[..., None], np.uint8(255), w.frame // 3)

@@ -6,19 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.sessions import open_session
 from il2vseg.export.parity import Output, Runner
 
 
 def onnx_runner(model: Path, threads: int | None = None) -> Runner:
     """Run an ONNX file in ONNX Runtime on the CPU; `threads` is one per core when None."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    # A spinning pool would take the cores from the model that it is compared with.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = open_session(model, threads)
     name = session.get_inputs()[0].name
 
     def run(frame: NDArray[np.uint8]) -> Output:

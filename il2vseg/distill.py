@@ -25,7 +25,6 @@ from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 from il2vseg.base.outputs import model_files, protect_run
 
 if TYPE_CHECKING:
-    from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
     from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
@@ -84,12 +83,6 @@ class DistillConfig(Settings):
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
 
 
-def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Input size for frames of `frame_size` (H, W): DEFAULT_WIDTH wide, about their aspect."""
-    height = round(DEFAULT_WIDTH * frame_size[0] / frame_size[1] / patch) * patch
-    return max(patch, height), DEFAULT_WIDTH
-
-
 def crop_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
     """Training crop for frames of a size: two thirds of each side, in whole strides."""
     h, w = (max(patch, round(s * 2 / 3 / patch) * patch) for s in size)
@@ -137,20 +130,10 @@ def load_teachers(config: DistillConfig) -> "list[Network]":
 
 def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:
     """Frames of the student's size, encoded: a decoded data set does not fit into memory."""
-    import cv2
-
-    from il2vseg.base.images import resize_frame
+    from il2vseg.base.images import encode_jpeg, resize_frame
 
     for sample in dataset:
-        frame = resize_frame(sample.frame, size)
-        yield cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY))[1].tobytes()
-
-
-def _decode(data: bytes) -> "Frame":
-    import cv2
-    import numpy as np
-
-    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), dtype=np.uint8)
+        yield encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY)
 
 
 def distill(config: DistillConfig) -> "Student":
@@ -171,6 +154,7 @@ def distill(config: DistillConfig) -> "Student":
     import torch
 
     from il2vseg.base.ignore import IgnoreMask
+    from il2vseg.base.images import decode_frame, fitting_size
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.distiller import Distiller, DistillRecipe, add_novelty
@@ -187,7 +171,7 @@ def distill(config: DistillConfig) -> "Student":
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teachers = [teacher.to(device) for teacher in load_teachers(config)]
     teacher_digest = sha256_file(config.teacher / FILE_NAME)
-    size = config.size or default_size(next(iter(dataset)).frame.shape[:2], Encoder.patch)
+    size = config.size or fitting_size(next(iter(dataset)).frame.shape[:2], DEFAULT_WIDTH, Encoder.patch)
     with Monitor(out) as monitor:
         monitor.begin(0)
         write_text(out / "config.yaml", to_yaml(config))
@@ -198,7 +182,7 @@ def distill(config: DistillConfig) -> "Student":
 
         def compute() -> "Targets":
             track = monitor.track("targets", len(frames))
-            return compute_targets(teachers, map(_decode, track(frames)), size, config.flip)
+            return compute_targets(teachers, map(decode_frame, track(frames)), size, config.flip)
 
         targets = _cached(out / TARGETS_NAME, key, compute)
         if ignore is not None:

@@ -167,6 +167,17 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     write_bytes(path, data)
 
 
+def fitting_size(frame_size: tuple[int, ...], width: int, multiple: int) -> tuple[int, int]:
+    """Input size for frames of `frame_size` (H, W): about so wide, of their aspect, in whole multiples.
+
+    >>> fitting_size((360, 640), 512, 32)
+    (288, 512)
+    """
+    w = max(1, round(width / multiple))
+    h = max(1, round(width * frame_size[0] / frame_size[1] / multiple))
+    return h * multiple, w * multiple
+
+
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
     """Resize a frame to (height, width), averaging areas when it shrinks."""
     height, width = size

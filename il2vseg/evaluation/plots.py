@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from il2vseg.base.files import atomic_path
 from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
+from il2vseg.base.palette import Color, color_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rgb = tuple[int, int, int]
-
-_NO_CLASS: Rgb = (40, 40, 40)
-_IGNORED: Rgb = (255, 255, 255)
+_NO_CLASS: Color = (40, 40, 40)
+_IGNORED: Color = (255, 255, 255)
 _INK = "#1c2b33"
 _SERIES = ("#1b7fa6", "#f2a541")
 
@@ -131,19 +130,11 @@ def confusion_matrix(
     _save(figure, path)
 
 
-def colorize(labels: Labels, palette: Sequence[Rgb]) -> Frame:
+def colorize(labels: Labels, palette: Sequence[Color]) -> Frame:
     """Paint class ids (H, W) in their colours: BGR (H, W, 3); 255 is white, any other id dark grey."""
-    table = np.full((256, 3), _NO_CLASS, np.uint8)
-    table[: len(palette)] = np.array(palette, np.uint8).reshape(-1, 3)
+    table = color_table(palette, _NO_CLASS)
     table[255] = _IGNORED
-    return np.ascontiguousarray(table[labels][..., ::-1])
-
-
-def overlay(frame: Frame, labels: Labels, palette: Sequence[Rgb], opacity: float = 0.5) -> Frame:
-    """Lay class colours over a frame (H, W, 3); labels (H, W)."""
-    return np.asarray(
-        cv2.addWeighted(frame, 1 - opacity, colorize(labels, palette), opacity, 0), dtype=np.uint8
-    )
+    return np.asarray(table[labels], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -156,7 +147,7 @@ class SheetRow:
     truth: Labels | None = None
 
 
-def _write(image: Frame, text: str, at: tuple[int, int], color: Rgb) -> int:
+def _write(image: Frame, text: str, at: tuple[int, int], color: Color) -> int:
     """Write `text` and return where it ends."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     cv2.putText(image, text, at, font, size, color, 1, cv2.LINE_AA)
@@ -164,7 +155,7 @@ def _write(image: Frame, text: str, at: tuple[int, int], color: Rgb) -> int:
 
 
 def sheet(
-    path: Path, rows: Sequence[SheetRow], names: Sequence[str], palette: Sequence[Rgb], width: int = 320
+    path: Path, rows: Sequence[SheetRow], names: Sequence[str], palette: Sequence[Color], width: int = 320
 ) -> None:
     """Write a contact sheet: image, prediction and truth of every row, with the legend on top.
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.images import Frame
+from il2vseg.base.images import Frame, decode_frame
 from il2vseg.learning.paste import Cutout, Pasting, cut_out, paste
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, warp_frame
 
@@ -93,8 +93,7 @@ class Batches:
         return Batch(chosen, np.stack(views), np.stack(crops), np.stack(solids), np.stack(weights))
 
     def _frame(self, index: int) -> Frame:
-        decoded = cv2.imdecode(np.frombuffer(self.frames[index], np.uint8), cv2.IMREAD_COLOR)
-        return np.asarray(decoded, dtype=np.uint8)
+        return decode_frame(self.frames[index])
 
     def _water(self, index: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
         """Probability (h, w) of water in a view."""

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from il2vseg.base.images import decode_frame
 from il2vseg.learning.batches import Batch, Batches, Marine, ahead
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.paste import Pasting
@@ -208,8 +207,8 @@ def add_novelty(student: Student, frames: Sequence[bytes]) -> Student:
     """
     features = []
     for data in frames:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        features.append(student.features(frames_to_images(torch.from_numpy(frame)[None]))[1][0].half())
+        images = frames_to_images(torch.from_numpy(decode_frame(data))[None])
+        features.append(student.features(images)[1][0].half())
     student.novelty, shares = fit_novelty(features)
     novelty = {"cell": LOW, "frame": frame_limit(shares)}
     student.spec = replace(student.spec, novelty=novelty)

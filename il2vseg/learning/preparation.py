@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import sha256_file, write_json
 from il2vseg.base.ignore import IgnoreMask
+from il2vseg.base.images import fitting_size
 from il2vseg.data import Dataset, open_dataset
 from il2vseg.evaluation.plots import stability_curve
 from il2vseg.learning.features import CachedFeatures, FeatureCache, build_feature_store
@@ -34,13 +35,6 @@ from il2vseg.models.whitening import Whitening
 
 if TYPE_CHECKING:
     from il2vseg.train import TrainConfig
-
-
-def default_size(frame_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Input size for frames of `frame_size` (H, W): about DEFAULT_WIDTH wide, their aspect, whole patches."""
-    w = max(1, round(DEFAULT_WIDTH / patch))
-    h = max(1, round(DEFAULT_WIDTH * frame_size[0] / frame_size[1] / patch))
-    return h * patch, w * patch
 
 
 def resolve_scale(config: "TrainConfig", processes: Processes) -> "TrainConfig":
@@ -85,7 +79,7 @@ def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, 
         ignore=ignore,
         match=config.match,
     )
-    size = config.size or default_size(dataset.common_shape(), spec.patch)
+    size = config.size or fitting_size(dataset.common_shape(), DEFAULT_WIDTH, spec.patch)
     check_size(size, spec.patch)
     check_tokens(config, size, spec.patch)
     with processes.main_first():

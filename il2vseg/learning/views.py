@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.images import Frame
+from il2vseg.base.images import Frame, decode_frame, encode_jpeg
 
 DUSK = 0.2
 """Share of the light that the dimmest views keep."""
@@ -118,5 +118,4 @@ def streaks(rng: np.random.Generator, frame: Frame, density: float, length: int 
 
 def jpeg(frame: Frame, quality: int) -> Frame:
     """Compress and decompress."""
-    data = cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return decode_frame(encode_jpeg(frame, quality))

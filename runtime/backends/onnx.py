@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
+from il2vseg.base.sessions import CPU, open_session
 from il2vseg.runtime.engine import Outputs
 from il2vseg.runtime.manifest import Manifest
 
@@ -31,21 +32,13 @@ class OnnxBackend:
         Raises:
             UserError: ONNX Runtime cannot load the file, or the graph is not what the manifest says.
         """
-        import onnxruntime as ort
-
         self.provider = provider
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Spinning threads burn the cores that decoding and the sinks need, and gain nothing measurable.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        providers: list[Any] = list(dict.fromkeys((execution_provider, "CPUExecutionProvider")))
+        providers: list[Any] = list(dict.fromkeys((execution_provider, CPU)))
         if execution_provider == "CUDAExecutionProvider":
             # On by default, TF32 rounds the inputs of float products to 10 bits; no parity report saw that.
             providers[0] = (execution_provider, {"use_tf32": "0"})
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
+            self._session: Any = open_session(path, threads, providers)
         except Exception as error:  # the runtime's exceptions share no base class of their own
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.images import Frame
-from il2vseg.distill import DistillConfig, crop_size, default_size, distill, main
+from il2vseg.base.images import Frame, fitting_size
+from il2vseg.distill import DistillConfig, crop_size, distill, main
 from il2vseg.learning.distiller import Distiller, DistillRecipe
 from il2vseg.learning.targets import Targets, classes_of, compute_targets, targets_key
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, vary_light, warp_frame
@@ -322,8 +322,8 @@ def test_the_same_seed_trains_the_same_student() -> None:
 
 
 def test_sizes_keep_the_aspect_in_whole_strides() -> None:
-    assert default_size((360, 640), 32) == (288, 512)
-    assert default_size((480, 640), 32) == (384, 512)
+    assert fitting_size((360, 640), 512, 32) == (288, 512)
+    assert fitting_size((480, 640), 512, 32) == (384, 512)
     assert crop_size((288, 512), 32) == (192, 352)
 
 

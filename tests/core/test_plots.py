@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from il2vseg.evaluation.plots import SheetRow, colorize, confusion_matrix, iou_bars, overlay, sheet
+from il2vseg.evaluation.plots import SheetRow, colorize, confusion_matrix, iou_bars, sheet
 
 PALETTE = ((255, 0, 0), (0, 255, 0))
 
@@ -13,12 +13,6 @@ PALETTE = ((255, 0, 0), (0, 255, 0))
 def test_colorize_paints_classes_ignored_and_unknown_pixels_apart() -> None:
     picture = colorize(np.array([[0, 1, 255, 7]], np.uint8), PALETTE)
     assert picture.tolist() == [[[0, 0, 255], [0, 255, 0], [255, 255, 255], [40, 40, 40]]]
-
-
-def test_overlay_mixes_by_opacity() -> None:
-    frame = np.full((1, 1, 3), 100, np.uint8)
-    assert overlay(frame, np.array([[0]], np.uint8), PALETTE, 0.0).tolist() == [[[100, 100, 100]]]
-    assert overlay(frame, np.array([[0]], np.uint8), PALETTE, 1.0).tolist() == [[[0, 0, 255]]]
 
 
 def test_the_sheet_shows_image_prediction_and_truth_side_by_side(tmp_path: Path) -> None:
