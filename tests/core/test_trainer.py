@@ -117,6 +117,18 @@ def test_a_state_of_another_recipe_is_refused() -> None:
         trainer(dataclasses.replace(SHORT, seed=1)).restore(*state)
 
 
+def test_a_state_of_other_footage_is_refused() -> None:
+    first = trainer(SHORT)
+    first.footage = "harbour"
+    other = trainer(SHORT)
+    other.footage = "river"
+    with pytest.raises(UserError, match="saw other frames; give it the same footage"):
+        other.restore(*first.state())
+    tensors, description = first.state()
+    del description["footage"]  # states of older versions do not say
+    other.restore(tensors, description)
+
+
 def test_a_derangement_pairs_nothing_with_itself() -> None:
     for n in (2, 3, 16):
         order = derangement(n, step_generator(0, "test", n))
