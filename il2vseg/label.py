@@ -220,6 +220,7 @@ def label(config: LabelConfig) -> str:
     settle(job, index)
     own = out.real("labels") + "/"
     names = [name for name in names if not archive.real(name).startswith(own)]
+    unnamed, names = _unnamed(names)
     before = index.done
     todo = [name for name in names if name not in before]
     started = time.monotonic()
@@ -229,14 +230,23 @@ def label(config: LabelConfig) -> str:
     after = index.done
     failed = [name for name in names if name not in after]
     if len(failed) == len(names):
-        raise UserError(f"none of {len(names)} files could be read (first: {index.rows[failed[0]]['error']})")
+        why = index.rows[failed[0]]["error"] if failed else unnamed[0]
+        raise UserError(f"none of {len(names) + len(unnamed)} files could be read (first: {why})")
     note = f"; {len(failed)} unreadable, see the index (first: {failed[0]})" if failed else ""
+    if unnamed:
+        note += f"; {len(unnamed)} left out: their names are not UTF-8, rename them (first: {unnamed[0]})"
     if noted := [name for name in todo if index.rows[name].get("note")]:
         note += f"; {len(noted)} not read in full (first: {noted[0]}: {index.rows[noted[0]]['note']})"
     return (
         f"{out.root}: {len(names) - len(failed)} of {len(names)} files labelled, {len(todo) - len(failed)} "
         f"of them ({frames} frames) now, in {time.monotonic() - started:.0f} s{note}"
     )
+
+
+def _unnamed(names: list[str]) -> tuple[list[str], list[str]]:
+    """Part the names that the index, in Parquet, cannot hold, as they are shown, from the others."""
+    shown = {name: name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names}
+    return [s for name, s in shown.items() if s != name], [name for name, s in shown.items() if s == name]
 
 
 def _run(config: LabelConfig, job: Job, todo: list[str], index: Index) -> None:

@@ -40,7 +40,7 @@ class StreamConnection:
         # Some streams announce their clock rate (90000) as frame rate.
         self.fps = float(rate) if rate and 0 < rate <= 240 else None
         self._to_frame = ToFrame()
-        self._frames = self._decoded()
+        self._frames: Iterator[tuple[Frame | None, float | None]] = self._decoded()
 
     @property
     def is_recording(self) -> bool:
@@ -83,7 +83,9 @@ class StreamConnection:
                 raise ConnectionFailed(reason(error)) from None
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and let the threads of the decoder go."""
+        self._frames = iter(())
+        self._stream = None
         self.container.close()
 
 

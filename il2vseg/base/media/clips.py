@@ -349,7 +349,8 @@ class Clip:
         return (self._container.duration or 0) / 1e6 - start - _LAST_FRAMES / self.fps
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let the threads of the decoder go."""
+        self._stream = None
         self._container.close()
 
     def __enter__(self) -> "Clip":
