@@ -15,13 +15,14 @@ import cv2
 import numpy as np
 
 from il2vseg.base.images import Frame
+from il2vseg.base.media.clips import Clip
 from il2vseg.runtime.histogram import Histogram
 from il2vseg.runtime.manifest import ClassInfo
 from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
 from il2vseg.runtime.pipeline import Pipeline
 from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
-from il2vseg.runtime.sinks.encoder import have_h264
+from il2vseg.runtime.sinks.encoder import have_h264, open_encoder
 from il2vseg.runtime.sinks.video import VideoSink
 from il2vseg.runtime.sources.base import Captured, Source
 
@@ -101,10 +102,35 @@ def main() -> None:
     print(f"{'case':<34}{'frames/s':>10}{'wanted':>10}")
     for name, (_, wanted) in cases.items():
         print(f"{name:<34}{statistics.median(results[name]):>10.0f}{f'>= {wanted}' if wanted else '':>10}")
+    pyav, opencv = reading(frames)
+    print(f"\n{'reading H.264, medians of turns':<34}{'frames/s':>10}{'wanted':>10}")
+    print(f"{'PyAV, as all commands read':<34}{pyav:>10.0f}{'>= OpenCV':>10}\n{'OpenCV':<34}{opencv:>10.0f}")
     latency = added_latency(frames, labels)
     print(f"\n{'capture to label, live at 30 fps':<34}{'ms':>10}{'wanted':>10}")
     for name, q, wanted in (("p50", 0.5, "< 10"), ("p95", 0.95, ""), ("p99", 0.99, "")):
         print(f"{name:<34}{latency.quantile(q):>10.2f}{wanted:>10}")
+
+
+def reading(frames: Sequence[Frame]) -> tuple[float, float]:
+    """Frames per second of a clip read by `Clip` and by OpenCV, which take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        encoder = open_encoder(path, SIZE, 30.0)
+        for i in range(300):
+            encoder.write(frames[i % len(frames)], i / 30)
+        encoder.close()
+        rates: dict[str, list[float]] = {"pyav": [], "opencv": []}
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            with Clip(path) as clip:
+                count = sum(1 for _ in clip)
+            rates["pyav"].append(count / (time.perf_counter() - begun))
+            begun = time.perf_counter()
+            capture, count = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), 0
+            while capture.read()[0]:
+                count += 1
+            rates["opencv"].append(count / (time.perf_counter() - begun))
+    return statistics.median(rates["pyav"]), statistics.median(rates["opencv"])
 
 
 def added_latency(frames: Sequence[Frame], labels: np.ndarray) -> Histogram:
