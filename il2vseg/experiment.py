@@ -48,9 +48,7 @@ class ExperimentConfig(Settings):
         "trained on each site and scored on every other",
         positional=True,
     )
-    dataset: Literal["mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"] = (
-        flag("synthetic", "layout of the data")
-    )
+    dataset: str = flag("synthetic", "layout of the data, one with masks", metavar="NAME")
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     train_split: str = flag("train", "split to train on")
     split: str = flag("val", "labelled split to score on")

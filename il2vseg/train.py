@@ -20,9 +20,9 @@ from il2vseg.base.command import (
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_text
 from il2vseg.base.outputs import protect_run
-from il2vseg.data.dataset import Crop
+from il2vseg.data import DATASETS, Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
-from il2vseg.methods import MethodName
+from il2vseg.methods import METHODS, load_method
 from il2vseg.models.spec import DEFAULT_WIDTH, AdaptSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ MAX_BATCH = 1 << 16
 class TrainConfig(Settings):
     """Train a segmenter from unlabelled frames. By default on synthetic marine scenes."""
 
-    dataset: Literal[
-        "folder", "mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"
-    ] = flag("synthetic", "layout of the data; `folder` takes any folder of images or clips")
+    dataset: str = flag(
+        "synthetic",
+        f"layout of the data: {', '.join(DATASETS)}; `folder` takes any folder of images or clips",
+        metavar="NAME",
+    )
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to train on")
     match: str | None = flag(
@@ -75,7 +77,7 @@ class TrainConfig(Settings):
         high=255,
         metavar="N|auto",
     )
-    method: MethodName = flag("il2vseg", "training method")
+    method: str = flag("il2vseg", f"training method: {', '.join(METHODS)}", metavar="NAME")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
     weights: Path | None = flag(
         None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"
@@ -162,10 +164,12 @@ def check(config: TrainConfig) -> None:
     """Refuse settings that do not go together, before anything slow starts.
 
     Raises:
-        UserError: fewer clusters than classes, or more whitened dimensions than the backbone has.
+        UserError: no such method, fewer clusters than classes, or more whitened dimensions than the backbone
+            has.
     """
     from il2vseg.models.backbones import backbone_spec
 
+    load_method(config.method)
     clusters, classes = config.clusters, config.num_classes
     if isinstance(classes, int) and isinstance(clusters, int) and clusters < classes:
         raise UserError(f"--clusters must be at least --num-classes (got {clusters} and {classes})")

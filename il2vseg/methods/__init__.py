@@ -4,7 +4,9 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from il2vseg.base.errors import UserError
 
 if TYPE_CHECKING:
     from il2vseg.methods.base import Method
@@ -19,14 +21,15 @@ METHODS: dict[str, str] = {
 }
 """Name of every method, and MODULE:CLASS of its `Method`."""
 
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[tuple(METHODS)]
-
 
 def load_method(name: str) -> "type[Method]":
-    """Import the class of a method of `METHODS`; an instance of it holds the method's settings."""
+    """Import the class of a method of `METHODS`; an instance of it holds the method's settings.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
     module, _, attribute = METHODS[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from il2vseg.learning.draws import channel_dropout, step_generator
 from il2vseg.learning.trainer import Trainer
 from il2vseg.losses import eigen_aggregation, eigenfunction, hidden_positives
-from il2vseg.methods import METHODS, load_method
+from il2vseg.methods import load_method
 from il2vseg.methods.base import Method, Recipe
 from il2vseg.methods.eagle import Eagle, EigenAggregation
 from il2vseg.methods.hp import HP, HiddenPositives
@@ -416,10 +416,6 @@ def test_settings_of_a_method(name: str) -> None:
     recipe = Recipe(method)
     assert (recipe.batch, recipe.channel_dropout, recipe.temperature) == (16, 0.2, 0.1)
     assert (recipe.clustering, recipe.recluster, recipe.micro_batches) == ("ward", False, 1)
-
-
-def test_every_method_of_the_table_is_pinned() -> None:
-    assert set(DEFAULTS) <= set(METHODS)
 
 
 def test_steps_are_scaled_over_all_stages() -> None:
