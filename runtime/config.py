@@ -53,7 +53,7 @@ class RunConfig(Settings):
     disk_quota: float | None = flag(
         None,
         "delete the oldest recordings when they take more than this",
-        low=0,
+        above=0,
         high=10**6,
         metavar="GIGABYTES",
     )

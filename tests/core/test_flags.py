@@ -101,6 +101,7 @@ def test_the_same_bounds_hold_in_yaml_and_in_python(
         ("il2vseg.runtime.cli", "--camera 0 --pitch nan", "--pitch must be a finite number (got nan)"),
         ("il2vseg.runtime.cli", "--camera 0 --pitch 90", "--pitch must be above -90 and below 90 (got 90.0)"),
         ("il2vseg.runtime.cli", "--camera 0 --disk-quota nan", "--disk-quota must be a finite number"),
+        ("il2vseg.runtime.cli", "--camera 0 --disk-quota 0", "--disk-quota must be above 0"),
         ("il2vseg.runtime.cli", "--camera 0 --danger-zone -30", "--danger-zone must be between 0.1 and"),
         ("il2vseg.runtime.cli", "--camera 0 --danger-zone 0", "--danger-zone must be between 0.1 and"),
         ("il2vseg.runtime.cli", "--camera 0 --threads 9999", "--threads must be between 1 and"),
@@ -127,7 +128,7 @@ def test_bounds_themselves_are_accepted() -> None:
     for alpha in (0, 1):
         assert TrainConfig(alpha=alpha).alpha == alpha
     assert TrainConfig(num_classes=2, seed=4294967295).seed == 4294967295
-    assert RunConfig(smoothing=0, pitch=-89.9, threads=1, disk_quota=0).pitch == -89.9
+    assert RunConfig(smoothing=0, pitch=-89.9, threads=1, disk_quota=0.1).pitch == -89.9
 
 
 def test_the_largest_seed_draws() -> None:
