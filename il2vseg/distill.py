@@ -26,6 +26,7 @@ from il2vseg.base.outputs import model_files, protect_run
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
+    from il2vseg.learning.monitor import StepReport
     from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
     from il2vseg.models.network import Network
@@ -136,6 +137,49 @@ def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:
         yield encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY)
 
 
+def learn(
+    config: DistillConfig,
+    frames: "Sequence[bytes]",
+    targets: "Targets",
+    size: tuple[int, int],
+    training_data: str,
+    report: "Callable[[StepReport], None]",
+) -> "Student":
+    """Train a student on frames of `size` and their targets; it is finished and knows what is new to it."""
+    import torch
+
+    from il2vseg.learning.distiller import Distiller, DistillRecipe, add_novelty
+    from il2vseg.models.spec import LowLevelSpec, ModelSpec
+    from il2vseg.models.student import METHOD, Encoder, Student, finish
+
+    torch.manual_seed(config.seed)
+    spec = ModelSpec(
+        method=METHOD,
+        backbone=config.student,
+        weights_sha256="random",
+        size=size,
+        class_names=targets.class_names,
+        alpha=0.0,
+        temperature=1.0,
+        centre=False,
+        low_level=LowLevelSpec(refine=0),
+        training_data=training_data,
+    )
+    recipe = DistillRecipe(
+        steps=config.steps,
+        batch=config.batch,
+        crop=crop_size(size, Encoder.patch),
+        seed=config.seed,
+        pasting=pasting(config.paste, targets.class_names),
+    )
+    # The steps are small: more threads only wait for each other.
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workers = default_workers() if config.workers is None else config.workers
+    distiller = Distiller(Student(spec), frames, targets, recipe, device=device, workers=workers)
+    return add_novelty(finish(distiller.run(report)), frames)
+
+
 def distill(config: DistillConfig) -> "Student":
     """Distil as configured and write the student's checkpoint and its companions to `config.out`.
 
@@ -157,12 +201,10 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.base.images import decode_frame, fitting_size
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
-    from il2vseg.learning.distiller import Distiller, DistillRecipe, add_novelty
     from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.targets import compute_targets, targets_key
     from il2vseg.models.checkpoint import FILE_NAME, save_student
-    from il2vseg.models.spec import LowLevelSpec, ModelSpec
-    from il2vseg.models.student import METHOD, Encoder, Student, finish
+    from il2vseg.models.student import Encoder
 
     ignore = IgnoreMask.of(config.ignore_mask)
     dataset = open_dataset(
@@ -187,38 +229,13 @@ def distill(config: DistillConfig) -> "Student":
         targets = _cached(out / TARGETS_NAME, key, compute)
         if ignore is not None:
             targets = targets.without(ignore)
-        torch.manual_seed(config.seed)
-        spec = ModelSpec(
-            method=METHOD,
-            backbone=config.student,
-            weights_sha256="random",
-            size=size,
-            class_names=targets.class_names,
-            alpha=0.0,
-            temperature=1.0,
-            centre=False,
-            low_level=LowLevelSpec(refine=0),
-            training_data=(
-                f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
-                f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
-            ),
-        )
-        recipe = DistillRecipe(
-            steps=config.steps,
-            batch=config.batch,
-            crop=crop_size(size, Encoder.patch),
-            seed=config.seed,
-            pasting=pasting(config.paste, targets.class_names),
-        )
-        # The steps are small: more threads only wait for each other.
-        torch.set_num_threads(1)
-        workers = default_workers() if config.workers is None else config.workers
-        distiller = Distiller(Student(spec), frames, targets, recipe, device=device, workers=workers)
-        student = add_novelty(finish(distiller.run(monitor.step)), frames)
+        note = f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
+        note += f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
+        student = learn(config, frames, targets, size, note, monitor.step)
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
-    if note := dataset.skipped_note():
-        print(note, file=sys.stderr)
+    if skipped := dataset.skipped_note():
+        print(skipped, file=sys.stderr)
     print(f"{out}: distilled {len(frames)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return student
 
