@@ -18,7 +18,7 @@ from il2vseg.learning.targets import TOKEN_STRIDE, Targets
 from il2vseg.learning.views import Augmentation
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
 from il2vseg.models.network import frames_to_images
-from il2vseg.models.novelty import LOW, fit_novelty, frame_limit
+from il2vseg.models.novelty import LIMITS, fit_novelty
 from il2vseg.models.student import Student
 
 
@@ -209,9 +209,8 @@ def add_novelty(student: Student, frames: Sequence[bytes]) -> Student:
     for data in frames:
         images = frames_to_images(torch.from_numpy(decode_frame(data))[None])
         features.append(student.features(images)[1][0].half())
-    student.novelty, shares = fit_novelty(features)
-    novelty = {"cell": LOW, "frame": frame_limit(shares)}
-    student.spec = replace(student.spec, novelty=novelty)
+    student.novelty = fit_novelty(features)
+    student.spec = replace(student.spec, novelty=dict(LIMITS))
     return student
 
 

@@ -1,9 +1,10 @@
-"""How like its training an image is, cell by cell: distance in the student's own features.
+"""How like its training an image is, as a whole and cell by cell, in the student's own features.
 
 A network is as sure on a road as on a river. Its features are not: whitened over the training footage, those
-of other footage lie far from all that it saw there. The distance to the nearest of some centres becomes
-a confidence by its rank on footage that the centres have not seen: of familiar cells a share p has a
-confidence below p. No labels are needed, and it costs one small convolution.
+of other footage lie far from all that it saw there. The distance of a cell to the nearest of some centres
+becomes a confidence by its rank on footage that the centres have not seen: of familiar cells a share p has a
+confidence below p. What cells cannot tell, their mean and spread over the image do: an image far from every
+known scene has no confidence anywhere. No labels are needed, and it costs one small convolution.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CENTRES = 48
+CENTRES = 128
+SCENES = 192
+"""Images of the footage that a new one is compared with as a whole."""
+
+USUAL, STRANGE = 0.95, 1.25
+"""Up to the distance of this share of unseen familiar images an image is as good as any; at so many times
+that distance there is no confidence left."""
+
 KNOTS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.0)
 """Confidences between which it is linear in the distance."""
 
@@ -30,10 +38,19 @@ class Novelty(nn.Module):
     shift: Tensor
     centres: Tensor
     knots: Tensor
+    scene_whiten: Tensor
+    scene_shift: Tensor
+    scenes: Tensor
+    limits: Tensor
 
-    def __init__(self, width: int) -> None:
-        """Make an empty one for features of `width` channels; `fit_novelty` fills it."""
+    def __init__(self, width: int, scenes: int) -> None:
+        """Make an empty one for features of `width` channels and so many scenes; `fit_novelty` fills it."""
         super().__init__()
+        self.register_buffer("scene_whiten", torch.zeros(2 * width, 2 * width))
+        self.register_buffer("scene_shift", torch.zeros(2 * width))
+        self.register_buffer("scenes", torch.zeros(scenes, 2 * width))
+        # Distances up to which an image is familiar, and from which on it is strange.
+        self.register_buffer("limits", torch.tensor([1.0, 2.0]))
         self.register_buffer("whiten", torch.zeros(width, width))
         self.register_buffer("shift", torch.zeros(width))
         self.register_buffer("centres", torch.zeros(CENTRES, width))
@@ -48,6 +65,13 @@ class Novelty(nn.Module):
         nearest = (z * z).sum(1, keepdim=True) - cross.amax(1, keepdim=True)
         return (nearest / z.shape[1]).clamp_min(1e-6).sqrt()
 
+    def strangeness(self, features: Tensor) -> Tensor:
+        """Root mean square whitened distance of an image to the nearest known scene: (B, D, h, w) -> (B,)."""
+        z = F.linear(moments(features), self.scene_whiten, self.scene_shift)
+        cross = F.linear(z, 2.0 * self.scenes, -(self.scenes**2).sum(1))
+        nearest = (z * z).sum(1) - cross.amax(1)
+        return (nearest / z.shape[1]).clamp_min(1e-6).sqrt()
+
     def forward(self, features: Tensor) -> Tensor:
         """Confidence (B, 1, h, w) in [0, 1] of features (B, D, h, w)."""
         d = self.distance(features)
@@ -57,7 +81,17 @@ class Novelty(nn.Module):
         # Piecewise linear: a sum of ramps, one convolution and a ReLU.
         ones = torch.ones(len(KNOTS), 1, 1, 1, device=d.device)
         ramps = F.conv2d(d, ones, -self.knots).relu()
-        return (1.0 + F.conv2d(ramps, change.reshape(1, -1, 1, 1))).clamp(0.0, 1.0)
+        cells = (1.0 + F.conv2d(ramps, change.reshape(1, -1, 1, 1))).clamp(0.0, 1.0)
+        near, far = self.limits[0], self.limits[1]
+        whole = ((far - self.strangeness(features)) / (far - near)).clamp(0.0, 1.0)
+        return cells * whole[:, None, None, None]
+
+
+def moments(features: Tensor) -> Tensor:
+    """Mean and standard deviation of every channel over an image: (B, D, h, w) -> (B, 2 D)."""
+    mean = features.mean((2, 3))
+    variance = (features * features).mean((2, 3)) - mean * mean
+    return torch.cat([mean, (variance.clamp_min(0.0) + 1e-6).sqrt()], 1)
 
 
 def _k_means(x: Tensor, centres: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
@@ -71,46 +105,51 @@ def _k_means(x: Tensor, centres: int, generator: torch.Generator, rounds: int = 
     return found
 
 
-@torch.no_grad()
-def fit_novelty(features: Sequence[Tensor], seed: int = 0, blocks: int = 8) -> tuple[Novelty, list[float]]:
-    """Fit whitening and centres to half of the footage, and the confidence to the other half.
-
-    Args:
-        features: of every training image in its order (D, h, w); whole blocks of consecutive images go to
-            either half, since neighbours are nearly the same image.
-    Returns:
-        the module, and the share of cells with a confidence under LOW for every image of the second half.
-    """
-    index = torch.arange(len(features)) * blocks // max(1, len(features))
-    first = [f for f, i in zip(features, index.tolist(), strict=True) if i % 2 == 0]
-    second = [f for f, i in zip(features, index.tolist(), strict=True) if i % 2 == 1] or first
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.cat([f.float().flatten(1).T for f in first]).double()
-    x = x[torch.randperm(len(x), generator=generator)[:60_000]]
+def _whitening(x: Tensor, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
+    """Basis (D, D) and shift (D,) that give points (n, D) unit variance in every direction but noise."""
+    x = x.double()
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((x - mean).T))
-    scale = values.clamp_min(FLOOR * float(values.max())).rsqrt()
-    basis = (vectors * scale).T
-    module = Novelty(x.shape[1])
-    module.whiten.copy_(basis)
-    module.shift.copy_(-(basis @ mean))
-    z = ((x - mean) @ basis.T).float()
+    basis = (vectors * values.clamp_min(floor * float(values.max())).rsqrt()).T
+    return basis.float(), -(basis @ mean).float()
+
+
+@torch.no_grad()
+def fit_novelty(features: Sequence[Tensor], seed: int = 0) -> Novelty:
+    """Fit whitening, centres and known scenes to every other image of the footage, and the confidence to the
+    rest.
+
+    Args:
+        features: of every training image in its order (D, h, w).
+    """
+    first, second = features[::2], features[1::2] or features
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.cat([f.float().flatten(1).T for f in first])
+    x = x[torch.randperm(len(x), generator=generator)[:60_000]]
+    scenes = torch.cat([moments(f[None].float()) for f in first])
+    scenes = scenes[torch.linspace(0, len(scenes) - 1, min(SCENES, len(scenes))).long()]
+    module = Novelty(x.shape[1], len(scenes))
+    for basis, shift, points in (
+        (module.whiten, module.shift, x),
+        (module.scene_whiten, module.scene_shift, scenes),
+    ):
+        found = _whitening(points)
+        basis.copy_(found[0])
+        shift.copy_(found[1])
+    z = x @ module.whiten.T + module.shift
     centres = min(CENTRES, len(z))
     module.centres.copy_(_k_means(z, centres, generator)[torch.arange(CENTRES) % centres])
+    module.scenes.copy_(scenes @ module.scene_whiten.T + module.scene_shift)
     distances = torch.cat([module.distance(f[None].float()).flatten() for f in second])
     quantiles = torch.quantile(distances[:: max(1, len(distances) // 500_000)], 1.0 - torch.tensor(KNOTS))
     # Rising by more than half precision may lose; beyond the farthest familiar cell the confidence is 0.
     module.knots.copy_(quantiles * (1.0 + 0.002 * torch.arange(float(len(KNOTS)))))
+    usual = torch.quantile(torch.cat([module.strangeness(f[None].float()) for f in second]), USUAL)
+    module.limits.copy_(torch.stack([usual, STRANGE * usual]))
     for buffer in module.buffers():
         buffer.copy_(buffer.half())
-    shares = [float((module(f[None].float()) < LOW).float().mean()) for f in second]
-    return module, shares
+    return module
 
 
-LOW = 0.02
-"""Cells of less confidence are unlike the training footage."""
-
-
-def frame_limit(shares: Sequence[float]) -> float:
-    """Share of unlike cells above which an image is unlike the footage: clear of all familiar ones."""
-    return min(0.9, max(0.1, 1.5 * max(shares, default=0.0)))
+LIMITS = {"cell": 0.02, "frame": 0.5}
+"""Cells of less confidence are unlike the training footage; an image with a larger share of them is, too."""

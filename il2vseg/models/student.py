@@ -248,6 +248,6 @@ def load_student(tensors: dict[str, Tensor], spec: ModelSpec, size: tuple[int, i
     with torch.random.fork_rng(devices=[]):
         student = finish(Student(spec, size))
     if "novelty.whiten" in tensors:
-        student.novelty = Novelty(student.width)
+        student.novelty = Novelty(student.width, len(tensors["novelty.scenes"]))
     student.load_state_dict(tensors)
     return student
