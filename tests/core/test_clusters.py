@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from il2vseg.base.errors import UserError
-from il2vseg.learning.clusters import ClusterFacts, ClusterSurvey, scene_of
+from il2vseg.learning.clusters import ClusterFacts, ClusterSurvey, save_names, scene_of, survey_store
 from il2vseg.learning.preparation import resolve_clusters
 from il2vseg.learning.selection import components_for
 from il2vseg.models.names import NamedClusters, Views, carry_over
 from il2vseg.models.segmenter import Classifier
-from il2vseg.models.spec import AdaptSpec
+from il2vseg.models.spec import AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
 from il2vseg.train import TrainConfig
 
 DIM = 6
+AXES = torch.eye(DIM)
 
 
 def classifier(prototypes: Tensor, basis: Tensor | None = None, centre: bool = True) -> Classifier:
@@ -90,10 +91,64 @@ def test_a_cluster_of_two_things_agrees_little_across_scenes() -> None:
     torch.testing.assert_close(alike.agreement[:2], torch.ones(2))
     torch.testing.assert_close(unlike.agreement[:2], torch.zeros(2), atol=1e-6, rtol=0)
     assert alike.purity() == ["spread 0.00, agreement 1.00", "spread 0.00, agreement 1.00", "absent"]
+    turned = alike.ordered(torch.tensor([0, 2, 1]))
+    assert turned.purity() == ["spread 0.00, agreement 1.00", "absent", "spread 0.00, agreement 1.00"]
     assert unlike.purity()[0] == "spread 0.29, agreement 0.00, mixed?"
     facts = survey(classifier(torch.eye(DIM)[:2]), [frames()])
     assert bool(facts.agreement.isnan().all())
     assert facts.purity()[0].endswith("one scene")
+
+
+class Store:
+    """Training images as a list of tokens, in the order of the footage."""
+
+    grid = (4, 5)
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return self.images[images].flatten(2).transpose(1, 2)
+
+
+def test_training_images_are_surveyed_scene_by_scene_and_kept_with_their_names(tmp_path: Path) -> None:
+    images = frames(0, 16)
+    signs = 50.0 * torch.tensor([1.0, -1.0]).repeat(10).reshape(4, 5)
+    images[14, 0], images[14, 1] = signs, -signs  # no token of cluster 2 there, and
+    images[15, 2] = -5.0
+    images[15, 2, 0, 0] = 95.0  # one here: less than 2 % of it in the last scene
+    model = classifier(AXES[:3])
+    facts = survey_store(model, Store(images), None)  # type: ignore[arg-type]
+    expected = survey(model, [images[2 * i : 2 * i + 2] for i in range(8)])
+    for name, values in vars(expected).items():
+        torch.testing.assert_close(getattr(facts, name), values, equal_nan=True)
+    spec = ModelSpec(
+        "il2vseg",
+        "tiny",
+        "d1g3st",
+        (64, 80),
+        ("Böschung", "sky", "water"),
+        0.0,
+        0.1,
+        True,
+        LowLevelSpec(),
+        "",
+    )
+    save_names(tmp_path, spec, facts)
+    assert "Böschung" in (tmp_path / "names.yaml").read_text(encoding="utf-8")
+    kept = NamedClusters.load(tmp_path / "names.yaml")
+    assert (kept.backbone, kept.weights_sha256, kept.names) == ("tiny", "d1g3st", spec.class_names)
+    shares = facts.scenes / facts.share[:, None]
+    wanted = [(k, scene) for k in range(3) for scene in range(8) if shares[k, scene] >= 0.02]
+    assert 0 < len(wanted) < 24
+    assert kept.views.cluster.tolist() == [k for k, _ in wanted]
+    at = tuple(torch.tensor(wanted).T)
+    torch.testing.assert_close(kept.views.share, facts.scenes[at], atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.views.tokens, facts.tokens[at], atol=5e-3, rtol=1e-3)
+    torch.testing.assert_close(kept.views.centred, facts.centred[at], atol=5e-3, rtol=1e-3)
 
 
 def test_scenes_are_equal_parts_of_the_footage() -> None:
@@ -143,7 +198,6 @@ def named(names: tuple[str, ...], views: list[tuple[int, float, Tensor]], digest
     )
 
 
-AXES = torch.eye(DIM)
 KNOWN = named(
     ("water", "sky", "boat", "water"),
     [(0, 0.2, AXES[0]), (0, 0.1, AXES[4]), (1, 0.3, AXES[1]), (2, 0.1, AXES[2]), (3, 0.3, AXES[3])],
