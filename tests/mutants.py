@@ -48,7 +48,6 @@ TESTS = {
     "il2vseg/learning/clustering.py": (
         "core/test_clustering.py",
         "core/test_trainer*.py",
-        "core/test_scale.py",
     ),
     "il2vseg/learning/selection.py": ("core/test_selection.py", "core/test_trainer*.py"),
     "il2vseg/learning/distiller.py": ("core/test_distiller*.py",),
