@@ -22,7 +22,7 @@ from il2vseg.base.files import require_writable_dir, write_text
 from il2vseg.base.outputs import protect_run
 from il2vseg.data import DATASETS, Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
-from il2vseg.methods import METHODS, load_method
+from il2vseg.methods import DEFAULT_METHOD, METHODS, load_method
 from il2vseg.models.spec import DEFAULT_WIDTH, AdaptSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class TrainConfig(Settings):
         high=255,
         metavar="N|auto",
     )
-    method: str = flag("il2vseg", f"training method: {', '.join(METHODS)}", metavar="NAME")
+    method: str = flag(DEFAULT_METHOD, f"training method: {', '.join(METHODS)}", metavar="NAME")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
     weights: Path | None = flag(
         None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"

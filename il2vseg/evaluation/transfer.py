@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import write_json, write_text
 from il2vseg.data import open_dataset
+from il2vseg.evaluation.grids import Variant
 from il2vseg.evaluation.scoring import judge
 from il2vseg.evaluation.sites import Place, by_prefix, pair_scores, parse_sites, places_of, score_places
+from il2vseg.evaluation.tables import shown
 
 if TYPE_CHECKING:
-    from il2vseg.experiment import ExperimentConfig, Variant
+    from il2vseg.experiment import ExperimentConfig
     from il2vseg.models.network import Predictor
     from il2vseg.train import TrainConfig
 
 Load = Callable[[Path], "Predictor"]
-Show = Callable[[list[float | None]], str]
 
 
 def frames_of(config: "ExperimentConfig", split: str, match: str) -> int:
@@ -50,7 +51,7 @@ def sites_of(config: "ExperimentConfig") -> dict[str, str]:
 
 def run_cell(
     config: "ExperimentConfig",
-    variant: "Variant",
+    variant: Variant,
     training: "TrainConfig",
     places: dict[Place, str],
     train: Callable[["TrainConfig", dict[str, Any]], Any],
@@ -81,7 +82,7 @@ def run_cell(
 
 def run_transfer(
     config: "ExperimentConfig",
-    grid: list["Variant"],
+    grid: list[Variant],
     out: Path,
     training: "TrainConfig",
     train: Callable[["TrainConfig", dict[str, Any]], Any],
@@ -112,7 +113,7 @@ def run_transfer(
     return results
 
 
-def table(results: dict[str, list[dict[str, dict[str, float]]]], shown: Show) -> str:
+def table(results: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     """The Markdown table: a row per method, a column per pair of sites, mean IoU with its spread."""
     pairs = list(next(iter(results.values()))[0]["miou"])
     header = ["mIoU, one assignment per model", *pairs, "mean, many to one"]
@@ -124,7 +125,7 @@ def table(results: dict[str, list[dict[str, dict[str, float]]]], shown: Show) ->
     return "\n".join(lines) + "\n"
 
 
-def write(results: dict[str, list[dict[str, dict[str, float]]]], out: Path, shown: Show) -> str:
+def write(results: dict[str, list[dict[str, dict[str, float]]]], out: Path) -> str:
     """Write transfer.csv and transfer.md; return the table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -134,7 +135,7 @@ def write(results: dict[str, list[dict[str, dict[str, float]]]], out: Path, show
             for metric, pairs in metrics.items():
                 for pair, value in pairs.items():
                     writer.writerow([name, seed, metric, pair, value])
-    markdown = table(results, shown)
+    markdown = table(results)
     write_text(out / "transfer.csv", buffer.getvalue())
     write_text(out / "transfer.md", markdown)
     return markdown

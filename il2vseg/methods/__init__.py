@@ -21,6 +21,8 @@ METHODS: dict[str, str] = {
 }
 """Name of every method, and MODULE:CLASS of its `Method`."""
 
+DEFAULT_METHOD = "il2vseg"
+
 
 def load_method(name: str) -> "type[Method]":
     """Import the class of a method of `METHODS`; an instance of it holds the method's settings.

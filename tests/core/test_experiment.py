@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from il2vseg import experiment
+from il2vseg.evaluation import tables
 
 FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "4", "--seeds", "1"]
 
@@ -113,6 +114,6 @@ def _unavailable(*_: object) -> None:
 
 
 def test_mean_and_spread_are_shown() -> None:
-    assert experiment.shown([70.0, 72.0]) == "71.0 ± 1.4"
-    assert experiment.shown([70.0]) == "70.0"
-    assert experiment.shown([None]) == ""
+    assert tables.shown([70.0, 72.0]) == "71.0 ± 1.4"
+    assert tables.shown([70.0]) == "70.0"
+    assert tables.shown([None]) == ""
