@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,9 +303,11 @@ def test_a_hanging_engine_ends_the_run() -> None:
 
     sink = Collect()
     try:
+        source = Counting(10)
         with pytest.raises(CheckFailed, match="inference hangs"):
-            make(Counting(10), [sink], hang).run(stall_s=0.5)
+            make(source, [sink], hang).run(stall_s=0.5)
         assert sink.closed
+        assert source.read() is None  # it was told to stop
     finally:
         release.set()
 
@@ -361,6 +364,35 @@ def test_stop_finishes_what_is_under_way() -> None:
     assert indices == list(range(len(indices)))
 
 
+def test_stop_ends_a_source_that_cannot_be_interrupted() -> None:
+    class Deaf(Counting):
+        def interrupt(self) -> None:
+            return None
+
+    sink = Collect(lambda o: (o.index == 5 and pipeline.stop()) or None)
+    pipeline = make(Deaf(10_000), [sink])
+    pipeline.run()
+    assert 6 <= len(sink.results) < 10_000
+
+
+def test_a_source_that_pauses_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.001)
+    get = module.Channel.get
+
+    def counted(channel: Any, timeout: float | None = None) -> Any:
+        item = get(channel, timeout)
+        if item is None and channel is pipeline._captured:
+            nothing.set()
+        return item
+
+    nothing = threading.Event()
+    monkeypatch.setattr(module.Channel, "get", counted)
+    sink = Collect()
+    pipeline = make(Counting(4, hook=lambda i: nothing.wait(5) and None), [sink])
+    pipeline.run()
+    assert [r.index for r in sink.results] == [0, 1, 2, 3]
+
+
 def test_a_change_of_the_frame_size_is_reported() -> None:
     class Changing(Counting):
         def read(self) -> Captured | None:
@@ -373,6 +405,7 @@ def test_a_change_of_the_frame_size_is_reported() -> None:
     make(Changing(6), [sink]).run()
     assert sink.kinds() == ["frame_size_changed"]
     assert sink.events[0].data == {"size": [4, 6]}
+    assert sink.events[0].message == "frames are now 6x4, were 8x8"
     assert sink.results[-1].labels.shape == (4, 6)
 
 
