@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Literal, Required, TypedDict
 
 class TrainFlags(TypedDict, total=False):
-    dataset: Literal[
-        "folder", "mastr1325", "intcatch", "camvid", "cityscapes", "cocostuff", "potsdam", "synthetic"
-    ]
+    dataset: str
     root: str | Path | None
     split: str
     match: str | None
@@ -14,7 +12,7 @@ class TrainFlags(TypedDict, total=False):
     ignore_mask: str | None
     num_classes: int | Literal["auto"]
     clusters: int | Literal["auto"] | None
-    method: Literal["kmeans", "smooseg", "stego", "hp", "eagle", "il2vseg"]
+    method: str
     backbone: str
     weights: str | Path | None
     size: Sequence[int] | None
