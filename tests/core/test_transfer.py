@@ -87,8 +87,8 @@ def test_the_grid_trains_on_each_site_scores_on_the_others_and_goes_on(
     monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
         experiment,
-        "_transfer",
-        lambda: [experiment.Variant("clusters", {"method": "kmeans", "centre": True})],
+        "variants",
+        lambda _: [experiment.Variant("clusters", {"method": "kmeans", "centre": True})],
     )
     out = tmp_path / "out"
     arguments = ["transfer", "--dataset", "intcatch", "--root", str(scenes), "--backbone", "tiny"]
