@@ -150,6 +150,15 @@ def test_a_boat_before_the_shore_is_found_and_the_shore_is_not() -> None:
     assert top >= 153
 
 
+def test_what_floats_on_a_mistake_of_the_labels_is_no_obstacle_and_hides_none() -> None:
+    labels = open_sea()
+    labels[180:200, 100:130] = OBSTACLE
+    labels[200:230, 90:140] = SKY  # under it there is no water
+    labels[210:240, 400:430] = OBSTACLE
+    (obstacle,) = MarineAnalyser(CLASSES)(labels).obstacles
+    assert obstacle.box == pytest.approx((400, 210, 30, 30), abs=2)
+
+
 def test_specks_are_no_obstacles() -> None:
     labels = open_sea()
     labels[200:202, 300:304] = OBSTACLE
