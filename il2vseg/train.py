@@ -193,18 +193,10 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     """
     import torch
 
+    from il2vseg.learning import preparation as prepare
     from il2vseg.learning.clusters import survey_store
     from il2vseg.learning.memory import within_memory
     from il2vseg.learning.monitor import Monitor, Silence
-    from il2vseg.learning.preparation import (
-        check_tokens,
-        fit,
-        open_footage,
-        read_features,
-        recipe_of,
-        resolve_clusters,
-        resolve_scale,
-    )
     from il2vseg.learning.processes import join_processes
     from il2vseg.learning.trainer import Trainer
     from il2vseg.models.checkpoint import assemble
@@ -212,21 +204,23 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     started = time.monotonic()
     check(config)
     processes = join_processes()
-    config = resolve_clusters(resolve_scale(config, processes))
+    config = prepare.resolve_clusters(prepare.resolve_scale(config, processes))
     out = config.out or Path("runs") / config.dataset
     if processes.main:
         require_writable_dir(out)
         protect_run(out, OUTPUTS, config.root, [config.weights])
-    dataset, backbone, digest = open_footage(config, processes)
+    dataset, backbone, digest = prepare.open_footage(config, processes)
     with Monitor(out) if processes.main else Silence() as monitor:
-        store = read_features(config, dataset, backbone, digest, processes, monitor)
+        store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
-        whitening, selection, num_classes = processes.from_main(lambda: fit(config, store, out, monitor))
+        whitening, selection, num_classes = processes.from_main(
+            lambda: prepare.fit(config, store, out, monitor)
+        )
         monitor.say(selection.summary())
         config = dataclasses.replace(config, num_classes=num_classes)
-        check_tokens(config, backbone.size, backbone.patch)
-        recipe = recipe_of(config, changes)
+        prepare.check_tokens(config, backbone.size, backbone.patch)
+        recipe = prepare.recipe_of(config, changes)
         if config.loss_memory is not None:
             recipe = within_memory(recipe, config.loss_memory, store, whitening, processes)
             monitor.say(f"micro-batches: {recipe.micro_batches}")

@@ -198,6 +198,17 @@ def test_mini_batch_centroids_are_the_running_means_of_their_directions() -> Non
     assert float((found @ means.T).amax(0).min()) > 0.99
 
 
+@pytest.mark.parametrize("recluster", [False, True])
+def test_trained_prototypes_stay_unless_reclustering_is_asked_for(recluster: bool) -> None:
+    t = trainer(dataclasses.replace(SHORT, recluster=recluster))
+    c = t.run()
+    lengths = c.global_prototypes.norm(dim=1)
+    assert torch.equal(c.global_prototypes, c.local_prototypes.data) == recluster
+    assert (
+        torch.allclose(lengths, torch.ones(3)) == recluster
+    )  # clusters are directions, what is trained is not
+
+
 def test_living_prototypes_are_counted_over_all_micro_batches() -> None:
     t = trainer(dataclasses.replace(SHORT, micro_batches=2))
     seen: list[int | None] = []
