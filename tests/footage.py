@@ -1,6 +1,8 @@
 """Recordings as cameras, phones and archives make them: written by PyAV, and damaged on purpose."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,16 @@ def number_of(frame: Frame) -> int:
     return round((float(level) - 30) / GREY_STEP)
 
 
+@contextmanager
+def own_priority() -> Iterator[None]:
+    """Leave the thread as urgent as it was: SVT-AV1's encoder, run by root, makes it a real-time one."""
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
+
+
 def write_clip(
     path: Path,
     count: int = 12,
@@ -55,7 +67,7 @@ def write_clip(
         "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
     }
     quick |= {"libsvtav1": {"preset": "12"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
-    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
+    with own_priority(), av.open(str(path), "w", format=format, options=container_options or {}) as container:
         container.metadata.update(metadata or {})
         rate = Fraction(fps).limit_denominator(1001)
         stream: Any = container.add_stream(codec, rate=rate, options=quick.get(codec, {}) | (options or {}))
