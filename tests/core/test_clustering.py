@@ -138,6 +138,12 @@ def test_stability_compares_halves_and_alternate_quarters() -> None:
     assert len(cross_scene_stability(footage(torch.zeros(8, dtype=torch.long)), 2)) == 6
 
 
+def test_restarts_begin_elsewhere() -> None:
+    scores = cross_scene_stability(points(0, 8, 40, 6), 3)
+    assert len(set(scores[:3])) > 1
+    assert len(set(scores[3:])) > 1
+
+
 def test_centred_whitening_takes_an_images_mean_token_out() -> None:
     tokens = points(0, 6, 50, 8) + 5.0 * points(1, 6, 1, 8)
     statistics = TokenStatistics(8)
