@@ -16,7 +16,8 @@ from il2vseg.models.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from il2vseg.models.segmenter import Classifier, Segmenter
+from il2vseg.models.lowlevel import pool_colours
+from il2vseg.models.segmenter import Classifier, Segmenter, low_level_scores
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
 
@@ -106,6 +107,17 @@ def test_other_weights_than_those_of_training_are_refused(tmp_path: Path) -> Non
     save_checkpoint(tmp_path, segmenter().classifier, dataclasses.replace(SPEC, weights_sha256="0" * 64))
     with pytest.raises(UserError, match="not the weights"):
         load_checkpoint(tmp_path)
+
+
+def test_scores_are_fused_with_the_weight_of_the_spec() -> None:
+    model, images = segmenter(), torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        fused = model(images)
+        model.alpha = 0.0
+        p_seg = model(images)
+        f_l = low_level_scores(pool_colours(images, model.grid), p_seg, SPEC.low_level)
+    assert float((p_seg - f_l).abs().max()) > 0.05
+    torch.testing.assert_close(fused, 0.7 * p_seg + 0.3 * f_l)
 
 
 def test_scores_are_distributions_for_any_alpha() -> None:
