@@ -135,6 +135,9 @@ class TrainConfig(Settings):
     alpha: float | None = flag(
         None, "weight of the low-level branch at prediction; default: the method's own", low=0, high=1
     )
+    even_exposure: bool | None = flag(
+        None, "even out the exposure of every image before the backbone; default: the method's own"
+    )
     adapt: bool | None = flag(
         None, "adapt the prototypes to every image at prediction; default: on for il2vseg with centred tokens"
     )
@@ -283,6 +286,8 @@ def model_spec(
     frames: int,
 ) -> ModelSpec:
     """The description that the checkpoint stores."""
+    from il2vseg.learning.preparation import evens_exposure
+
     return ModelSpec(
         method=config.method,
         backbone=config.backbone,
@@ -296,6 +301,7 @@ def model_spec(
         training_data=f"{frames} frames of {config.dataset} ({config.split}), no labels",
         selection=selection.to_dict(),
         adapt=adaptation(config, recipe, selection.centre),
+        even_exposure=evens_exposure(config),
     )
 
 

@@ -109,6 +109,13 @@ def ward_merge(centroids: Tensor, sizes: Tensor, k: int) -> Tensor:
     return merged
 
 
+def ward_groups(x: Tensor, prototypes: Tensor, k: int) -> Tensor:
+    """Merge prototypes (K, d), by how many of the vectors x (N, d) each of them labels, to k groups: (K,)."""
+    assignment = (F.normalize(x, dim=1) @ prototypes.T).argmax(1)
+    sizes = torch.bincount(assignment, minlength=len(prototypes)).clamp_min(1)
+    return ward_merge(prototypes, sizes, k)
+
+
 def over_clustered_prototypes(
     x: Tensor, k: int, generator: Generator, factor: int = OVER_CLUSTERING, refine: int = 10
 ) -> Tensor:

@@ -70,6 +70,7 @@ class FeatureCache:
         """
         key = f"{backbone.name}-{backbone.size[0]}x{backbone.size[1]}-{weights_digest[:12]}"
         key += "" if precision == "no" else f"-{precision}"
+        key += "" if backbone.exposure is None else "-even"
         self.folder = (folder or cache_home()) / "features" / key
         self.backbone = backbone
         self.precision = precision
@@ -116,7 +117,7 @@ class CachedBackbone(Backbone):
 
     def __init__(self, cache: FeatureCache) -> None:
         inner = cache.backbone
-        super().__init__(inner.name, inner.vit, inner.size, inner.mean, inner.std)
+        super().__init__(inner.name, inner.vit, inner.size, inner.mean, inner.std, inner.exposure is not None)
         self._cache = cache
 
     def forward(self, images: Tensor) -> Tensor:

@@ -85,7 +85,14 @@ def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, 
     with processes.main_first():
         weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
-    return dataset, build_backbone(config.backbone, size, weights).to(processes.device), digest
+    backbone = build_backbone(config.backbone, size, weights, evens_exposure(config))
+    return dataset, backbone.to(processes.device), digest
+
+
+def evens_exposure(config: "TrainConfig") -> bool:
+    """Whether images get an even exposure: as the user says, else as the method does."""
+    wanted = config.even_exposure
+    return load_method(config.method)().even_exposure if wanted is None else wanted
 
 
 def check_tokens(config: "TrainConfig", size: tuple[int, int], patch: int) -> None:
@@ -113,12 +120,13 @@ def read_features(
 ) -> CachedFeatures:
     """Tokens and colours of all frames, computed where the cache lacks them."""
     cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
-    needed = 2 * len(dataset) * cache.bytes_per_frame()  # each frame and its jittered copy
+    views = load_method(config.method)().uses_views
+    needed = (1 + views) * len(dataset) * cache.bytes_per_frame()  # each frame, and its jittered copy
     limit = int(1e9 * config.cache_limit)
     monitor.say(processes.from_main(lambda: make_room(cache.folder, needed, limit)))
     progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
     ignore = IgnoreMask.of(config.ignore_mask)
-    store = build_feature_store(dataset, cache, progress=progress, processes=processes, ignore=ignore)
+    store = build_feature_store(dataset, cache, views, progress=progress, processes=processes, ignore=ignore)
     for note in (dataset.skipped_note(), dataset.shape_note(backbone.size)):
         if note:
             monitor.say(note)
@@ -131,15 +139,16 @@ def fit(
     """The whitening, how it was chosen, and the number of classes, proposed where that is asked for."""
     statistics = token_statistics(store)
     classes = config.num_classes
+    centre = load_method(config.method)().centre if config.centre is None else config.centre
     if classes == "auto":
-        proposal = propose_classes(store, statistics, config.centre, monitor.track("number of classes"))
+        proposal = propose_classes(store, statistics, centre, monitor.track("number of classes"))
         write_proposal(out, proposal)
         monitor.say(proposal.summary())
         classes = proposal.num_classes
     progress = monitor.track("whitening")
     assert config.clusters != "auto", "not yet resolved"
     selection = choose_whitening(
-        store, statistics, classes, config.whitening, config.centre, progress, config.clusters
+        store, statistics, classes, config.whitening, centre, progress, config.clusters
     )
     return statistics.whitening(selection.components, selection.centre), selection, classes
 

@@ -12,7 +12,12 @@ from il2vseg.learning import clustering
 from il2vseg.learning.draws import draw_batch, step_generator
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.processes import Processes
-from il2vseg.learning.store import FeatureStore, FeatureStoreOnDevice, embedding_batches, sample_embeddings
+from il2vseg.learning.store import (
+    FeatureStore,
+    FeatureStoreOnDevice,
+    embedding_batches,
+    sample_embeddings,
+)
 from il2vseg.methods.base import USAGE, Context, Recipe, Stage
 from il2vseg.models import lowlevel
 from il2vseg.models.checkpoint import load_tensors, save_tensors
@@ -55,7 +60,8 @@ class Trainer:
         self.footage = footage
         self.stages = recipe.method.stages()
         self._check_micro_batches()
-        self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
+        classifier = Classifier(whitening, recipe.prototypes, recipe.temperature, recipe.fine_clusters)
+        self.classifier = classifier.to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         # Half-precision gradients of the head would underflow; for the other precisions it does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
@@ -179,19 +185,22 @@ class Trainer:
 
     def initialise_prototypes(self) -> None:
         """Set the prototypes from the current embeddings."""
+        self.classifier.set_prototypes(*self.processes.from_main(self.find_prototypes))
 
-        def find() -> Tensor:
-            generator = step_generator(self.recipe.seed, "clusters", 0)
-            k = len(self.classifier.global_prototypes)
-            if self.recipe.clustering == "minibatch":
-                n = self.store.grid[0] * self.store.grid[1]
-                order = torch.randperm(len(self.store), generator=generator)
-                batches = embedding_batches(self.classifier, self.store, order, n, generator)
-                return clustering.minibatch_kmeans(batches, k, generator)
-            embeddings = sample_embeddings(self.classifier, self.store, self.recipe.seed)
-            return clustering.over_clustered_prototypes(embeddings, k, generator)
-
-        self.classifier.set_prototypes(self.processes.from_main(find))
+    def find_prototypes(self) -> tuple[Tensor, Tensor | None]:
+        """Clusters of the current embeddings (K, d) and, where several make a class, their classes (K,)."""
+        classifier, r = self.classifier, self.recipe
+        generator = step_generator(r.seed, "clusters", 0)
+        if r.clustering == "minibatch" and not r.fine_clusters:
+            n = self.store.grid[0] * self.store.grid[1]
+            order = torch.randperm(len(self.store), generator=generator)
+            batches = embedding_batches(classifier, self.store, order, n, generator)
+            return clustering.minibatch_kmeans(batches, r.prototypes, generator), None
+        embeddings = sample_embeddings(classifier, self.store, r.seed)
+        if not r.fine_clusters:
+            return clustering.over_clustered_prototypes(embeddings, r.prototypes, generator), None
+        found, _ = clustering.cosine_kmeans(embeddings, r.fine_clusters, generator)
+        return found, clustering.ward_groups(embeddings, found, r.prototypes)
 
     def begin(self, name: str) -> None:
         """Set up a stage: its prototypes, if it trains them, and its optimiser."""

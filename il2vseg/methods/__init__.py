@@ -18,6 +18,8 @@ METHODS: dict[str, str] = {
     "hp": "il2vseg.methods.hp:HP",
     "eagle": "il2vseg.methods.eagle:Eagle",
     "il2vseg": "il2vseg.methods.il2vseg:IL2Vseg",
+    "paper": "il2vseg.methods.paper:Paper",
+    "steady": "il2vseg.methods.steady:Steady",
 }
 """Name of every method, and MODULE:CLASS of its `Method`."""
 

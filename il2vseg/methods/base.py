@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Generator, Tensor
 
+from il2vseg.learning.clustering import OVER_CLUSTERING
 from il2vseg.learning.draws import channel_dropout, derangement
 from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.learning.store import FeatureStore
@@ -33,6 +34,9 @@ from il2vseg.models.segmenter import Classifier
 from il2vseg.models.spec import LowLevelSpec
 
 Clustering = Literal["ward", "minibatch"]
+
+MIN_FINE_CLUSTERS = 18
+"""Clusters that are kept where there are few classes."""
 
 USAGE = "usage"
 """Name under which a stage with prototypes reports which share of the tokens each of them labels."""
@@ -49,6 +53,9 @@ class Stage(ABC):
     trains_prototypes: ClassVar[bool] = False
     """Whether it starts from clusters of the embeddings and trains them; else the prototypes are found when
     all stages are done."""
+
+    uses_views: ClassVar[bool] = False
+    """Whether its losses look at the colour-jittered copies, whose tokens cost as much as the images'."""
 
     @abstractmethod
     def losses(self, context: "Context") -> dict[str, Tensor]:
@@ -72,11 +79,22 @@ class Method:
     """The low-level branch, in training and at prediction."""
     adapts: bool = False
     """Whether prototypes of centred tokens adapt to the image at prediction."""
+    centre: bool | None = None
+    """Whether tokens are centred per image; None = what is more stable across scenes."""
+    even_exposure: bool = False
+    """Whether the backbone sees images of even exposure."""
+    keeps_clusters: bool = False
+    """Whether a class is a group of clusters, each with a prototype, instead of a single prototype."""
 
     def stages(self) -> dict[str, Stage]:
         """The stages by their names."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Stage)}
+
+    @property
+    def uses_views(self) -> bool:
+        """Whether a stage needs the colour-jittered copies."""
+        return any(stage.uses_views and stage.steps > 0 for stage in self.stages().values())
 
     def with_steps(self, total: int) -> Self:
         """The same method with its steps scaled to `total` of all stages together."""
@@ -112,6 +130,14 @@ class Recipe:
     mini-batch k-means of all of them."""
     recluster: bool = False
     """Replace the trained prototypes by clusters of the final embeddings."""
+
+    @property
+    def fine_clusters(self) -> int | None:
+        """Number of clusters that are merged to classes and kept, where the method does so; clusters that
+        the user wants to name are prototypes themselves."""
+        if not self.method.keeps_clusters or self.clusters:
+            return None
+        return max(OVER_CLUSTERING * self.num_classes, MIN_FINE_CLUSTERS)
 
     @property
     def prototypes(self) -> int:

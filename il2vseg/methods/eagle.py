@@ -1,6 +1,7 @@
 """EAGLE (Kim et al. 2024): objects found by eigen-clusters of every image guide the contrast."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ class EigenAggregation(Stage):
     steps: int = 200
     samples: int = 144
     negatives: int = 3
+
+    uses_views: ClassVar[bool] = True
 
     def losses(self, context: Context) -> dict[str, Tensor]:
         index = context.positions(self.samples)

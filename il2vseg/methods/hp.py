@@ -1,6 +1,7 @@
 """HP (Seong et al. 2023): contrast with hidden positives."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ class HiddenPositives(Stage):
     samples: int = 64
     reference_pool: int = 2048
     """Tokens that decide what a hidden positive is."""
+
+    uses_views: ClassVar[bool] = True
 
     def losses(self, context: Context) -> dict[str, Tensor]:
         head = context.classifier.head

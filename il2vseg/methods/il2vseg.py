@@ -1,6 +1,7 @@
 """IL2Vseg (Qing et al. 2025): SmooSeg and STEGO with a low-level branch in the losses and at prediction."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class FusedSmoothness(Smoothness):
     fused_weight: float = 0.3
     fused_alpha: float = 0.3
     """α of F_f in L_fused."""
+
+    uses_views: ClassVar[bool] = True
 
     def losses(self, context: Context) -> dict[str, Tensor]:
         sample = Sample.draw(context, self.samples)

@@ -1,6 +1,7 @@
 """STEGO (Hamilton et al. 2022): feature correspondence distillation."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ class Correspondence(Stage):
     steps: int = 300
     samples: int = 121
     negatives: int = 3
+
+    uses_views: ClassVar[bool] = True
 
     def losses(self, context: Context) -> dict[str, Tensor]:
         positions = context.positions_per_image(self.samples)

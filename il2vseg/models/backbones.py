@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from il2vseg.base.errors import UserError
+from il2vseg.models.exposure import EvenExposure
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,24 @@ class Backbone(nn.Module):
     Attributes:
         vit: the network, also where it is a CNN: layers of exported graphs carry the name.
         name, patch, dim: as in the table. size: (H, W) of the input. grid: (h, w) = size / patch.
+        exposure: evens out the exposure of the images first; None = it takes them as they are.
     """
 
-    def __init__(self, name: str, vit: nn.Module, size: tuple[int, int], mean: Tensor, std: Tensor) -> None:
+    def __init__(
+        self,
+        name: str,
+        vit: nn.Module,
+        size: tuple[int, int],
+        mean: Tensor,
+        std: Tensor,
+        even_exposure: bool = False,
+    ) -> None:
         super().__init__()
         spec = backbone_spec(name)
         self.name, self.patch, self.dim, self.size = name, spec.patch, spec.dim, size
         self.grid = (size[0] // spec.patch, size[1] // spec.patch)
         self.vit = vit
+        self.exposure = EvenExposure(size, spec.patch) if even_exposure else None
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
@@ -117,6 +128,8 @@ class Backbone(nn.Module):
         Returns:
             (B, D, h, w).
         """
+        if self.exposure is not None:
+            images = self.exposure(images)
         x = (images - self.mean) / self.std
         tokens: Tensor = self.vit.forward_features(x)  # type: ignore[operator]
         if tokens.ndim == 4:
@@ -125,7 +138,9 @@ class Backbone(nn.Module):
         return tokens.transpose(1, 2).reshape(-1, self.dim, *self.grid)
 
 
-def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Backbone:
+def build_backbone(
+    name: str, size: tuple[int, int], weights: Path | None, even_exposure: bool = False
+) -> Backbone:
     """Build a frozen backbone for one input size.
 
     The size is fixed at creation: a positional embedding resampled on every call leaves an anti-aliased
@@ -134,6 +149,7 @@ def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Ba
     Args:
         size: (H, W), multiples of the patch size.
         weights: safetensors in timm's names (`weights.resolve_weights`); None only for `tiny`.
+        even_exposure: even out the exposure of the images first (`il2vseg.models.exposure`).
     Raises:
         UserError: unknown name, size of broken patches, or weights that do not fit the architecture.
     """
@@ -158,7 +174,8 @@ def build_backbone(name: str, size: tuple[int, int], weights: Path | None) -> Ba
             raise UserError(f"{weights}: weights of another architecture ({reason})") from None
     config: dict[str, Any] = vit.pretrained_cfg
     config.pop("state_dict", None)  # timm keeps what it loaded from: a second copy of the weights
-    return Backbone(name, vit, size, torch.tensor(config["mean"]), torch.tensor(config["std"]))
+    mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+    return Backbone(name, vit, size, mean, std, even_exposure)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

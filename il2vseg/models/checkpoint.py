@@ -120,7 +120,9 @@ def _spec(description: dict[str, Any]) -> ModelSpec:
 def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
     """Rebuild the trained part from its tensors."""
     components, dim = tensors["whitening.basis"].shape
-    classifier = Classifier(Whitening(dim, components, spec.centre), len(spec.class_names), spec.temperature)
+    prototypes = len(tensors["global_prototypes"]) if "groups" in tensors else None
+    whitening = Whitening(dim, components, spec.centre)
+    classifier = Classifier(whitening, len(spec.class_names), spec.temperature, prototypes)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 
@@ -147,7 +149,7 @@ def load_checkpoint(
             f"{file}: not the weights that {folder} was trained with "
             f"(sha256 {found[:12]}…, not {spec.weights_sha256[:12]}…); pass the right file with --weights"
         )
-    backbone = build_backbone(spec.backbone, size or spec.size, file)
+    backbone = build_backbone(spec.backbone, size or spec.size, file, spec.even_exposure)
     return assemble(backbone, load_classifier(tensors, spec), spec)
 
 

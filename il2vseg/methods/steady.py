@@ -1,0 +1,23 @@
+"""No losses: what holds between scenes, light and places, where training on one drive does not.
+
+Images of even exposure, tokens centred per image, several clusters to a class, prototypes adapted to every
+image, and the low-level branch at prediction. What each part is worth, and what was tried instead:
+docs/experiments.md.
+"""
+
+from dataclasses import dataclass
+
+from il2vseg.methods.base import Method
+from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
+
+
+@dataclass(frozen=True)
+class Steady(Method):
+    """Clusters of the whitened tokens, merged to classes and kept."""
+
+    predict_alpha: float = PREDICTION_ALPHA
+    low_level: LowLevelSpec = LowLevelSpec()
+    adapts: bool = True
+    centre: bool | None = True
+    even_exposure: bool = True
+    keeps_clusters: bool = True
