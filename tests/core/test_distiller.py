@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, fitting_size
-from il2vseg.distill import DistillConfig, crop_size, distill, main
+from il2vseg.distill import DistillConfig, crop_size, distill, load_teachers, main
 from il2vseg.learning.distiller import Distiller, DistillRecipe
 from il2vseg.learning.targets import Targets, classes_of, compute_targets, targets_key
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, vary_light, warp_frame
@@ -378,6 +379,21 @@ def test_the_command_distils_a_checkpoint_of_the_train_command(
     cv2.imwrite(str(tmp_path / "one" / "a.png"), np.full((64, 96, 3), 90, np.uint8))
     assert main([*arguments, "--dataset", "folder", "--root", str(tmp_path / "one")]) == 2
     assert "distillation needs two frames or more" in capsys.readouterr().err
+
+
+def test_a_teacher_is_loaded_once_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    from il2vseg.models import checkpoint
+
+    loaded: list[tuple[int, int]] = []
+
+    def load(_: Path, *, size: tuple[int, int] = SIZE, weights: Path | None = None) -> SimpleNamespace:
+        loaded.append(size)
+        return SimpleNamespace(size=size, patch=16)
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", load)
+    teachers = load_teachers(DistillConfig(teacher=Path("nowhere"), scales=(1.0, 1.5, 1.0)))
+    assert [t.size for t in teachers] == [SIZE, (144, 288), SIZE]
+    assert loaded == [SIZE, (144, 288)]
 
 
 def test_a_missing_teacher_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
