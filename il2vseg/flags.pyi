@@ -25,6 +25,7 @@ class TrainFlags(TypedDict, total=False):
     whitening: int | None
     centre: bool | None
     alpha: float | None
+    even_exposure: bool | None
     adapt: bool | None
     clustering: Literal["ward", "minibatch"]
     recluster: bool
