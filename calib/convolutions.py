@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
-from il2vseg.calib.layers import convolutions, initializers, network_nodes, replace, value
+from il2vseg.calib.layers import convolutions, initializers, nodes_behind, replace, value
 from il2vseg.calib.observe import Method, session
 from il2vseg.calib.qdq import Convention
 from il2vseg.calib.quantise import CHECK_FRAMES, Quantised
@@ -53,13 +53,14 @@ def quantise_convolutions(
             item = next(self.frames, None)
             return None if item is None else {model.graph.input[0].name: item[1][None]}
 
-    *layers, classifier = [node.name for node in convolutions(model)] or [""]
-    if not layers:
+    *layers, last = convolutions(model) or [None]
+    if not layers or last is None:
         raise UserError(
             "the model has no large linear layer, so INT8 would change nothing; export it as fp32"
         )
     # What stands beside the network or behind it, such as the confidence, is not quantised either.
-    network = {node.name for node in network_nodes(model)}
+    classifier = last.name
+    network = {node.name for node in nodes_behind(model, last.output[0])}
     excluded = [classifier, *(node.name for node in model.graph.node if node.name not in network)]
     progress(f"observing {len(layers)} convolutions on {len(frames)} frames")
     ranges = {

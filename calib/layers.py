@@ -114,6 +114,11 @@ def network_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return []
 
 
+def nodes_behind(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
+    """List the nodes that compute a tensor from the graph's frame."""
+    return _between(model, model.graph.input[0].name, tensor)
+
+
 def _between(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]:
     """List the nodes that compute the tensor `last` from the tensor `first`."""
     reached = {first}

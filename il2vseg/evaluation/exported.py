@@ -21,7 +21,7 @@ class ExportedModel:
     def __init__(self, engine: Engine) -> None:
         manifest = engine.manifest
         self._engine = engine
-        self._low_level = LowLevelSpec(**manifest.fcm)
+        self._low_level = LowLevelSpec.of(manifest.fcm)
         self._alpha = manifest.alpha
         self.size = manifest.size
         self.grid = manifest.outputs.scores[1:]

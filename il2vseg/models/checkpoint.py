@@ -107,10 +107,7 @@ def read_spec(folder: Path) -> ModelSpec:
 
 def _spec(description: dict[str, Any]) -> ModelSpec:
     d = dict(description)
-    low_level = dict(d["low_level"])
-    if low_level.pop("window", 0):
-        raise UserError("a model with colour affinity in windows, which this version lacks; train it again")
-    d["low_level"] = LowLevelSpec(**low_level)
+    d["low_level"] = LowLevelSpec.of(d["low_level"])
     d["adapt"] = AdaptSpec(**d["adapt"]) if d.get("adapt") else None
     d["size"] = tuple(d["size"])
     d["class_names"] = tuple(d["class_names"])

@@ -1,7 +1,10 @@
 """The description of a model: plain values, stored in its checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from il2vseg.base.errors import UserError
 
 FORMAT_VERSION = 2
 
@@ -40,6 +43,18 @@ class LowLevelSpec:
     = bilinear upsampling."""
     refine_eps: float = 1e-3
     """Variance of colour, RGB in [0, 1], below which a window of 3x3 of them counts as flat."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "LowLevelSpec":
+        """Read the settings that a checkpoint or a manifest holds, of this version or an older one.
+
+        Raises:
+            UserError: they ask for affinity in windows, which is no more.
+        """
+        known = dict(values)
+        if known.pop("window", 0):
+            raise UserError("colour affinity in windows is no longer supported; train the model again")
+        return cls(**known)
 
 
 @dataclass(frozen=True)

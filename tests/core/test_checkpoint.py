@@ -67,7 +67,7 @@ def test_checkpoints_with_the_former_setting_of_windows_load_unless_they_need_it
         if window == 0:
             assert load_checkpoint(tmp_path).spec == SPEC
         else:
-            with pytest.raises(UserError, match="train it again"):
+            with pytest.raises(UserError, match="train the model again"):
                 load_checkpoint(tmp_path)
 
 

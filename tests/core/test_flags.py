@@ -142,5 +142,5 @@ def test_keyword_arguments_may_be_plain_values() -> None:
 
     config = TrainConfig(root="frames", size=[140, 280], alpha="0.5")  # type: ignore[arg-type]
     assert (config.root, config.size, config.alpha) == (Path("frames"), (140, 280), 0.5)
-    with pytest.raises(UserError, match=r"method needs one of kmeans, .* not 'magic'"):
-        TrainConfig(method="magic")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"clustering needs one of ward, .*not 'magic'"):
+        TrainConfig(clustering="magic")  # type: ignore[arg-type]
