@@ -53,16 +53,16 @@ def quantise_convolutions(
             item = next(self.frames, None)
             return None if item is None else {model.graph.input[0].name: item[1][None]}
 
-    *layers, last = convolutions(model) or [None]
-    if not layers or last is None:
+    layers = convolutions(model)
+    if len(layers) < 2:
         raise UserError(
             "the model has no large linear layer, so INT8 would change nothing; export it as fp32"
         )
     # What stands beside the network or behind it, such as the confidence, is not quantised either.
-    classifier = last.name
-    network = {node.name for node in nodes_behind(model, last.output[0])}
+    classifier = layers[-1].name
+    network = {node.name for node in nodes_behind(model, layers[-1].output[0])}
     excluded = [classifier, *(node.name for node in model.graph.node if node.name not in network)]
-    progress(f"observing {len(layers)} convolutions on {len(frames)} frames")
+    progress(f"observing {len(layers) - 1} convolutions on {len(frames)} frames")
     ranges = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
