@@ -205,7 +205,7 @@ class Context:
         return z
 
     def whitened_view(self, positions: Tensor | None = None) -> Tensor:
-        """As `whitened`, of the colour-jittered copies."""
+        """As `whitened`, of the colour-jittered copies; the stage says `uses_views`."""
         z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images), positions)
         return z
 

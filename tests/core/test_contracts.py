@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def agreement(embeddings: Tensor, embeddings_view: Tensor) -> Tensor:
 class Agreement(Stage):
     """The stage that takes the loss."""
 
+    uses_views: ClassVar[bool] = True
     steps: int = 4
     samples: int = 5
 

@@ -333,6 +333,7 @@ class Fake(torch.nn.Module):
     """A backbone whose tokens are the mean colours of the patches."""
 
     name, patch, dim, size, grid = "fake", 4, 3, (8, 8), (2, 2)
+    exposure = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -415,7 +416,7 @@ import torch
 from il2vseg.learning.features import FeatureCache
 
 class Backbone(torch.nn.Module):
-    name, size, mean = "fake", (8, 8), torch.zeros(1)
+    name, size, mean, exposure = "fake", (8, 8), torch.zeros(1), None
     def forward(self, images):
         return torch.nn.functional.avg_pool2d(images, 4)
 
