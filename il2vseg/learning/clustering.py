@@ -109,13 +109,6 @@ def ward_merge(centroids: Tensor, sizes: Tensor, k: int) -> Tensor:
     return merged
 
 
-def ward_groups(x: Tensor, prototypes: Tensor, k: int) -> Tensor:
-    """Merge prototypes (K, d), by how many of the vectors x (N, d) each of them labels, to k groups: (K,)."""
-    assignment = (F.normalize(x, dim=1) @ prototypes.T).argmax(1)
-    sizes = torch.bincount(assignment, minlength=len(prototypes)).clamp_min(1)
-    return ward_merge(prototypes, sizes, k)
-
-
 def over_clustered_prototypes(
     x: Tensor, k: int, generator: Generator, factor: int = OVER_CLUSTERING, refine: int = 10
 ) -> Tensor:
@@ -132,3 +125,42 @@ def over_clustered_prototypes(
     groups = ward_merge(fine, sizes, k)
     merged = torch.zeros(k, x.shape[1]).index_add_(0, groups, fine * sizes[:, None])
     return lloyd(x, F.normalize(merged, dim=1), refine)[0]
+
+
+def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
+    """Agreement of two labelings (N,) up to renaming: 1 identical, 0 chance (Hubert & Arabie 1985)."""
+    table = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64)
+    table.index_put_((a, b), torch.ones(len(a), dtype=torch.float64), accumulate=True)
+
+    def pairs(counts: Tensor) -> Tensor:
+        return (counts * (counts - 1) / 2).sum()
+
+    together, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    expected = rows * columns / pairs(table.sum())
+    best = (rows + columns) / 2
+    return 1.0 if bool(best == expected) else float((together - expected) / (best - expected))
+
+
+def agreeing_prototypes(
+    x: Tensor, k: int, generator: Generator, restarts: int, sample: int = 50_000
+) -> Tensor:
+    """Of several clusterings, the one whose labels agree best with those of the others.
+
+    Which clusters Ward merges last depends on the seeds of k-means; what most restarts find is in the data.
+
+    Args:
+        x: (N, d) features. sample: of them that a clustering sees, drawn anew each time.
+    Returns:
+        (k, d) unit vectors.
+    """
+    x = F.normalize(x, dim=1)
+    found = [
+        over_clustered_prototypes(
+            x[torch.randperm(len(x), generator=generator)[:sample]], k, generator, refine=0
+        )
+        for _ in range(restarts)
+    ]
+    seen = x[torch.randperm(len(x), generator=generator)[:sample]]
+    labels = [(seen @ prototypes.T).argmax(1) for prototypes in found]
+    agreement = [sum(adjusted_rand_index(a, b) for b in labels) for a in labels]
+    return found[max(range(restarts), key=agreement.__getitem__)]

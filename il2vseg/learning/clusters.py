@@ -87,7 +87,7 @@ class ClusterSurvey:
         """
         self.classifier = classifier
         self.adapt = adapt
-        k, d = classifier.num_classes, classifier.global_prototypes.shape[1]
+        k, d = classifier.global_prototypes.shape
         dim = classifier.whitening.basis.shape[1]
         self._count = torch.zeros(SCENES, k, dtype=torch.float64)
         self._rows = torch.zeros(k, dtype=torch.float64)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from il2vseg.base.errors import UserError
-from il2vseg.learning.clustering import OVER_CLUSTERING, over_clustered_prototypes
+from il2vseg.learning.clustering import OVER_CLUSTERING, adjusted_rand_index, over_clustered_prototypes
 from il2vseg.learning.draws import step_generator
 from il2vseg.learning.store import FeatureStore
 from il2vseg.models.whitening import TokenStatistics, Whitening
@@ -94,20 +94,6 @@ class Selection:
         """One line for people."""
         centred = "tokens centred per image" if self.centre else "tokens not centred"
         return f"whitening: {self.components} dimensions, {centred} ({self.criterion})"
-
-
-def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
-    """Agreement of two labelings (N,) up to renaming: 1 identical, 0 chance (Hubert & Arabie 1985)."""
-    table = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64)
-    table.index_put_((a, b), torch.ones(len(a), dtype=torch.float64), accumulate=True)
-
-    def pairs(counts: Tensor) -> Tensor:
-        return (counts * (counts - 1) / 2).sum()
-
-    together, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    expected = rows * columns / pairs(table.sum())
-    best = (rows + columns) / 2
-    return 1.0 if bool(best == expected) else float((together - expected) / (best - expected))
 
 
 def components_for(num_classes: int, dim: int, clusters: int | None = None) -> int:

@@ -60,8 +60,7 @@ class Trainer:
         self.footage = footage
         self.stages = recipe.method.stages()
         self._check_micro_batches()
-        classifier = Classifier(whitening, recipe.prototypes, recipe.temperature, recipe.fine_clusters)
-        self.classifier = classifier.to(self.device)
+        self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         # Half-precision gradients of the head would underflow; for the other precisions it does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
@@ -185,22 +184,21 @@ class Trainer:
 
     def initialise_prototypes(self) -> None:
         """Set the prototypes from the current embeddings."""
-        self.classifier.set_prototypes(*self.processes.from_main(self.find_prototypes))
+        self.classifier.set_prototypes(self.processes.from_main(self.find_prototypes))
 
-    def find_prototypes(self) -> tuple[Tensor, Tensor | None]:
-        """Clusters of the current embeddings (K, d) and, where several make a class, their classes (K,)."""
+    def find_prototypes(self) -> Tensor:
+        """Clusters of the current embeddings (C, d)."""
         classifier, r = self.classifier, self.recipe
         generator = step_generator(r.seed, "clusters", 0)
-        if r.clustering == "minibatch" and not r.fine_clusters:
+        if r.clustering == "minibatch":
             n = self.store.grid[0] * self.store.grid[1]
             order = torch.randperm(len(self.store), generator=generator)
             batches = embedding_batches(classifier, self.store, order, n, generator)
-            return clustering.minibatch_kmeans(batches, r.prototypes, generator), None
+            return clustering.minibatch_kmeans(batches, r.prototypes, generator)
         embeddings = sample_embeddings(classifier, self.store, r.seed)
-        if not r.fine_clusters:
-            return clustering.over_clustered_prototypes(embeddings, r.prototypes, generator), None
-        found, _ = clustering.cosine_kmeans(embeddings, r.fine_clusters, generator)
-        return found, clustering.ward_groups(embeddings, found, r.prototypes)
+        if r.method.restarts > 1:
+            return clustering.agreeing_prototypes(embeddings, r.prototypes, generator, r.method.restarts)
+        return clustering.over_clustered_prototypes(embeddings, r.prototypes, generator)
 
     def begin(self, name: str) -> None:
         """Set up a stage: its prototypes, if it trains them, and its optimiser."""

@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Generator, Tensor
 
-from il2vseg.learning.clustering import OVER_CLUSTERING
 from il2vseg.learning.draws import channel_dropout, derangement
 from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.learning.store import FeatureStore
@@ -34,9 +33,6 @@ from il2vseg.models.segmenter import Classifier
 from il2vseg.models.spec import LowLevelSpec
 
 Clustering = Literal["ward", "minibatch"]
-
-MIN_FINE_CLUSTERS = 18
-"""Clusters that are kept where there are few classes."""
 
 USAGE = "usage"
 """Name under which a stage with prototypes reports which share of the tokens each of them labels."""
@@ -83,8 +79,8 @@ class Method:
     """Whether tokens are centred per image; None = what is more stable across scenes."""
     even_exposure: bool = False
     """Whether the backbone sees images of even exposure."""
-    keeps_clusters: bool = False
-    """Whether a class is a group of clusters, each with a prototype, instead of a single prototype."""
+    restarts: int = 1
+    """Clusterings that the prototypes are chosen from (`clustering.agreeing_prototypes`)."""
 
     def stages(self) -> dict[str, Stage]:
         """The stages by their names."""
@@ -130,14 +126,6 @@ class Recipe:
     mini-batch k-means of all of them."""
     recluster: bool = False
     """Replace the trained prototypes by clusters of the final embeddings."""
-
-    @property
-    def fine_clusters(self) -> int | None:
-        """Number of clusters that are merged to classes and kept, where the method does so; clusters that
-        the user wants to name are prototypes themselves."""
-        if not self.method.keeps_clusters or self.clusters:
-            return None
-        return max(OVER_CLUSTERING * self.num_classes, MIN_FINE_CLUSTERS)
 
     @property
     def prototypes(self) -> int:

@@ -1,8 +1,8 @@
 """No losses: what holds between scenes, light and places, where training on one drive does not.
 
-Images of even exposure, tokens centred per image, several clusters to a class, prototypes adapted to every
-image, and the low-level branch at prediction. What each part is worth, and what was tried instead:
-docs/experiments.md.
+Images of even exposure, tokens centred per image, of many clusterings the one that the others agree with,
+prototypes adapted to every image, and the low-level branch at prediction. What each part is worth, and what
+was tried instead: docs/experiments.md.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
 
 @dataclass(frozen=True)
 class Steady(Method):
-    """Clusters of the whitened tokens, merged to classes and kept."""
+    """Clusters of the whitened tokens, merged to classes."""
 
     predict_alpha: float = PREDICTION_ALPHA
     low_level: LowLevelSpec = LowLevelSpec()
     adapts: bool = True
     centre: bool | None = True
     even_exposure: bool = True
-    keeps_clusters: bool = True
+    restarts: int = 16

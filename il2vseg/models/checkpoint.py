@@ -117,9 +117,7 @@ def _spec(description: dict[str, Any]) -> ModelSpec:
 def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
     """Rebuild the trained part from its tensors."""
     components, dim = tensors["whitening.basis"].shape
-    prototypes = len(tensors["global_prototypes"]) if "groups" in tensors else None
-    whitening = Whitening(dim, components, spec.centre)
-    classifier = Classifier(whitening, len(spec.class_names), spec.temperature, prototypes)
+    classifier = Classifier(Whitening(dim, components, spec.centre), len(spec.class_names), spec.temperature)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 

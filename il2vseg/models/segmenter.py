@@ -41,43 +41,24 @@ class ProjectionHead(nn.Module):
 class Classifier(nn.Module):
     """The trained part: whitening, head and prototypes. Tokens in, class distributions out."""
 
-    groups: Tensor | None
-
-    def __init__(
-        self, whitening: Whitening, num_classes: int, temperature: float = 0.1, prototypes: int | None = None
-    ) -> None:
-        """Args:
-        num_classes: C, what it tells apart. prototypes: K of them, where several make a class; None = C.
-        """
+    def __init__(self, whitening: Whitening, num_classes: int, temperature: float = 0.1) -> None:
         super().__init__()
         self.whitening = whitening
         self.head = ProjectionHead(whitening.basis.shape[0])
-        k = prototypes or num_classes
-        self.local_prototypes = nn.Parameter(torch.zeros(k, EMBEDDING_DIM))
+        self.local_prototypes = nn.Parameter(torch.zeros(num_classes, EMBEDDING_DIM))
         self.global_prototypes: Tensor
-        self.register_buffer("global_prototypes", torch.zeros(k, EMBEDDING_DIM))
-        self.register_buffer("groups", torch.zeros(num_classes, k) if prototypes else None)
-        self.num_classes = num_classes
+        self.register_buffer("global_prototypes", torch.zeros(num_classes, EMBEDDING_DIM))
         self.temperature = temperature
 
-    def set_prototypes(self, prototypes: Tensor, groups: Tensor | None = None) -> None:
-        """Start both prototype sets (K, d) from clusters of the embeddings.
-
-        Args:
-            groups: the class of every prototype (K,), where several make a class.
-        """
+    def set_prototypes(self, prototypes: Tensor) -> None:
+        """Start both prototype sets (C, d) from clusters of the embeddings."""
         with torch.no_grad():
             self.local_prototypes.copy_(prototypes)
             self.global_prototypes.copy_(prototypes)
-            if self.groups is not None and groups is not None:
-                self.groups.copy_(F.one_hot(groups, self.num_classes).T)
 
     def reorder(self, order: Tensor) -> None:
-        """Number the classes anew: the class `order[k]` becomes k."""
+        """Number the clusters anew: the cluster `order[k]` becomes k."""
         with torch.no_grad():
-            if self.groups is not None:
-                self.groups.copy_(self.groups[order])
-                return
             self.local_prototypes.copy_(self.local_prototypes[order])
             self.global_prototypes.copy_(self.global_prototypes[order])
 
@@ -98,18 +79,13 @@ class Classifier(nn.Module):
         b, _, h, w = tokens.shape
         flat = tokens.flatten(2).transpose(1, 2)
         embeddings = self.head(self.whitening(flat))
-        if classes is not None and self.groups is not None:
-            classes = classes @ self.groups
         if adapt is None:
             logits = self.logits(embeddings, self.global_prototypes)
         else:
             logits = adapted_logits(
                 flat, embeddings, self.global_prototypes, self.temperature, adapt, classes
             )
-        p = logits.softmax(-1)
-        if self.groups is not None:
-            p = p @ self.groups.T
-        return p.transpose(1, 2).reshape(b, -1, h, w)
+        return logits.softmax(-1).transpose(1, 2).reshape(b, -1, h, w)
 
 
 def low_level_memberships(
