@@ -8,6 +8,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.runtime.sources.base import Captured, Report, Source
 from il2vseg.runtime.sources.capture import Connection, ConnectionFailed
+from il2vseg.runtime.sources.interrupt import interrupt
 
 INITIAL_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
@@ -29,7 +30,7 @@ _MOST_STUCK = 4
 class _Reader:
     """One connection, read by a thread of its own as fast as it delivers; only the newest frame is kept.
 
-    A native read that hangs cannot be interrupted: such a reader is abandoned, and closes its connection
+    A read that hangs in a driver cannot be interrupted: such a reader is abandoned, and closes its connection
     itself should the read ever return.
     """
 
@@ -86,8 +87,9 @@ class _Reader:
         return max(first, min(self.alive + freeze_s, self.begun + KEY_FRAME_S))
 
     def abandon(self) -> None:
-        """Stop at the next frame."""
+        """Stop at the next frame, and do not wait for it any longer."""
         self._abandoned = True
+        interrupt(self.thread)
 
 
 class LiveSource(Source):

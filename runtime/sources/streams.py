@@ -9,6 +9,7 @@ from il2vseg.base.images import Frame
 from il2vseg.base.media.container import open_container, reason, video_stream
 from il2vseg.base.media.pixels import ToFrame
 from il2vseg.runtime.sources.capture import Connection, ConnectionFailed, open_gstreamer
+from il2vseg.runtime.sources.interrupt import watch_this_thread
 
 _OPTIONS: dict[str, dict[str, str]] = {
     "rtsp": {"rtsp_transport": "tcp"},
@@ -90,7 +91,7 @@ class StreamConnection:
 
 
 def connect_stream(url: str, connect_s: float, timeout_s: float) -> StreamConnection:
-    """Open an address.
+    """Open an address. Whoever reads it in another thread can `interrupt` that thread.
 
     Args:
         connect_s: give up when there is no answer for so long. timeout_s: the same for a later packet.
@@ -100,6 +101,7 @@ def connect_stream(url: str, connect_s: float, timeout_s: float) -> StreamConnec
     """
     import av
 
+    watch_this_thread()
     scheme = url.partition(":")[0].lower()
     begun = time.monotonic()
     try:

@@ -18,7 +18,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.runtime.sources import SourceOptions, live, open_source
 from il2vseg.runtime.sources.capture import ConnectionFailed
-from il2vseg.runtime.sources.live import LiveSource
+from il2vseg.runtime.sources.live import LiveSource, _Reader
 from il2vseg.runtime.sources.streams import connect_stream, open_stream
 from tests.footage import write_clip
 
@@ -243,6 +243,24 @@ def test_the_process_ends_cleanly_with_a_reader_that_waits(tmp_path: Path) -> No
             [sys.executable, "-c", program, f"rtsp://127.0.0.1:{port}/cam"], capture_output=True, timeout=30
         )
     assert (done.returncode, done.stderr) == (2, b"")
+
+
+def test_a_reader_that_nobody_waits_for_stops_waiting_at_once() -> None:
+    with silent_server() as port:
+        reader = _Reader(
+            partial(connect_stream, f"rtsp://127.0.0.1:{port}/cam", 30.0, 30.0), threading.Condition()
+        )
+        reader.thread.join(0.3)
+        assert reader.thread.is_alive()
+        reader.abandon()
+        reader.thread.join(5.0)
+        assert not reader.thread.is_alive()
+        other = _Reader(
+            partial(connect_stream, f"rtsp://127.0.0.1:{port}/cam", 0.4, 0.4), threading.Condition()
+        )
+        begun = time.monotonic()
+        other.thread.join(5.0)
+        assert 0.35 < time.monotonic() - begun < 4.0  # later readers wait as long as they may
 
 
 def test_a_dead_stream_says_why_it_ended(tmp_path: Path) -> None:
