@@ -29,7 +29,7 @@ def write_graphs(s: Setting, size: Size, batch: int) -> str:
         write_half(folder)
         if size == INT8_SIZE and batch == 1:
             scenes = [(str(i), frame) for i, frame in enumerate(frames(size, 16))]
-            write_int8(folder, scenes, "minmax", lambda line: None)
+            write_int8(folder, scenes, lambda line: None)
     write_json(folder / "size.json", {"size": size, "batch": batch})
     return f"{time.perf_counter() - begun:.0f}"
 

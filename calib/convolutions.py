@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.calib.layers import convolutions, initializers, nodes_behind, replace, value
-from il2vseg.calib.observe import Method, session
+from il2vseg.calib.observe import session
 from il2vseg.calib.qdq import Convention
 from il2vseg.calib.quantise import CHECK_FRAMES, Quantised
 
@@ -26,7 +26,6 @@ def quantise_convolutions(
     frames: Sequence[tuple[str, Frame]],
     convention: Convention,
     *,
-    method: Method = "minmax",
     progress: Callable[[str], None] = lambda line: None,
 ) -> Quantised:
     """Quantise the convolutions of a graph and the sums between them; the last one, the classifier, stays in
@@ -37,22 +36,6 @@ def quantise_convolutions(
     Raises:
         UserError: the graph has no convolution but the classifier.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.frames = iter(frames)
-
-        def get_next(self) -> dict[str, Any] | None:
-            item = next(self.frames, None)
-            return None if item is None else {model.graph.input[0].name: item[1][None]}
-
     layers = convolutions(model)
     if len(layers) < 2:
         raise UserError(
@@ -63,11 +46,30 @@ def quantise_convolutions(
     network = {node.name for node in nodes_behind(model, layers[-1].output[0])}
     excluded = [classifier, *(node.name for node in model.graph.node if node.name not in network)]
     progress(f"observing {len(layers) - 1} convolutions on {len(frames)} frames")
-    ranges = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
-    }
+    quantised = _quantised_graph(model, frames, convention, excluded)
+    before, after = session(model, ["labels"]), session(quantised, ["labels"])
+    checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
+    agreement = float(np.mean([(before(f)[0] == after(f)[0]).mean() for f in checked]))
+    progress(f"labels agree on {agreement:.2%}")
+    return Quantised(quantised, len(frames), 0.0, agreement, [classifier])
+
+
+class _Reader:
+    """Hands the frames to ONNX Runtime's quantiser, one at a time."""
+
+    def __init__(self, name: str, frames: Sequence[tuple[str, Frame]]) -> None:
+        self._inputs = iter([{name: frame[None]} for _, frame in frames])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._inputs, None)
+
+
+def _quantised_graph(
+    model: onnx.ModelProto, frames: Sequence[tuple[str, Frame]], convention: Convention, excluded: list[str]
+) -> onnx.ModelProto:
+    """Run ONNX Runtime's quantiser with the settings that the convention asks for."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
     options: dict[str, bool] = {}
     if convention.signed:
         options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
@@ -78,22 +80,16 @@ def quantise_convolutions(
         quantize_static(
             kernels_in_float(model),
             str(path),
-            Reader(),
+            _Reader(model.graph.input[0].name, frames),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add"],
             per_channel=True,
             activation_type=QuantType.QInt8 if convention.signed else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=excluded,
-            calibrate_method=ranges[method],
             extra_options=options,
         )
-        quantised = onnx.load(path)
-    before, after = session(model, ["labels"]), session(quantised, ["labels"])
-    checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
-    agreement = float(np.mean([(before(f)[0] == after(f)[0]).mean() for f in checked]))
-    progress(f"labels agree on {agreement:.2%}")
-    return Quantised(quantised, method, len(frames), 0.0, agreement, [classifier])
+        return onnx.load(path)
 
 
 def kernels_in_float(model: onnx.ModelProto) -> onnx.ModelProto:

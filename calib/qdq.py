@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from il2vseg.calib.layers import (
+    Attention,
     Linear,
     attentions,
     drop_unused_constants,
@@ -24,7 +25,7 @@ from il2vseg.calib.layers import (
     set_constant,
     value,
 )
-from il2vseg.calib.observe import Method, Observation
+from il2vseg.calib.observe import Observation
 from il2vseg.calib.rounding import RoundedWeight
 
 
@@ -71,7 +72,6 @@ def insert_qdq(
     observed: dict[str, Observation],
     weights: dict[str, RoundedWeight],
     convention: Convention,
-    method: Method,
     keep_float: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Copy a graph with its linear layers in INT8, and its attention's scores where the convention has it so.
@@ -84,61 +84,95 @@ def insert_qdq(
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    graph, constants = copy.graph, initializers(copy)
-    reader = {node.input[0]: node for node in graph.node if node.op_type == "Add"}
-    wanted: dict[str, Linear] = {x.node: x for x in linears(copy) if x.node not in keep_float}
+    wanted = {x.node: x for x in linears(copy) if x.node not in keep_float}
     products = attentions(copy) if convention.scores else []
     scores = {x.scores.name: x for x in products if x.scores.name not in keep_float}
-    new: list[onnx.TensorProto] = []
-    nodes: list[onnx.NodeProto] = []
-    done: set[str] = set()
-
-    def constant(name: str, array: NDArray[Any] | np.generic) -> str:
-        if name not in done:
-            new.append(numpy_helper.from_array(np.asarray(array), name))
-            done.add(name)
-        return name
-
-    def insert(operator: str, inputs: list[str], output: str, axis: int | None = None) -> str:
-        if output not in done:
-            nodes.append(helper.make_node(operator, inputs, [output], output, axis=axis))
-            done.add(output)
-        return output
-
-    def pair(x: str, name: str, *parts: str, integers: str | None = None, axis: int | None = None) -> str:
-        """What a tensor x becomes in INT8: its `integers`, where they are a constant, as floats again."""
-        quantised = integers or insert("QuantizeLinear", [x, *parts], f"{name}_q", axis)
-        return insert("DequantizeLinear", [quantised, *parts], f"{name}_dq", axis)
-
-    for node in graph.node:
+    biases = _biases(copy)
+    writer = _Writer(convention, observed)
+    for node in copy.graph.node:
         if attention := scores.get(node.name):
-            for index, source in enumerate((attention.query, attention.key)):
-                x = node.input[index]
-                # Signed for all: two computed factors with zero points would need the sums of both.
-                scale, zero = TENSORRT.parameters(*observed[source].range(method))
-                parts = constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)
-                node.input[index] = pair(x, x, *parts)
+            writer.quantise_scores(node, attention)
         if linear := wanted.get(node.name):
-            x, w = linear.activation, linear.weight
-            own = f"_{node.name}" if convention.paired else ""
-            scale, zero = convention.parameters(*observed[x].range(method))
-            parts = constant(f"{x}_scale", scale), constant(f"{x}_zero_point", zero)
-            node.input[0] = pair(x, f"{x}{own}", *parts)
-            integers, steps = weights[w]
-            zeros = np.zeros(len(steps), np.int8)
-            parts = constant(f"{w}_scale", steps), constant(f"{w}_zero_point", zeros)
-            if convention.paired:
-                rounded = constant(f"{w}_rounded", integers * steps)
-                node.input[1] = pair(rounded, f"{w}{own}", *parts, axis=1)
-            else:
-                node.input[1] = pair(w, w, *parts, integers=constant(f"{w}_q", integers), axis=1)
-            bias = reader.get(node.output[0])
-            if bias is not None and bias.input[1] in constants:
+            writer.quantise_linear(node, linear, weights[linear.weight])
+            if bias := biases.get(node.output[0]):
                 # ONNX Runtime turns MatMul and a one-dimensional bias into Gemm before it looks for Q/DQ,
                 # and has no INT8 Gemm with a float bias: the layer would run in float, and slower.
-                set_constant(copy, bias, 1, value(constants[bias.input[1]]).reshape(1, 1, -1))
-        nodes.append(node)
-    replace(graph.node, nodes)
-    graph.initializer.extend(new)
+                add, array = bias
+                set_constant(copy, add, 1, array.reshape(1, 1, -1))
+        writer.nodes.append(node)
+    replace(copy.graph.node, writer.nodes)
+    copy.graph.initializer.extend(writer.constants)
     drop_unused_constants(copy)
     return copy
+
+
+def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[Any]]]:
+    """The additions of a constant, and the constant, by the tensor that it is added to."""
+    constants = initializers(model)
+    return {
+        node.input[0]: (node, value(constants[node.input[1]]))
+        for node in model.graph.node
+        if node.op_type == "Add" and node.input[1] in constants
+    }
+
+
+class _Writer:
+    """Collects the nodes and the new constants of a quantised graph; each pair is written once.
+
+    Attributes:
+        nodes, constants: of the new graph, in order.
+    """
+
+    def __init__(self, convention: Convention, observed: dict[str, Observation]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._convention, self._observed = convention, observed
+        self._written: set[str] = set()
+
+    def quantise_scores(self, node: onnx.NodeProto, attention: Attention) -> None:
+        """Put pairs in front of query and key."""
+        for index, source in enumerate((attention.query, attention.key)):
+            x = node.input[index]
+            seen = self._observed[source]
+            # Signed for all: two computed factors with zero points would need the sums of both.
+            node.input[index] = self._pair(x, x, *self._parts(x, *TENSORRT.parameters(seen.low, seen.high)))
+
+    def quantise_linear(self, node: onnx.NodeProto, linear: Linear, weight: RoundedWeight) -> None:
+        """Put a pair in front of a layer's activation, and one behind its rounded weight."""
+        x, w = linear.activation, linear.weight
+        own = f"_{node.name}" if self._convention.paired else ""
+        seen = self._observed[x]
+        parts = self._parts(x, *self._convention.parameters(seen.low, seen.high))
+        node.input[0] = self._pair(x, f"{x}{own}", *parts)
+        integers, steps = weight
+        parts = self._parts(w, steps, np.zeros(len(steps), np.int8))
+        if self._convention.paired:
+            rounded = self._constant(f"{w}_rounded", integers * steps)
+            node.input[1] = self._pair(rounded, f"{w}{own}", *parts, axis=1)
+        else:
+            node.input[1] = self._pair(w, w, *parts, integers=self._constant(f"{w}_q", integers), axis=1)
+
+    def _parts(
+        self, tensor: str, scale: NDArray[Any] | np.generic, zero: NDArray[np.integer]
+    ) -> tuple[str, str]:
+        """Scale and zero point of a tensor, as constants."""
+        return self._constant(f"{tensor}_scale", scale), self._constant(f"{tensor}_zero_point", zero)
+
+    def _pair(
+        self, x: str, name: str, *parts: str, integers: str | None = None, axis: int | None = None
+    ) -> str:
+        """What a tensor x becomes in INT8: its `integers`, where they are a constant, as floats again."""
+        quantised = integers or self._node("QuantizeLinear", [x, *parts], f"{name}_q", axis)
+        return self._node("DequantizeLinear", [quantised, *parts], f"{name}_dq", axis)
+
+    def _constant(self, name: str, array: NDArray[Any] | np.generic) -> str:
+        if name not in self._written:
+            self.constants.append(numpy_helper.from_array(np.asarray(array), name))
+            self._written.add(name)
+        return name
+
+    def _node(self, operator: str, inputs: list[str], output: str, axis: int | None = None) -> str:
+        if output not in self._written:
+            self.nodes.append(helper.make_node(operator, inputs, [output], output, axis=axis))
+            self._written.add(output)
+        return output

@@ -9,7 +9,7 @@ import onnx
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame
 from il2vseg.calib.layers import attentions, initializers, linears, value
-from il2vseg.calib.observe import Method, Observation, observe, session
+from il2vseg.calib.observe import Observation, observe, session
 from il2vseg.calib.qdq import Convention, insert_qdq
 from il2vseg.calib.rounding import RoundedWeight, round_weight
 from il2vseg.calib.smooth import STRENGTH, smooth
@@ -32,7 +32,6 @@ class Quantised:
     """
 
     model: onnx.ModelProto
-    method: Method
     frames: int
     smoothing: float
     agreement: float
@@ -57,7 +56,6 @@ def sensitivity(
     observed: dict[str, Observation],
     weights: dict[str, RoundedWeight],
     convention: Convention,
-    method: Method,
 ) -> dict[str, float]:
     """Noise that INT8 adds to each linear layer's output, relative to the output's power.
 
@@ -70,7 +68,7 @@ def sensitivity(
         x, w = seen.rows, value(constants[linear.weight])
         integers, scale = weights[linear.weight]
         exact = x @ w
-        rounded = convention.round_trip(x, *seen.range(method)) @ (integers * scale)
+        rounded = convention.round_trip(x, seen.low, seen.high) @ (integers * scale)
         noise[linear.node] = float(np.square(rounded - exact).sum() / max(np.square(exact).sum(), 1e-12))
     return noise
 
@@ -80,7 +78,6 @@ def quantise(
     frames: Sequence[tuple[str, Frame]],
     convention: Convention,
     *,
-    method: Method = "minmax",
     smoothing: float = STRENGTH,
     goal: float = GOAL,
     progress: Callable[[str], None] = lambda line: None,
@@ -111,14 +108,14 @@ def quantise(
     observed = observe(model, activations, frames)
     progress("rounding weights")
     weights = rounded_weights(model, observed)
-    noise = sensitivity(model, observed, weights, convention, method)
+    noise = sensitivity(model, observed, weights, convention)
     ranked = sorted(noise, key=lambda node: -noise[node])
     scores = [product.scores.name for product in products]
     checked = [frame[None] for _, frame in frames[:CHECK_FRAMES]]
     run = session(model, ["labels"])
     expected = [run(frame)[0] for frame in checked]
     for in_float in _float_nodes(scores, ranked):
-        candidate = insert_qdq(model, observed, weights, convention, method, in_float)
+        candidate = insert_qdq(model, observed, weights, convention, in_float)
         run = session(candidate, ["labels"])
         agreement = float(np.mean([(run(f)[0] == e).mean() for f, e in zip(checked, expected, strict=True)]))
         progress(
@@ -126,7 +123,7 @@ def quantise(
         )
         if agreement >= goal:
             break
-    return Quantised(candidate, method, len(frames), smoothing, agreement, in_float)
+    return Quantised(candidate, len(frames), smoothing, agreement, in_float)
 
 
 def _float_nodes(scores: list[str], ranked: list[str]) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from il2vseg import __version__
 from il2vseg.base.command import MAX_COUNT, MAX_SIDE, Settings, flag, parse
@@ -31,6 +31,10 @@ DEVICE_NAME, DEVICE_PICTURE = "device.json", "device.png"
 @dataclass
 class ExportConfig(Settings):
     """Export a checkpoint as one ONNX graph, and prove that the graph computes what the model computes."""
+
+    REMOVED: ClassVar[dict[str, str]] = {
+        "--calib-method": "int8 now always covers the smallest to the largest value (minmax); leave it out"
+    }
 
     checkpoint: Path = flag(Path("runs/synthetic"), "folder of a trained model", metavar="DIR")
     out: Path | None = flag(None, "output folder; default: CHECKPOINT/export", metavar="DIR")
@@ -60,7 +64,6 @@ class ExportConfig(Settings):
         None, "frames to calibrate int8 on; default: those of --verify", metavar="DIR|CLIP"
     )
     calib_frames: int = flag(96, "frames chosen from them", low=1, high=MAX_COUNT, metavar="N")
-    calib_method: Literal["minmax", "percentile", "entropy"] = flag("minmax", "how int8 ranges are found")
     trt: bool = flag(False, "build a TensorRT engine for the GPU of this machine")
     model: Path | None = flag(
         None,
@@ -151,7 +154,7 @@ def write_variants(
             )
         status.update("choosing frames to calibrate on")
         frames = representative_frames(source, network.size, config.calib_frames)
-        return [FP32, *write_int8(folder, frames, config.calib_method, status.update)]
+        return [FP32, *write_int8(folder, frames, status.update)]
 
 
 def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console") -> None:
@@ -223,50 +226,18 @@ def export(config: ExportConfig) -> Path:
     out = require_writable_dir(config.out or config.checkpoint / "export")
     check_outputs(config, out)
 
-    import onnx
-    import torch
     from rich.console import Console
 
-    from il2vseg.export.describe import describe
-    from il2vseg.export.opset import OPSET
-    from il2vseg.export.parity import failures
     from il2vseg.models.checkpoint import load_checkpoint
     from il2vseg.models.segmenter import with_alpha
-    from il2vseg.runtime.manifest import describe_file
 
-    console = Console(stderr=True)
     network = load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
     network = with_alpha(network, config.alpha)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
-        work = Path(folder)
-        variants = write_variants(config, network, work, console)
-        warn_of_obstacles(work, variants, console)
-        reports = prove(config, network, work, variants, console)
-        if failed := failures(reports):
-            rejected = out / "rejected"
-            shutil.rmtree(rejected, ignore_errors=True)
-            work.rename(rejected)
-            work.mkdir()  # the context manager removes it
-            raise CheckFailed(f"parity failed: {failed}; see {rejected}")
-        files = tuple(
-            describe_file(
-                work,
-                v.path,
-                format="onnx",
-                precision=v.precision,
-                target=v.target,
-                parity=reports[v.path].to_dict(),
-                quantization=v.quantization,
-            )
-            for v in variants
-        )
-        name = config.name or config.checkpoint.resolve().name
-        manifest = describe(network, name, files, config.batch)
-        tools = {"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
-        replace(manifest, tools=tools, opset=OPSET).save(work)
-        written = sorted(file.name for file in work.iterdir())
+        write_proven(config, network, Path(folder), out, Console(stderr=True))
+        written = sorted(file.name for file in Path(folder).iterdir())
         for file in written:
-            (work / file).replace(out / file)
+            (Path(folder) / file).replace(out / file)
     print(f"{out}: {', '.join(written)}", file=sys.stderr)
     if config.triton:
         from il2vseg.export.triton import write_repository
@@ -275,6 +246,48 @@ def export(config: ExportConfig) -> Path:
     if config.trt:
         add_engine(replace(config, model=out), out)
     return out
+
+
+def write_proven(config: ExportConfig, network: "Network", work: Path, out: Path, console: "Console") -> None:
+    """Write graphs, parity reports and, if all of them pass, the manifest into the folder `work`.
+
+    Raises:
+        UserError: no frame to verify or to calibrate on.
+        CheckFailed: parity is outside the limits; what was written is kept in OUT/rejected.
+    """
+    import onnx
+    import torch
+
+    from il2vseg.export.describe import describe
+    from il2vseg.export.opset import OPSET
+    from il2vseg.export.parity import failures
+    from il2vseg.runtime.manifest import describe_file
+
+    variants = write_variants(config, network, work, console)
+    warn_of_obstacles(work, variants, console)
+    reports = prove(config, network, work, variants, console)
+    if failed := failures(reports):
+        rejected = out / "rejected"
+        shutil.rmtree(rejected, ignore_errors=True)
+        work.rename(rejected)
+        work.mkdir()  # its owner removes it
+        raise CheckFailed(f"parity failed: {failed}; see {rejected}")
+    files = tuple(
+        describe_file(
+            work,
+            v.path,
+            format="onnx",
+            precision=v.precision,
+            target=v.target,
+            parity=reports[v.path].to_dict(),
+            quantization=v.quantization,
+        )
+        for v in variants
+    )
+    name = config.name or config.checkpoint.resolve().name
+    manifest = describe(network, name, files, config.batch)
+    tools = {"il2vseg": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
+    replace(manifest, tools=tools, opset=OPSET).save(work)
 
 
 def check_outputs(config: ExportConfig, out: Path) -> None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import onnx
 
     from il2vseg.base.images import Frame
-    from il2vseg.calib.observe import Method
     from il2vseg.calib.quantise import Quantised
 
 MODEL_NAME = "model.onnx"
@@ -52,7 +51,7 @@ def write_half(folder: Path) -> list[Variant]:
 
 
 def write_int8(
-    folder: Path, frames: "list[tuple[str, Frame]]", method: "Method", progress: Callable[[str], None]
+    folder: Path, frames: "list[tuple[str, Frame]]", progress: Callable[[str], None]
 ) -> list[Variant]:
     """Write FOLDER/model.int8.onnx for TensorRT and model.int8-cpu.onnx for CPUs beside model.onnx.
 
@@ -71,7 +70,7 @@ def write_int8(
     variants = []
     for path, target in families:
         progress(f"int8 for {target}")
-        quantised = to_int8(model, frames, target, method, progress)
+        quantised = to_int8(model, frames, target, progress)
         _write(quantised.model, folder / path)
         variants.append(Variant(path, "int8", target, quantised.describe()))
     return variants
@@ -81,7 +80,6 @@ def to_int8(
     model: "onnx.ModelProto",
     frames: "list[tuple[str, Frame]]",
     target: Target,
-    method: "Method" = "minmax",
     progress: Callable[[str], None] = lambda line: None,
 ) -> "Quantised":
     """Quantise a float graph for a family of runtimes, "tensorrt" or "cpu"; arguments as `write_int8`."""
@@ -93,7 +91,7 @@ def to_int8(
 
     convention = TENSORRT if target == "tensorrt" else CPU
     quantiser = quantise if layer_norms(model) else quantise_convolutions
-    quantised = quantiser(model, frames, convention, method=method, progress=progress)
+    quantised = quantiser(model, frames, convention, progress=progress)
     if target == "tensorrt":
         return replace(quantised, model=attention_to_half(quantised.model))
     return quantised

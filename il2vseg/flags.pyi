@@ -87,7 +87,6 @@ class ExportFlags(TypedDict, total=False):
     verify_frames: int
     calib: str | Path | None
     calib_frames: int
-    calib_method: Literal["minmax", "percentile", "entropy"]
     trt: bool
     model: str | Path | None
     workspace: int

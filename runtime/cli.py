@@ -58,9 +58,7 @@ def run(config: RunConfig) -> None:
     from il2vseg.runtime.backends.shared import SharedBackend
     from il2vseg.runtime.catalog import find_model
     from il2vseg.runtime.manifest import Manifest
-    from il2vseg.runtime.notify import Notifier
     from il2vseg.runtime.overwriting import check_outputs
-    from il2vseg.runtime.progress import Progress
 
     folder = find_model(config.model)
     parts = streams(config)
@@ -80,31 +78,38 @@ def run(config: RunConfig) -> None:
         backend = SharedBackend(load, users=len(parts))
         stack.callback(backend.shutdown)
         opened = open_streams(parts, Manifest.load(folder), backend, stack)
-        progress = Progress([stream.pipeline for stream in opened], [stream.total for stream in opened])
-        stack.callback(progress.close)
-
-        def stop() -> None:
-            for stream in opened:
-                stream.pipeline.stop()
-
-        def idle() -> None:
-            progress.update()
-            if not any(stream.pipeline.stalled(_STALL_S) for stream in opened):
-                notifier.alive()
-            if not all(window.show() for stream in opened for window in stream.windows):
-                stop()
-
-        notifier = Notifier()
-        notifier.send("READY=1")
         start = time.monotonic()
-        try:
-            with _stop_on_signals(stop):
-                _run_together([stream.pipeline for stream in opened], idle)
-        finally:
-            notifier.send("STOPPING=1")
-            progress.close()
+        _run_streams(opened)
         for stream in opened:
             _finish(stream, time.monotonic() - start)
+
+
+def _run_streams(opened: "Sequence[Stream]") -> None:
+    """Run streams until they end or a signal comes, with progress shown and systemd told."""
+    from il2vseg.runtime.notify import Notifier
+    from il2vseg.runtime.progress import Progress
+
+    pipelines = [stream.pipeline for stream in opened]
+    progress, notifier = Progress(pipelines, [stream.total for stream in opened]), Notifier()
+
+    def stop() -> None:
+        for pipeline in pipelines:
+            pipeline.stop()
+
+    def idle() -> None:
+        progress.update()
+        if not any(pipeline.stalled(_STALL_S) for pipeline in pipelines):
+            notifier.alive()
+        if not all(window.show() for stream in opened for window in stream.windows):
+            stop()
+
+    notifier.send("READY=1")
+    try:
+        with _stop_on_signals(stop):
+            _run_together(pipelines, idle)
+    finally:
+        notifier.send("STOPPING=1")
+        progress.close()
 
 
 def _run_together(pipelines: "Sequence[Pipeline]", idle: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from il2vseg import __version__
 from il2vseg.base.errors import UserError
@@ -81,7 +81,12 @@ class Settings:
     """Base of configuration dataclasses: however one is built, its values have their types and bounds.
 
     Text becomes a path and a list a tuple where the field is one, so that keyword arguments may be plain.
+
+    Attributes:
+        REMOVED: flags of earlier versions, and what to do without them.
     """
+
+    REMOVED: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -300,6 +305,9 @@ def parse(cls: type[T], prog: str, argv: list[str] | None = None) -> T:
         _add_argument(parser, field, hints[field.name])
     if argv is None:
         hide_arguments(sys.argv[1:])
+    for argument in sys.argv[1:] if argv is None else argv:
+        if advice := getattr(cls, "REMOVED", {}).get(argument.partition("=")[0]):
+            parser.error(f"{argument.partition('=')[0]} is no longer supported: {advice}")
     given = vars(parser.parse_args(argv))
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]

