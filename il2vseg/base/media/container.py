@@ -55,7 +55,7 @@ def video_stream(container: Any) -> Any | None:
     if stream.codec_context is None:
         return None
     stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
+    stream.codec_context.thread_count = min(MAX_THREADS, 1 + (os.cpu_count() or 1))
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 

@@ -38,7 +38,9 @@ class ToFrame:
             if frame.ndim == 2:
                 frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), np.uint8)
         else:
-            frame = np.ascontiguousarray(self._reformatter.reformat(picture, format="bgr24").to_ndarray())
+            # One thread: handing a frame to several takes longer than converting it.
+            plain = self._reformatter.reformat(picture, format="bgr24", threads=1)
+            frame = np.ascontiguousarray(plain.to_ndarray())
         matrix = picture.side_data.get("DISPLAYMATRIX")
         return frame if matrix is None else oriented(frame, np.frombuffer(matrix, "<i4", 9))
 
