@@ -135,7 +135,7 @@ def marine_layer(
         return None
     camera = None
     if config.camera_height is not None and config.fov is not None:
-        camera = Camera(config.camera_height, config.fov, config.pitch)
+        camera = Camera(config.camera_height, config.fov, config.pitch, config.camera_yaw)
     analyser, alarm = MarineAnalyser(classes, camera, config.danger_zone), Alarm(events.emit)
 
     def analyse(labels: "Labels") -> "Scene":

@@ -50,6 +50,16 @@ class RunConfig(Settings):
     post_roll: float = flag(5.0, "seconds after an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
     mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
+    mavlink: str | None = flag(
+        None,
+        "tell an autopilot of obstacles and alarms: udp:HOST:PORT, udpin:[HOST:]PORT, tcp:HOST:PORT or "
+        "serial:DEVICE:BAUD",
+        metavar="ADDRESS",
+    )
+    mavlink_range: float = flag(
+        100.0, "farthest distance that the autopilot is told", low=1, high=650, metavar="METRES"
+    )
+    mavlink_distance_sensor: bool = flag(False, "also send the autopilot the distance straight ahead")
     disk_quota: float | None = flag(
         None,
         "delete the oldest recordings when they take more than this",
@@ -97,6 +107,13 @@ class RunConfig(Settings):
         below=90,
         metavar="DEGREES",
     )
+    camera_yaw: float = flag(
+        0.0,
+        "direction of the camera, degrees to starboard of the bow, for what the boat is told",
+        low=-180,
+        high=180,
+        metavar="DEGREES",
+    )
     danger_zone: float | None = flag(
         None, "raise an alarm for obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
     )
@@ -142,6 +159,9 @@ def check(config: RunConfig) -> None:
         raise UserError("pass --source FILE|DIR|URL or --camera N (and not both)")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
+    for name in ("mavlink",):
+        if len(targets(config)) > 1 and getattr(config, name):
+            raise UserError(f"--{name}: one source only; start one il2vseg-run for each")
     if (config.camera_height is None) != (config.fov is None):
         raise UserError("--camera-height and --fov are needed together")
     if config.alarm_clips is not None and config.danger_zone is None:

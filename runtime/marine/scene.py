@@ -54,6 +54,7 @@ class Obstacle:
         closing_mps: metres per second that its range falls by.
         nearest_s, nearest_m: when and how near it will be nearest; None where it comes no nearer, or that
             cannot be told.
+        speed_mps, course_deg: its motion as seen from the boat, to starboard of the camera's axis.
     """
 
     box: tuple[int, int, int, int]
@@ -66,6 +67,8 @@ class Obstacle:
     closing_mps: float | None = None
     nearest_s: float | None = None
     nearest_m: float | None = None
+    speed_mps: float | None = None
+    course_deg: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Scene:
 
     Attributes:
         water_edge: row (float32) at which the water begins, for every column; NaN where there is none.
-        obstacles: nearest first. alarm: something is in the danger zone.
+        obstacles: nearest first. alarm: something is in the danger zone. camera: its mounting, if known.
     """
 
     size: tuple[int, int]
@@ -82,6 +85,7 @@ class Scene:
     horizon: Horizon | None
     obstacles: tuple[Obstacle, ...]
     alarm: bool = False
+    camera: Camera | None = None
 
     def to_dict(self, samples: int = 32) -> dict[str, Any]:
         """Return the scene as JSON values, the water edge at so many columns, null where there is none."""
@@ -110,6 +114,8 @@ class Scene:
                     "closing_mps": _rounded(o.closing_mps, 2),
                     "nearest_s": _rounded(o.nearest_s, 1),
                     "nearest_m": _rounded(o.nearest_m, 1),
+                    "speed_mps": _rounded(o.speed_mps, 2),
+                    "course_deg": _rounded(o.course_deg, 1),
                 }
                 for o in self.obstacles
             ],
@@ -337,18 +343,19 @@ class MarineAnalyser:
         columns = np.minimum((np.arange(size[1]) / scale).astype(int), small.shape[1] - 1)
         located = [self._located(_scaled(o, scale), size, horizon) for o in obstacles]
         located.sort(key=lambda o: (o.range_m is None, o.range_m or 0.0, -o.foot[1]))
-        return Scene(size, rows[columns], horizon, tuple(located), any(o.danger for o in located))
+        alarm = any(o.danger for o in located)
+        return Scene(size, rows[columns], horizon, tuple(located), alarm, self._camera)
 
     def _located(self, obstacle: Obstacle, size: tuple[int, int], horizon: Horizon | None) -> Obstacle:
         if self._camera is None:
             return obstacle
-        line = horizon.line if horizon is not None else self._camera.level_horizon(size)
-        if line is None:
+        plane = self._camera.plane(horizon and horizon.line, size)
+        if plane is None:
             # Neither pitch nor horizon: the direction is still good to the roll.
             middle = Line((size[0] - 1) / 2, (size[0] - 1) / 2)
             bearing = WaterPlane(self._camera, middle, size).locate(*obstacle.foot).bearing
             return Obstacle(obstacle.box, obstacle.foot, bearing)
-        position = WaterPlane(self._camera, line, size).locate(*obstacle.foot)
+        position = plane.locate(*obstacle.foot)
         danger = (
             position.range is not None and self._danger_m is not None and position.range <= self._danger_m
         )

@@ -222,7 +222,8 @@ class Tracker:
             track.number = self._numbers
         if track.place is None or seconds - track.place_since < SETTLED_S:
             return replace(obstacle, track=track.number)
-        met = approach(track.place.state[:2], track.place.state[2:])
+        velocity = track.place.state[2:]
+        met = approach(track.place.state[:2], velocity)
         self._warn(track.number, met, seconds)
         ahead = met.seconds is not None and met.seconds <= COURSE_S
         return replace(
@@ -231,6 +232,8 @@ class Tracker:
             closing_mps=met.closing_mps,
             nearest_s=met.seconds if ahead else None,
             nearest_m=met.metres if ahead else None,
+            speed_mps=float(np.linalg.norm(velocity)),
+            course_deg=math.degrees(math.atan2(velocity[1], velocity[0])),
         )
 
     def _warn(self, number: int, met: Approach, seconds: float) -> None:

@@ -12,6 +12,7 @@ kilometre; waves tilt a small boat, which the horizon shows, and lift it by dh, 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +37,13 @@ class Camera:
     Attributes:
         height: metres above the water. field_of_view: horizontal, in degrees.
         pitch: degrees above the horizontal, of the axis; None if unknown, when only a horizon helps.
+        yaw: degrees to starboard of the bow, of the axis.
     """
 
     height: float
     field_of_view: float
     pitch: float | None = None
+    yaw: float = 0.0
 
     def focal(self, width: int) -> float:
         """Return the focal length in pixels of a frame so many columns wide."""
@@ -52,6 +55,14 @@ class Camera:
             return None
         row = (size[0] - 1) / 2 + self.focal(size[1]) * math.tan(math.radians(self.pitch))
         return Line(row, row)
+
+    def plane(self, horizon: Line | None, size: tuple[int, int]) -> "WaterPlane | None":
+        """Return the water of a frame (height, width) below a horizon, or else below that of the mounting.
+
+        None where neither is known, and with it no range.
+        """
+        line = horizon or self.level_horizon(size)
+        return None if line is None else WaterPlane(self, line, size)
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,21 @@ class WaterPlane:
 
     def locate(self, u: float, v: float) -> Position:
         """Locate the point of the water that shows at column `u`, row `v`."""
-        (cx, cy), f = self._centre, self._focal
-        ray = np.array([(u - cx) / f, (v - cy) / f, 1.0])
-        ahead, aside, below = float(ray @ self._forward), float(ray @ self._right), float(ray @ self._down)
-        bearing = math.degrees(math.atan2(aside, ahead))
-        if below <= 1e-9:
+        bearings, ranges = self.locate_all(np.array([u]), np.array([v]))
+        bearing, distance = float(bearings[0]), float(ranges[0])
+        if math.isinf(distance):
             return Position(bearing, None, None)
-        distance = self._camera.height * math.hypot(ahead, aside) / below
-        return Position(bearing, distance, distance**2 / (f * self._camera.height))
+        return Position(bearing, distance, distance**2 / (self._focal * self._camera.height))
+
+    def locate_all(self, u: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bearings in degrees (N,) and ranges in metres (N,) of the points at columns and rows (N,).
+
+        A range is infinite above the horizon, and NaN where a row is.
+        """
+        (cx, cy), f = self._centre, self._focal
+        rays = np.stack([(u - cx) / f, (v - cy) / f, np.ones(len(u))], 1)
+        ahead, aside, below = (rays @ axis for axis in (self._forward, self._right, self._down))
+        below = np.where(below <= 1e-9, 0.0, below)
+        with np.errstate(divide="ignore"):
+            ranges = self._camera.height * np.hypot(ahead, aside) / below
+        return np.degrees(np.arctan2(aside, ahead)), ranges

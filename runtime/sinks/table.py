@@ -103,6 +103,19 @@ def _mqtt(setup: Setup) -> Sink:
     return MqttSink(setup.config.mqtt, setup.report)
 
 
+def _mavlink(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.mavlink import MavlinkSink
+
+    config = setup.config
+    assert config.mavlink is not None
+    return MavlinkSink(
+        config.mavlink,
+        setup.report,
+        reach_m=config.mavlink_range,
+        distance_sensor=config.mavlink_distance_sensor,
+    )
+
+
 def _web(setup: Setup) -> Sink:
     from il2vseg.runtime.web.server import WebSink
     from il2vseg.runtime.web.state import State
@@ -135,6 +148,7 @@ SINKS: dict[str, Row] = {
     "mcap": Row(_mcap, "mcap"),
     "jsonl": Row(_jsonl),
     "mqtt": Row(_mqtt, "mqtt"),
+    "mavlink": Row(_mavlink, "mavlink"),
     "serve": Row(_web, "web"),
     "disk_quota": Row(_quota),
 }
