@@ -349,7 +349,7 @@ class MarineAnalyser:
     def _located(self, obstacle: Obstacle, size: tuple[int, int], horizon: Horizon | None) -> Obstacle:
         if self._camera is None:
             return obstacle
-        plane = self._camera.plane(horizon and horizon.line, size)
+        plane = self._camera.plane(None if horizon is None else horizon.line, size)
         if plane is None:
             # Neither pitch nor horizon: the direction is still good to the roll.
             middle = Line((size[0] - 1) / 2, (size[0] - 1) / 2)

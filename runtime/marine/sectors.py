@@ -58,7 +58,7 @@ def sectors(scene: Scene, reach_m: float, count: int = COUNT) -> Sectors | None:
     error_per_m2 = 1 / (camera.focal(scene.size[1]) * camera.height)
     reach = min(reach_m, WORST_ERROR / error_per_m2)
     metres = np.full(count, np.nan)
-    plane = camera.plane(scene.horizon and scene.horizon.line, scene.size)
+    plane = camera.plane(None if scene.horizon is None else scene.horizon.line, scene.size)
     if plane is not None:
         metres = _open_water(scene, camera, plane, count)
         # What has no range hides what is behind it, and is itself hidden by what is nearer.

@@ -82,6 +82,14 @@ def test_closing_speed_and_nearest_approach_of_a_passing_boat() -> None:
     assert obstacle.closing_mps == pytest.approx(2.0 * 30.2 / math.hypot(30.2, 8.0), abs=0.25)
     assert obstacle.nearest_s == pytest.approx(15.1, abs=2.0)
     assert obstacle.nearest_m == pytest.approx(8.0, abs=2.0)
+    assert obstacle.speed_mps == pytest.approx(2.0, abs=0.3)
+    assert abs(obstacle.course_deg or 0) == pytest.approx(180.0, abs=10.0)  # right at us
+
+
+def test_what_crosses_has_its_course() -> None:
+    (obstacle,) = course((20.0, -8.0), (0.0, 1.5), 5.0, Tracker()).obstacles
+    assert obstacle.speed_mps == pytest.approx(1.5, abs=0.3)
+    assert obstacle.course_deg == pytest.approx(90.0, abs=12.0)  # to starboard
 
 
 def test_what_goes_away_has_no_nearest_approach() -> None:
