@@ -8,6 +8,7 @@ from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SIDE, MAX_THRE
 from il2vseg.base.errors import UserError
 
 MAX_SECONDS = 10**6
+LINK_HELP = "udp:HOST:PORT, udpin:[HOST:]PORT, tcp:HOST:PORT or serial:DEVICE:BAUD"
 
 
 @dataclass
@@ -52,14 +53,16 @@ class RunConfig(Settings):
     mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
     mavlink: str | None = flag(
         None,
-        "tell an autopilot of obstacles and alarms: udp:HOST:PORT, udpin:[HOST:]PORT, tcp:HOST:PORT or "
-        "serial:DEVICE:BAUD",
+        f"tell an autopilot of obstacles and alarms: {LINK_HELP}",
         metavar="ADDRESS",
     )
     mavlink_range: float = flag(
         100.0, "farthest distance that the autopilot is told", low=1, high=650, metavar="METRES"
     )
     mavlink_distance_sensor: bool = flag(False, "also send the autopilot the distance straight ahead")
+    nmea: str | None = flag(
+        None, f"tell a chart plotter of obstacles and alarms: {LINK_HELP}", metavar="ADDRESS"
+    )
     disk_quota: float | None = flag(
         None,
         "delete the oldest recordings when they take more than this",
@@ -159,7 +162,7 @@ def check(config: RunConfig) -> None:
         raise UserError("pass --source FILE|DIR|URL or --camera N (and not both)")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
-    for name in ("mavlink",):
+    for name in ("mavlink", "nmea"):
         if len(targets(config)) > 1 and getattr(config, name):
             raise UserError(f"--{name}: one source only; start one il2vseg-run for each")
     if (config.camera_height is None) != (config.fov is None):

@@ -116,6 +116,13 @@ def _mavlink(setup: Setup) -> Sink:
     )
 
 
+def _nmea(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.nmea import NmeaSink
+
+    assert setup.config.nmea is not None
+    return NmeaSink(setup.config.nmea, setup.report)
+
+
 def _web(setup: Setup) -> Sink:
     from il2vseg.runtime.web.server import WebSink
     from il2vseg.runtime.web.state import State
@@ -149,6 +156,7 @@ SINKS: dict[str, Row] = {
     "jsonl": Row(_jsonl),
     "mqtt": Row(_mqtt, "mqtt"),
     "mavlink": Row(_mavlink, "mavlink"),
+    "nmea": Row(_nmea, "nmea"),
     "serve": Row(_web, "web"),
     "disk_quota": Row(_quota),
 }
