@@ -26,9 +26,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 BACKBONE = "backbone alone, eager"
 STEP = "step, {}, cached tokens"
-WHOLE = STEP.format("il2vseg")
-NO_CORR, NO_EIGEN = "il2vseg without L_corr", "il2vseg without L_fs and L_reg"
-NO_FUSED, NO_BRANCH = "il2vseg without L_fused", "il2vseg without L_fs, L_reg, L_fused: no low-level branch"
+WHOLE = STEP.format("joint")
+NO_CORR, NO_EIGEN = "joint without L_corr", "joint without L_fs and L_reg"
+NO_FUSED, NO_BRANCH = "joint without L_fused", "joint without L_fs, L_reg, L_fused: no low-level branch"
 
 TURN = 0.02
 """Seconds that a quick case repeats when its turn comes."""
@@ -164,10 +164,10 @@ class RandomStore:
 
 
 def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
-    """One optimisation step of the last stage of every method, and of il2vseg's without some losses."""
+    """One optimisation step of the last stage of every method, and of joint's without some losses."""
     from il2vseg.learning.trainer import Trainer
     from il2vseg.methods.base import Method, Recipe
-    from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+    from il2vseg.methods.joint import FusedSmoothness, Joint
 
     store = RandomStore(32, grid, dim)
 
@@ -178,7 +178,7 @@ def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
         return lambda: trainer.step(stage, 0)
 
     def without(**changes: float) -> Callable[[], object]:
-        return case(IL2Vseg(smoothness=FusedSmoothness(**changes)))  # type: ignore[arg-type]
+        return case(Joint(smoothness=FusedSmoothness(**changes)))  # type: ignore[arg-type]
 
     methods = {name: load_method(name)() for name in METHODS}
     return {
@@ -191,7 +191,7 @@ def training_cases(grid: tuple[int, int], dim: int, num_classes: int) -> Cases:
 
 
 def loss_shares(medians: Mapping[str, float]) -> dict[str, float]:
-    """The share of an il2vseg step, in %, that each loss takes: what the step saves without it."""
+    """The share of a joint step, in %, that each loss takes: what the step saves without it."""
     whole = medians[WHOLE]
     corr, eigen, fused = (whole - medians[name] for name in (NO_CORR, NO_EIGEN, NO_FUSED))
     branch = whole - medians[NO_BRANCH] - eigen - fused
@@ -206,7 +206,7 @@ def loss_shares(medians: Mapping[str, float]) -> dict[str, float]:
 
 
 def uncached_step(medians: Mapping[str, float], backbone: float) -> float:
-    """Milliseconds of an il2vseg step whose frames and jittered copies pass the backbone first.
+    """Milliseconds of a joint step whose frames and jittered copies pass the backbone first.
 
     Args:
         backbone: milliseconds of one frame.
@@ -220,9 +220,9 @@ def coco_memory() -> dict[str, float]:
     """Peak GiB of a training step of COCO-Stuff size: 320x320, 27 classes, by backbone and batch."""
     from il2vseg.learning.memory import GIB, step_memory
     from il2vseg.methods.base import Recipe
-    from il2vseg.methods.il2vseg import IL2Vseg
+    from il2vseg.methods.joint import Joint
 
-    recipe = Recipe(IL2Vseg(), num_classes=27)
+    recipe = Recipe(Joint(), num_classes=27)
     sizes = {"ViT-S/8": 384, "ViT-B/8": 768}
     return {
         f"{name}, batch {batch}": step_memory(recipe, batch, (40, 40), dim) / GIB
@@ -252,7 +252,7 @@ def bench(config: BenchConfig) -> None:
     height, width = config.size
     title = f"{config.backbone}, {height}x{width}, {config.num_classes} classes, {config.threads} threads"
     console.print(_table(title, "median ms", medians, "{:.1f}"))
-    console.print(_table("of an il2vseg step", "%", loss_shares(steps), "{:.0f}"))
+    console.print(_table("of a joint step", "%", loss_shares(steps), "{:.0f}"))
     console.print(_table("peak memory of a step, 320x320, 27 classes", "GiB", memory, "{:.2f}"))
 
 

@@ -59,6 +59,9 @@ class ExperimentConfig(Settings):
     )
     num_classes: int = flag(3, "number of classes", low=2, high=255, metavar="K")
     backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
+    rows: tuple[str, ...] | None = flag(
+        None, "run only these rows of the grid; the table of `transfer` keeps the others", metavar="NAME"
+    )
     seeds: int | None = flag(
         None, "seeds 0 to N-1; default: 3, of the grid `seeds` 10", low=1, high=1000, metavar="N"
     )
@@ -182,7 +185,7 @@ def check_settings(config: ExperimentConfig, out: Path) -> None:
         UserError: they are not.
     """
     path = out / "settings.yaml"
-    ours = {k: v for k, v in to_dict(config).items() if k not in ("grid", "seeds", "out")}
+    ours = {k: v for k, v in to_dict(config).items() if k not in ("grid", "rows", "seeds", "out")}
     if path.exists():
         theirs = read_yaml(path)
         changed = [k for k in ours if ours[k] != theirs.get(k)]
@@ -220,10 +223,13 @@ def run(config: ExperimentConfig) -> str:
     out = require_writable_dir(config.out or Path("runs/experiments") / config.dataset)
     check_settings(config, out)
     grid = with_weights(variants(config.grid))
+    if config.rows and (unknown := set(config.rows) - {variant.name for variant in grid}):
+        raise UserError(f"no row {', '.join(sorted(unknown))}; known: {', '.join(v.name for v in grid)}")
     if config.grid == "transfer":
-        from il2vseg.evaluation.transfer import run_transfer, write
+        from il2vseg.evaluation.transfer import run_transfer
 
-        return write(run_transfer(config, grid, out, training_of(config), train, load_cached), out)
+        return run_transfer(config, grid, out, training_of(config), train, load_cached)
+    grid = [variant for variant in grid if config.rows is None or variant.name in config.rows]
     results: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in grid}
     for seed in range(config.seeds or (10 if config.grid == "seeds" else 3)):
         for variant in grid:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from il2vseg.methods import DEFAULT_METHOD, METHODS
+from il2vseg.methods import METHODS
 from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
 
 
@@ -40,13 +40,16 @@ def _name(changes: dict[str, Any]) -> str:
     return "_".join(f"{k}-{v}" for k, v in changes.items())
 
 
+JOINT = {"method": "joint"}
+"""The method with all losses, whose parts are taken apart."""
+
 WITHOUT_BRANCH: dict[str, Any] = {"alpha": 0.0, "low_level": {"refine": 0}}
 WITH_BRANCH: dict[str, Any] = {"alpha": PREDICTION_ALPHA, "low_level": {"refine": LowLevelSpec().refine}}
 
 
 def _methods() -> list[Variant]:
-    """Every method; the default one shares its trainings with other grids."""
-    return [Variant(name, {} if name == DEFAULT_METHOD else {"method": name}) for name in METHODS]
+    """Every method with its own settings."""
+    return [Variant(name, {"method": name}) for name in METHODS]
 
 
 def _ablation() -> list[Variant]:
@@ -57,13 +60,13 @@ def _ablation() -> list[Variant]:
     no_fused = {f"{smoothness}.fused_weight": 0.0}
     trainings: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("none (prototypes)", {"method": "kmeans"}, {}),
-        ("L_smo", {}, no_corr | no_eigen | no_fused),
-        ("L_smo + L_fs + L_reg", {}, no_corr | no_fused),
+        ("L_smo", JOINT, no_corr | no_eigen | no_fused),
+        ("L_smo + L_fs + L_reg", JOINT, no_corr | no_fused),
         ("L_corr", {"method": "stego"}, {}),
-        ("L_smo + L_corr", {}, no_eigen | no_fused),
-        ("L_smo + L_corr + L_fs + L_reg (paper)", {}, no_fused),
-        ("L_smo + L_corr + L_fused", {}, no_eigen),
-        ("all", {}, {}),
+        ("L_smo + L_corr", JOINT, no_eigen | no_fused),
+        ("L_smo + L_corr + L_fs + L_reg (paper)", JOINT, no_fused),
+        ("L_smo + L_corr + L_fused", JOINT, no_eigen),
+        ("all", JOINT, {}),
     ]
     return [
         Variant(f"{name}{suffix}", train, recipe, **branch)
@@ -77,9 +80,9 @@ def _alpha() -> list[Variant]:
     values = (0.0, 0.25, 0.5, 0.75, 1.0)
     trained = {a: {f"method.smoothness.{name}": a for name in ("train_alpha", "fused_alpha")} for a in values}
     return [
-        *(Variant(f"training α = {a:g}", {}, trained[a], curve=("training", a)) for a in values),
-        *(Variant(f"prediction α = {a:g}", alpha=a, curve=("prediction", a)) for a in values),
-        *(Variant(f"both α = {a:g}", {}, trained[a], a, curve=("both", a)) for a in values),
+        *(Variant(f"training α = {a:g}", JOINT, trained[a], curve=("training", a)) for a in values),
+        *(Variant(f"prediction α = {a:g}", JOINT, alpha=a, curve=("prediction", a)) for a in values),
+        *(Variant(f"both α = {a:g}", JOINT, trained[a], a, curve=("both", a)) for a in values),
     ]
 
 
@@ -97,7 +100,7 @@ def _low_level() -> list[Variant]:
         ("guided, F_l, α = 0.15", 0.15, {"refine": 2}),
         ("guided, F_l, α = 0.3", 0.3, {"refine": 2}),
     ]
-    return [Variant(name, alpha=alpha, low_level=changes) for name, alpha, changes in forms]
+    return [Variant(name, JOINT, alpha=alpha, low_level=changes) for name, alpha, changes in forms]
 
 
 def _backbones() -> list[Variant]:
@@ -125,6 +128,6 @@ def variants(grid: str) -> list[Variant]:
         "ablation": _ablation(),
         "alpha": _alpha(),
         "low-level": _low_level(),
-        "seeds": [Variant("il2vseg")],
+        "seeds": [Variant("il2vseg", {"method": "il2vseg"})],
         "transfer": _transfer(),
     }[grid]

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import write_json, write_text
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from il2vseg.train import TrainConfig
 
 Load = Callable[[Path], "Predictor"]
+Results = dict[str, list[dict[str, dict[str, float]]]]
+"""For every row, for every seed, metric to the scores of `pair_scores`."""
+
+SCORES_NAME = "places.json"
 
 
 def frames_of(config: "ExperimentConfig", split: str, match: str) -> int:
@@ -56,15 +61,14 @@ def run_cell(
     places: dict[Place, str],
     train: Callable[["TrainConfig", dict[str, Any]], Any],
     load: Load,
-) -> dict[str, dict[str, float]]:
-    """Train on one site (unless that was done) and score on all places; results are kept."""
+) -> None:
+    """Train on one site and score on all places, unless that was done."""
     from il2vseg.models.checkpoint import FILE_NAME
 
     assert training.out is not None
-    path = training.out / "places.json"
+    path = training.out / SCORES_NAME
     if path.exists():
-        known: dict[str, dict[str, float]] = json.loads(path.read_text())
-        return known
+        return
     if not (training.out / FILE_NAME).exists():
         print(f"── {variant.name} on {training.match}, seed {training.seed}", file=sys.stderr)
         train(replace(training, **variant.train), variant.recipe)
@@ -75,9 +79,58 @@ def run_cell(
             config.dataset, config.root, place.split, labelled=True, limit=config.limit, match=expression
         )
         judged[place.label] = judge(model, labelled)
-    scores = score_places(judged)
-    write_json(path, scores)
-    return scores
+    write_json(path, score_places(judged))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is trained where, scored where, and where the results are kept.
+
+    Attributes:
+        out: folder of the grid. grid: its rows.
+        trainable: name and regular expression of the sites that are trained on.
+        places: what is scored, and the regular expression of its frames.
+    """
+
+    out: Path
+    grid: list[Variant]
+    trainable: dict[str, str]
+    places: dict[Place, str]
+
+    @classmethod
+    def of(cls, config: "ExperimentConfig", grid: list[Variant], out: Path) -> Self:
+        """Find the sites in the data.
+
+        Raises:
+            UserError: there is no pair of different sites.
+        """
+        sites = sites_of(config)
+        splits = [config.split] + ([config.transfer_split] if config.transfer_split else [])
+        found = {
+            split: [s for s, match in sites.items() if frames_of(config, split, match)] for split in splits
+        }
+        places = {place: sites[place.site] for place in places_of(found)}
+        trainable = {s: m for s, m in sites.items() if frames_of(config, config.train_split, m) > 1}
+        if not any(place.site != site for place in places for site in trainable):
+            raise UserError(f"no site of {' '.join(splits)} is another than those of {config.train_split}")
+        return cls(out, grid, trainable, places)
+
+    def folder(self, variant: Variant, site: str, seed: int) -> Path:
+        """Where a row's training on a site is kept."""
+        return self.out / "runs" / "transfer" / site / f"{variant.run_name}_seed{seed}"
+
+    def results(self) -> Results:
+        """What was scored so far, of rows with at least one seed on all sites."""
+        results: Results = {}
+        for variant in self.grid:
+            for seed in itertools.count():
+                files = {site: self.folder(variant, site, seed) / SCORES_NAME for site in self.trainable}
+                if not all(file.exists() for file in files.values()):
+                    break
+                trained = {site: json.loads(file.read_text()) for site, file in files.items()}
+                scores = {m: pair_scores(trained, list(self.places), m) for m in ("miou", "many_to_one")}
+                results.setdefault(variant.name, []).append(scores)
+        return results
 
 
 def run_transfer(
@@ -87,45 +140,36 @@ def run_transfer(
     training: "TrainConfig",
     train: Callable[["TrainConfig", dict[str, Any]], Any],
     load: Load,
-) -> "dict[str, list[dict[str, dict[str, float]]]]":
-    """Run all cells that were not run before.
+) -> str:
+    """Run the cells that were not run before, seed by seed, and write the table anew after every row.
 
     Returns:
-        for every row, for every seed, metric to the scores of `pair_scores`.
+        the table of all that was ever run, so that rows may have unlike numbers of seeds.
     """
-    sites = sites_of(config)
-    splits = [config.split] + ([config.transfer_split] if config.transfer_split else [])
-    found = {split: [s for s, match in sites.items() if frames_of(config, split, match)] for split in splits}
-    places = {place: sites[place.site] for place in places_of(found)}
-    trainable = {s: m for s, m in sites.items() if frames_of(config, config.train_split, m) > 1}
-    if not any(place.site != site for place in places for site in trainable):
-        raise UserError(f"no site of {' '.join(splits)} is another than those of {config.train_split}")
-    results: dict[str, list[dict[str, dict[str, float]]]] = {variant.name: [] for variant in grid}
+    plan = Table.of(config, grid, out)
+    wanted = [v for v in grid if config.rows is None or v.name in config.rows]
     for seed in range(config.seeds or 3):
-        for variant in grid:
-            trained = {}
-            for site, match in trainable.items():
-                folder = out / "runs" / "transfer" / site / f"{variant.run_name}_seed{seed}"
-                cell = replace(training, match=match, seed=seed, out=folder)
-                trained[site] = run_cell(config, variant, cell, places, train, load)
-            metrics = ("miou", "many_to_one")
-            results[variant.name].append({m: pair_scores(trained, list(places), m) for m in metrics})
-    return results
+        for variant in wanted:
+            for site, match in plan.trainable.items():
+                cell = replace(training, match=match, seed=seed, out=plan.folder(variant, site, seed))
+                run_cell(config, variant, cell, plan.places, train, load)
+            markdown = write(plan.results(), out)
+    return markdown
 
 
-def table(results: dict[str, list[dict[str, dict[str, float]]]]) -> str:
+def table(results: Results) -> str:
     """The Markdown table: a row per method, a column per pair of sites, mean IoU with its spread."""
     pairs = list(next(iter(results.values()))[0]["miou"])
-    header = ["mIoU, one assignment per model", *pairs, "mean, many to one"]
+    header = ["mIoU, one assignment per model", *pairs, "mean, many to one", "seeds"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for name, seeds in results.items():
         cells = [shown([seed["miou"][pair] for seed in seeds]) for pair in pairs]
-        cells.append(shown([seed["many_to_one"]["mean"] for seed in seeds]))
+        cells += [shown([seed["many_to_one"]["mean"] for seed in seeds]), str(len(seeds))]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def write(results: dict[str, list[dict[str, dict[str, float]]]], out: Path) -> str:
+def write(results: Results, out: Path) -> str:
     """Write transfer.csv and transfer.md; return the table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)

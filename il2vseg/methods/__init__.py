@@ -17,9 +17,9 @@ METHODS: dict[str, str] = {
     "stego": "il2vseg.methods.stego:Stego",
     "hp": "il2vseg.methods.hp:HP",
     "eagle": "il2vseg.methods.eagle:Eagle",
-    "il2vseg": "il2vseg.methods.il2vseg:IL2Vseg",
+    "joint": "il2vseg.methods.joint:Joint",
     "paper": "il2vseg.methods.paper:Paper",
-    "steady": "il2vseg.methods.steady:Steady",
+    "il2vseg": "il2vseg.methods.il2vseg:IL2Vseg",
 }
 """Name of every method, and MODULE:CLASS of its `Method`."""
 

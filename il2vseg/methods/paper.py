@@ -7,13 +7,13 @@ of the affinity sum to 1, and memberships go with 1/d².
 
 from dataclasses import dataclass
 
-from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.joint import FusedSmoothness, Joint
 from il2vseg.methods.stego import Correspondence
 from il2vseg.models.spec import LowLevelSpec
 
 
 @dataclass(frozen=True)
-class Paper(IL2Vseg):
+class Paper(Joint):
     """All losses of eq. 14 together, from clusters of the whitened tokens."""
 
     predict_alpha: float = 0.5

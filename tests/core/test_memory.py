@@ -11,9 +11,9 @@ from il2vseg.base.errors import UserError
 from il2vseg.learning.memory import GIB, PeakMemory, micro_batches_within, step_memory
 from il2vseg.methods import METHODS, load_method
 from il2vseg.methods.base import Recipe
-from il2vseg.methods.il2vseg import IL2Vseg
+from il2vseg.methods.joint import Joint
 
-RECIPE = Recipe(IL2Vseg(), num_classes=5)
+RECIPE = Recipe(Joint(), num_classes=5)
 SIZES = ((12, 16), 48, 8)  # grid, channels, whitened dimensions
 
 
@@ -65,7 +65,7 @@ def test_the_command_divides_the_batch_and_records_it(
     monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
     fast = ["--backbone", "tiny", "--size", "48", "64", "--limit", "8", "--steps", "2"]
     fast += ["--out", str(tmp_path / "out")]
-    four = step_memory(Recipe(IL2Vseg()), 4, (3, 4), 192, 6) / GIB
+    four = step_memory(Recipe(Joint()), 4, (3, 4), 192, 6) / GIB
     assert train.main([*fast, "--loss-memory", str(1.01 * four)]) == 0
     assert "accumulate: 2\n" in (tmp_path / "out" / "config.yaml").read_text()
     assert train.main([*fast, "--loss-memory", "1e-6"]) == 2
@@ -73,5 +73,5 @@ def test_the_command_divides_the_batch_and_records_it(
 
 def test_a_training_of_coco_size_fits_a_24_gib_gpu() -> None:
     """ViT-S/8 at 320x320, 27 classes, 32 images: the tensors of a step, with the backbone beside them."""
-    peak = step_memory(Recipe(IL2Vseg(), num_classes=27), 32, (40, 40), 384)
+    peak = step_memory(Recipe(Joint(), num_classes=27), 32, (40, 40), 384)
     assert peak < 4 * GIB

@@ -20,7 +20,7 @@ from il2vseg.methods import load_method
 from il2vseg.methods.base import Method, Recipe
 from il2vseg.methods.eagle import Eagle, EigenAggregation
 from il2vseg.methods.hp import HP, HiddenPositives
-from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.joint import FusedSmoothness, Joint
 from il2vseg.methods.smooseg import SmooSeg, Smoothness
 from il2vseg.methods.stego import Correspondence, Stego
 from il2vseg.models import lowlevel
@@ -232,7 +232,7 @@ def cue(r: Reference) -> tuple[Tensor, Tensor]:
 
 
 def test_a_step_of_il2vseg() -> None:
-    t = trainer(IL2Vseg(smoothness=FusedSmoothness(samples=9, eigen_samples=6, train_alpha=0.4)))
+    t = trainer(Joint(smoothness=FusedSmoothness(samples=9, eigen_samples=6, train_alpha=0.4)))
     r = Reference(t, "smoothness")
     expected, index, z, e, logits = smooth(r, 9, 0.3)
     z_view = r.whiten(r.views)[:, index]
@@ -253,7 +253,7 @@ def test_a_step_of_il2vseg() -> None:
 
 def test_losses_of_weight_zero_are_left_out_and_the_others_stay() -> None:
     stage = FusedSmoothness(samples=9, eigen_samples=6)
-    all_losses = take(trainer(IL2Vseg(smoothness=stage)), "smoothness").losses
+    all_losses = take(trainer(Joint(smoothness=stage)), "smoothness").losses
     assert list(all_losses) == ["smooth", "data", "corr", "fused", "fs", "reg"]
     for changes, left in (
         ({"correspondence_weight": 0.0}, ["smooth", "data", "fused", "fs", "reg"]),
@@ -261,7 +261,7 @@ def test_losses_of_weight_zero_are_left_out_and_the_others_stay() -> None:
         ({"gamma": 0.0, "beta": 0.0}, ["smooth", "data", "corr", "fused"]),
         ({"gamma": 0.0, "beta": 0.0, "fused_weight": 0.0}, ["smooth", "data", "corr"]),
     ):
-        some = take(trainer(IL2Vseg(smoothness=dataclasses.replace(stage, **changes))), "smoothness").losses
+        some = take(trainer(Joint(smoothness=dataclasses.replace(stage, **changes))), "smoothness").losses
         assert list(some) == left
         assert all(some[name] == all_losses[name] for name in ("smooth", "data"))
 
@@ -312,9 +312,9 @@ STAGES: list[tuple[Callable[[], Method], str, float, float | None]] = [
     (lambda: HP(hidden_positives=HiddenPositives(samples=5)), "hidden_positives", 5e-4, None),
     (lambda: Eagle(), "correspondence", 5e-4, None),
     (lambda: Eagle(), "eigen_aggregation", 5e-4, None),
-    (lambda: IL2Vseg(), "correspondence", 5e-4, None),
+    (lambda: Joint(), "correspondence", 5e-4, None),
     (lambda: SmooSeg(smoothness=Smoothness(samples=9)), "smoothness", 1e-4, 5e-4),
-    (lambda: IL2Vseg(smoothness=FusedSmoothness(samples=9)), "smoothness", 1e-4, 5e-4),
+    (lambda: Joint(smoothness=FusedSmoothness(samples=9)), "smoothness", 1e-4, 5e-4),
 ]
 
 
@@ -338,7 +338,7 @@ def test_learning_rates(
 
 @pytest.mark.parametrize("stage", [Smoothness(samples=9), FusedSmoothness(samples=9)])
 def test_global_prototypes_follow_the_local_ones_slowly(stage: Smoothness) -> None:
-    method = IL2Vseg(smoothness=stage) if isinstance(stage, FusedSmoothness) else SmooSeg(smoothness=stage)
+    method = Joint(smoothness=stage) if isinstance(stage, FusedSmoothness) else SmooSeg(smoothness=stage)
     taken = take(trainer(method), "smoothness")
     expected = 0.99 * taken.before["global_prototypes"] + 0.01 * taken.after["local_prototypes"]
     torch.testing.assert_close(taken.after["global_prototypes"], expected)
@@ -419,11 +419,11 @@ def test_settings_of_a_method(name: str) -> None:
 
 
 def test_steps_are_scaled_over_all_stages() -> None:
-    stages = IL2Vseg().with_steps(50).stages()
+    stages = Joint().with_steps(50).stages()
     assert {name: stage.steps for name, stage in stages.items()} == {"correspondence": 30, "smoothness": 20}
     assert load_method("kmeans")().with_steps(50).stages() == {}
 
 
 def test_settings_are_changed_by_their_paths() -> None:
-    recipe = Recipe(IL2Vseg()).changed({"method.smoothness.gamma": 0.0, "batch": 3})
-    assert recipe == Recipe(IL2Vseg(smoothness=FusedSmoothness(gamma=0.0)), batch=3)
+    recipe = Recipe(Joint()).changed({"method.smoothness.gamma": 0.0, "batch": 3})
+    assert recipe == Recipe(Joint(smoothness=FusedSmoothness(gamma=0.0)), batch=3)

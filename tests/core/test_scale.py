@@ -33,14 +33,14 @@ from il2vseg.learning.processes import Processes
 from il2vseg.learning.selection import token_statistics
 from il2vseg.learning.trainer import Trainer
 from il2vseg.methods.base import Context, Recipe
-from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.joint import FusedSmoothness, Joint
 from il2vseg.methods.stego import Correspondence
 from il2vseg.models.checkpoint import FILE_NAME, load_tensors
 
 T = TypeVar("T")
 
 SHORT = Recipe(
-    IL2Vseg(
+    Joint(
         correspondence=Correspondence(steps=4, samples=12),
         smoothness=FusedSmoothness(steps=5, samples=12, eigen_samples=8),
     ),

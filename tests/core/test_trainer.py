@@ -21,11 +21,11 @@ from il2vseg.learning.selection import (
 from il2vseg.learning.trainer import Trainer
 from il2vseg.methods import METHODS, load_method
 from il2vseg.methods.base import Recipe
-from il2vseg.methods.il2vseg import FusedSmoothness, IL2Vseg
+from il2vseg.methods.joint import FusedSmoothness, Joint
 from il2vseg.methods.stego import Correspondence
 
 SHORT = Recipe(
-    IL2Vseg(
+    Joint(
         correspondence=Correspondence(steps=6, samples=12),
         smoothness=FusedSmoothness(steps=8, samples=12, eigen_samples=8),
     ),
