@@ -83,7 +83,7 @@ def run_cell(
 
 
 @dataclass(frozen=True)
-class Table:
+class Plan:
     """What is trained where, scored where, and where the results are kept.
 
     Attributes:
@@ -146,7 +146,7 @@ def run_transfer(
     Returns:
         the table of all that was ever run, so that rows may have unlike numbers of seeds.
     """
-    plan = Table.of(config, grid, out)
+    plan = Plan.of(config, grid, out)
     wanted = [v for v in grid if config.rows is None or v.name in config.rows]
     for seed in range(config.seeds or 3):
         for variant in wanted:

@@ -65,6 +65,7 @@ class Trainer:
         # Half-precision gradients of the head would underflow; for the other precisions it does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
         self.position = (0, 0)
+        self._derived: dict[str, dict[str, Tensor]] = {}
         self.usage: Tensor | None = None
         """Share of the last step's tokens that every prototype labels (C,); None before there are any."""
 
@@ -206,6 +207,15 @@ class Trainer:
             self.initialise_prototypes()
         self.optimizer = self.make_optimizer(self.stages[name])
 
+    def derived(self, name: str) -> dict[str, Tensor]:
+        """What a stage needs of the whole footage, found once: a function of the footage and the seed."""
+        if name not in self._derived:
+            r, everything = self.recipe, torch.arange(len(self.store))
+            generator = step_generator(r.seed, f"derive {name}", 0)
+            context = Context(self.store, self.classifier, r, self.device, everything, generator, 0)
+            self._derived[name] = self.stages[name].derive(context)
+        return self._derived[name]
+
     def step(self, name: str, step: int) -> dict[str, float]:
         """One optimisation step; returns the values of the losses, over all micro-batches and processes."""
         stage, r = self.stages[name], self.recipe
@@ -218,7 +228,10 @@ class Trainer:
         for i in range(self.processes.rank, r.micro_batches, self.processes.count):
             if i > 0:
                 generator = step_generator(r.seed, name, step, micro_batch=i)
-            context = Context(self.store, self.classifier, r, self.device, micro_batches[i], generator, step)
+            derived = self.derived(name)
+            context = Context(
+                self.store, self.classifier, r, self.device, micro_batches[i], generator, step, derived
+            )
             losses = stage.losses(context)
             weight = len(micro_batches[i]) / len(images)
             self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()

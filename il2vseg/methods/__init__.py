@@ -17,6 +17,8 @@ METHODS: dict[str, str] = {
     "stego": "il2vseg.methods.stego:Stego",
     "hp": "il2vseg.methods.hp:HP",
     "eagle": "il2vseg.methods.eagle:Eagle",
+    "primaps": "il2vseg.methods.primaps:PriMaPs",
+    "cause": "il2vseg.methods.cause:Cause",
     "joint": "il2vseg.methods.joint:Joint",
     "paper": "il2vseg.methods.paper:Paper",
     "il2vseg": "il2vseg.methods.il2vseg:IL2Vseg",

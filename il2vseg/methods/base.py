@@ -57,6 +57,12 @@ class Stage(ABC):
     def losses(self, context: "Context") -> dict[str, Tensor]:
         """The weighted losses, scalars, of a micro-batch; their sum is minimised."""
 
+    def derive(self, context: "Context") -> dict[str, Tensor]:
+        """What the losses need of the whole footage, as `Context.derived`: found once, before the first step
+        and again where a training is resumed, so it may depend on the context's images and generator, which
+        are then the same, and not on the classifier's trained parts."""
+        return {}
+
     def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
         """Groups of parameters with their learning rates, for the optimiser: by default the head alone."""
         return [{"params": list(classifier.head.parameters()), "lr": self.lr}]
@@ -156,7 +162,7 @@ class Context:
     Attributes:
         images: (B,), indices into the store. generator: the only source of randomness.
         step: of the stage, from 0.
-        observed: see `observe`.
+        derived: see `Stage.derive`. observed: see `observe`.
     """
 
     store: FeatureStore
@@ -166,6 +172,7 @@ class Context:
     images: Tensor
     generator: Generator
     step: int
+    derived: dict[str, Tensor] = field(default_factory=dict)
     observed: dict[str, Tensor] = field(default_factory=dict)
 
     def observe(self, name: str, value: Tensor) -> None:

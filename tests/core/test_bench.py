@@ -57,7 +57,7 @@ def test_table_has_a_row_for_every_hot_path(
         "frame, eager",
         "frame, ONNX Runtime",
         "low-level branch",
-        "step, il2vseg",
+        "step, joint",
         "L_fs + L_reg",
         "0.25",
     ):

@@ -58,7 +58,7 @@ def test_variants_that_differ_at_prediction_share_a_training(
     keep(monkeypatch, "alpha", *names)
     assert experiment.main(["alpha", *FAST, "--out", str(out)]) == 0
     assert len(list((out / "runs").iterdir())) == 2
-    assert len(list((out / "runs" / "default_seed0").glob("scores-alpha*.json"))) == 2
+    assert len(list((out / "runs" / "method-joint_seed0").glob("scores-alpha*.json"))) == 2
     assert (out / "alpha.png").stat().st_size > 1000
 
 

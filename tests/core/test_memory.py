@@ -64,7 +64,7 @@ def test_the_command_divides_the_batch_and_records_it(
 ) -> None:
     monkeypatch.setenv("IL2VSEG_CACHE", str(tmp_path / "cache"))
     fast = ["--backbone", "tiny", "--size", "48", "64", "--limit", "8", "--steps", "2"]
-    fast += ["--out", str(tmp_path / "out")]
+    fast += ["--method", "joint", "--out", str(tmp_path / "out")]
     four = step_memory(Recipe(Joint()), 4, (3, 4), 192, 6) / GIB
     assert train.main([*fast, "--loss-memory", str(1.01 * four)]) == 0
     assert "accumulate: 2\n" in (tmp_path / "out" / "config.yaml").read_text()

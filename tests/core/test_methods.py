@@ -231,7 +231,7 @@ def cue(r: Reference) -> tuple[Tensor, Tensor]:
         return p_seg, a / a.sum(2, keepdim=True) @ p
 
 
-def test_a_step_of_il2vseg() -> None:
+def test_a_step_of_joint() -> None:
     t = trainer(Joint(smoothness=FusedSmoothness(samples=9, eigen_samples=6, train_alpha=0.4)))
     r = Reference(t, "smoothness")
     expected, index, z, e, logits = smooth(r, 9, 0.3)
@@ -395,7 +395,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "correspondence": {"steps": 100, "lr": 5e-4, "samples": 121, "negatives": 3},
         "eigen_aggregation": {"steps": 200, "lr": 5e-4, "samples": 144, "negatives": 3},
     },
-    "il2vseg": {
+    "joint": {
         "correspondence": {"steps": 300, "lr": 5e-4, "samples": 121, "negatives": 3},
         "smoothness": {
             "steps": 200, "lr": 1e-4, "samples": 144, "weight": 0.3, "lr_prototypes": 5e-4, "ema": 0.99,
@@ -403,6 +403,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "gamma": 0.1, "beta": 0.05, "fused_weight": 0.3, "fused_alpha": 0.3,
         },
     },
+    "il2vseg": {},
 }  # fmt: skip
 
 
@@ -410,7 +411,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 def test_settings_of_a_method(name: str) -> None:
     method = load_method(name)()
     assert {k: dataclasses.asdict(stage) for k, stage in method.stages().items()} == DEFAULTS[name]
-    ours = name == "il2vseg"
+    ours = name in ("il2vseg", "joint")
+    alone = name == "il2vseg"
+    assert (method.centre, method.even_exposure, method.restarts) == (
+        (True, True, 16) if alone else (None, False, 1)
+    )
     assert (method.predict_alpha, method.adapts) == ((0.15, True) if ours else (0.0, False))
     assert method.low_level.refine == (2 if ours else 0)
     recipe = Recipe(method)

@@ -46,7 +46,7 @@ SHORT = Recipe(
     ),
     batch=7,
 )
-LONG = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "130"]
+LONG = ["--method", "joint", "--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "130"]
 
 
 def trainer(recipe: Recipe, processes: Processes | None = None) -> Trainer:

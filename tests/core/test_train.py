@@ -11,7 +11,7 @@ from il2vseg import train
 from il2vseg.learning.preparation import recipe_of
 from il2vseg.models.checkpoint import load_checkpoint, read_spec
 
-FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9"]
+FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9", "--method", "joint"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,16 @@ def test_everything_promised_is_written_and_can_be_run_again(tmp_path: Path) -> 
     assert len(load_checkpoint(out).class_names) == 3
     assert train.main(["--config", str(out / "config.yaml"), "--out", str(again)]) == 0
     assert digest(again) == digest(out)
+
+
+def test_the_default_method_takes_no_steps_and_says_how_it_sees(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert train.main([*FAST[:-2], "--clusters", "5", "--out", str(out)]) == 0
+    assert (out / "metrics.jsonl").read_text() == ""
+    spec = read_spec(out)
+    assert (spec.method, spec.even_exposure, spec.centre, spec.alpha) == ("il2vseg", True, True, 0.15)
+    assert spec.adapt is not None
+    assert len(load_checkpoint(out).class_names) == 5
 
 
 @pytest.mark.parametrize(

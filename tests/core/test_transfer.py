@@ -96,7 +96,14 @@ def test_the_grid_trains_on_each_site_scores_on_the_others_and_goes_on(
     assert experiment.main(arguments) == 0
     header, _, row = capsys.readouterr().out.strip().splitlines()
     columns = [cell.strip() for cell in header.strip("|").split("|")]
-    assert columns == ["mIoU, one assignment per model", "a → b", "b → a", "mean", "mean, many to one"]
+    assert columns == [
+        "mIoU, one assignment per model",
+        "a → b",
+        "b → a",
+        "mean",
+        "mean, many to one",
+        "seeds",
+    ]
     assert row.startswith("| clusters | ")
     cells = sorted(p.parent.relative_to(out / "runs").as_posix() for p in out.glob("runs/**/places.json"))
     run = "method-kmeans_centre-True_seed"
