@@ -20,8 +20,21 @@ def train_command(s: Setting, out: Path, *more: object) -> list[object]:
     """A training on rendered scenes, without the cache of features."""
     size = (64, 96) if s.dry else (252, 448)
     limit, steps = (8, 6) if s.dry else (64, 200)
-    words: list[object] = ["il2vseg.train", "--dataset", "synthetic", "--backbone", s.backbone]
-    words += ["--size", *size, "--limit", limit, "--steps", steps, "--out", out, "--cache", f"{out}-cache"]
+    words: list[object] = ["il2vseg.train", "--method", "joint", "--dataset", "synthetic"]
+    words += [
+        "--backbone",
+        s.backbone,
+        "--size",
+        *size,
+        "--limit",
+        limit,
+        "--steps",
+        steps,
+        "--out",
+        out,
+        "--cache",
+        f"{out}-cache",
+    ]
     words += ["--weights", s.weights] if s.weights else []
     return [*words, *more]
 

@@ -139,7 +139,7 @@ class TrainConfig(Settings):
         None, "even out the exposure of every image before the backbone; default: the method's own"
     )
     adapt: bool | None = flag(
-        None, "adapt the prototypes to every image at prediction; default: on for il2vseg with centred tokens"
+        None, "adapt the prototypes to every image at prediction; default: as the method, with centred tokens"
     )
     clustering: Literal["ward", "minibatch"] = flag(
         "ward",
