@@ -154,9 +154,9 @@ def main() -> int:
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     folders, problems = install(args.wheels, args.out) if args.wheels else ([], [])
-    paths = [str(p) for p in (*folders, package_folder(args.out))]
+    paths = [str(p) for p in (*folders, package_folder(args.out), ROOT / "bench")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    environment["PYTHONSAFEPATH"] = "1"  # else the sources in the current folder hide the package
+    environment["PYTHONSAFEPATH"] = "1"  # only the folders above, since the sources would hide the package
     libraries = [*library_folders(), os.environ.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     if args.dry:

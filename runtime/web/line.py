@@ -79,5 +79,5 @@ class Line:
         return queued / self.rate if self.rate else math.inf
 
     def seconds_for(self, count: int) -> float:
-        """Seconds that so many bytes will take; 0 while the speed is unknown."""
-        return count / self.rate if self.rate else 0.0
+        """Seconds that so many bytes will take, roughly from the first ones on; 0 if none ever waited."""
+        return count * self._seconds / self._bytes if self._bytes else 0.0

@@ -27,6 +27,7 @@ from il2vseg.runtime.web.broadcast import (
     Broadcaster,
     Closed,
     Encode,
+    Scale,
     encode_bundle,
     encode_overlay,
 )
@@ -43,6 +44,8 @@ _SNAPSHOT_WAIT_S = 5.0
 _LOOK_AGAIN_S = 0.02
 _SLOW_FRAME_S = 1.0
 """A viewer to whom a large picture takes longer gets small ones."""
+_LARGER = 6
+"""How many times as many bytes a large picture has, until the first one was sent."""
 
 Part = Callable[[bytes, bool], bytes]
 """Frames a picture in a stream; told whether it is the first."""
@@ -82,18 +85,22 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _frames(broadcaster: Broadcaster, encode: Encode, line: Line) -> AsyncIterator[bytes]:
-    """Yield the newest frame as often as a line takes one, smaller where large ones take too long."""
-    number, large = 0, 0
+async def _frames(broadcaster: Broadcaster, encode: Encode, line: Line, first: Scale) -> AsyncIterator[bytes]:
+    """Yield the newest frame as often as a line takes one, smaller where large ones take too long.
+
+    Args:
+        first: of the first frame; a small one is soon there on any line, and tells how fast the line is.
+    """
+    number, large, scale = 0, 0, first
     while True:
+        number, data = await broadcaster.next(encode, number, scale)
+        large = len(data) if scale is LARGE else large or _LARGER * len(data)
+        yield data
+        line.sent()
         # A frame that waits here is skipped for a newer one; in the kernel's buffer it would become old.
         while line.behind() > MAX_QUEUED_S and not broadcaster.closed:
             await asyncio.sleep(_LOOK_AGAIN_S)
         scale = SMALL if line.seconds_for(large) > _SLOW_FRAME_S else LARGE
-        number, data = await broadcaster.next(encode, number, scale)
-        large = len(data) if scale is LARGE else large
-        yield data
-        line.sent()
 
 
 def build_app(
@@ -154,7 +161,9 @@ class _Pages:
         self._viewers += 1
         try:
             first = True
-            async for data in _frames(self._broadcaster, encode, line):
+            # Whoever reads MJPEG may rely on the size of the first picture; the page does not.
+            scale = SMALL if encode is encode_bundle else LARGE
+            async for data in _frames(self._broadcaster, encode, line, scale):
                 yield part(data, first)
                 first = False
         except Closed:

@@ -239,7 +239,10 @@ def test_big_frames_are_shrunk_for_the_page(web: WebSink) -> None:
     web.write(result(0, np.zeros((1080, 1920, 3), np.uint8)))
     connection = connect(web)
     connection.request("GET", "/stream")
-    _, frame, labels = read_bundle(connection.getresponse())
+    response = connection.getresponse()
+    read_bundle(response)  # small, to learn how fast the line is
+    web.write(result(1, np.zeros((1080, 1920, 3), np.uint8)))
+    _, frame, labels = read_bundle(response)
     assert frame.shape == (540, 960, 3)
     assert labels.shape == (270, 480)
     connection.close()

@@ -182,6 +182,35 @@ def test_a_line_that_never_waits_gets_large_pictures() -> None:
     assert line.seconds_for(500_000) == 0
 
 
+def test_the_page_gets_a_small_picture_first_and_large_ones_where_the_line_takes_them(web: WebSink) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (540, 960, 3), dtype=np.uint8)
+    web.write(result(0, noise))
+    connection = connect(web)
+    connection.request("GET", "/stream")
+    response = connection.getresponse()
+    widths = []
+    for _ in range(2):
+        (length,) = struct.unpack("<I", response.read(4))
+        header = json.loads(response.read(length))
+        jpeg = np.frombuffer(response.read(header["jpeg"]), np.uint8)
+        response.read(header["png"])
+        widths.append(cv2.imdecode(jpeg, 1).shape[1])
+        web.write(result(1, noise))
+    connection.close()
+    assert widths == [400, 960]
+
+
+def test_a_large_picture_is_not_tried_on_a_line_that_took_long_for_a_small_one() -> None:
+    wire = SlowLine(100_000)
+    line = Line(lambda: int(wire.under_way), lambda: wire.now)
+    wire.under_way += 20_000
+    line.sent()
+    while line.behind() > 0.25:
+        wire.wait(0.02)
+    assert wire.now == pytest.approx(0.2, abs=0.03)
+    assert line.seconds_for(120_000) == pytest.approx(1.2, rel=0.2)
+
+
 def test_a_viewer_on_a_slow_line_sees_the_present(web: WebSink) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (180, 320, 3), dtype=np.uint8)  # 60 kB a frame
     stop = threading.Event()
