@@ -118,3 +118,11 @@ def test_scores_stay_a_distribution() -> None:
     scores = torch.rand(1, 5, 3, 4, generator=generator).mul(8).softmax(1)
     full = pixel_scores(scores, torch.rand(1, 3, 42, 56, generator=generator), LowLevelSpec(refine=2))
     torch.testing.assert_close(full.sum(1), torch.ones(1, 42, 56), atol=1e-4, rtol=0)
+
+
+def test_images_of_a_batch_are_fitted_each_by_itself() -> None:
+    generator = torch.Generator().manual_seed(3)
+    guide, scores = torch.rand(3, 3, 5, 4, generator=generator), torch.rand(3, 2, 5, 4, generator=generator)
+    together = linear_models(guide, scores, 1e-3)
+    alone = [linear_models(guide[i : i + 1], scores[i : i + 1], 1e-3) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))

@@ -266,15 +266,17 @@ def test_losses_of_weight_zero_are_left_out_and_the_others_stay() -> None:
         assert all(some[name] == all_losses[name] for name in ("smooth", "data"))
 
 
-def test_a_step_of_hp() -> None:
-    t = trainer(HP(hidden_positives=HiddenPositives(steps=12, samples=5, reference_pool=21)))
+@pytest.mark.parametrize("samples", [5, 15])
+def test_a_step_of_hp(samples: int) -> None:
+    t = trainer(HP(hidden_positives=HiddenPositives(steps=12, samples=samples, reference_pool=21)))
+    samples = min(samples, 10)  # of 20 positions; the pool needs the other half
     r = Reference(t, "hidden_positives")
     order = r.positions()
-    index, rest = order[:5], order[5:]
+    index, rest = order[:samples], order[samples:]
     z = r.whiten(r.tokens)
     others = torch.randperm(IMAGES, generator=r.generator)[:BATCH]
     pool = r.whiten(r.all_tokens[others])[:, rest].flatten(0, 1)
-    pool = pool[torch.randperm(BATCH * (N - 5), generator=r.generator)[:21]]
+    pool = pool[torch.randperm(BATCH * (N - samples), generator=r.generator)[:21]]
     e = r.embed(z)
     mixed = hidden_positives.local_mixture(e, z, GRID)[:, index].flatten(0, 1)
     anchors, e = z[:, index].flatten(0, 1), e[:, index].flatten(0, 1)

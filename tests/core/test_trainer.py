@@ -8,6 +8,7 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning import clustering
+from il2vseg.learning import selection as selection_module
 from il2vseg.learning.draws import derangement, step_generator
 from il2vseg.learning.selection import (
     ClassCount,
@@ -15,6 +16,7 @@ from il2vseg.learning.selection import (
     choose_whitening,
     chosen_count,
     components_for,
+    cross_scene_stability,
     propose_classes,
     token_statistics,
 )
@@ -111,6 +113,18 @@ def test_resuming_takes_exactly_the_steps_that_were_left(stop: int) -> None:
     assert seen == whole
 
 
+def test_a_finished_run_resumes_at_its_end() -> None:
+    first, second = trainer(SHORT), trainer(SHORT)
+    first.run()
+    second.restore(*first.state())
+    assert second.steps_done() == 14
+    seen: list[object] = []
+    second.run(seen.append)
+    assert seen == []
+    for name, value in first.classifier.state_dict().items():
+        assert torch.equal(value, second.classifier.state_dict()[name]), name
+
+
 def test_a_state_of_another_recipe_is_refused() -> None:
     state = trainer(SHORT).state()
     with pytest.raises(UserError, match="settings differ"):
@@ -156,8 +170,8 @@ class SceneStore(BandStore):
     """Band images from four scenes, each with an offset of its own that is larger than the classes."""
 
     def __init__(self) -> None:
-        super().__init__(images=24)
-        scene = torch.arange(24) // 6
+        super().__init__(images=40)  # more than are whitened at once
+        scene = torch.arange(40) // 10
         self._tokens = self._tokens + 12.0 * torch.eye(12)[4 + scene][:, None]
 
 
@@ -167,6 +181,50 @@ def test_centring_is_chosen_where_clusters_would_follow_scenes() -> None:
     assert selection.centre
     by_centre = {c.centre: c.stability for c in selection.candidates}
     assert by_centre[True] > by_centre[False] + 0.2
+
+
+class PlainStore(BandStore):
+    """Images of a single class each: their mean tokens are all that tells them apart."""
+
+    def __init__(self) -> None:
+        super().__init__(images=16)
+        generator = torch.Generator().manual_seed(1)
+        self._tokens = 3.0 * torch.eye(3, 12)[torch.arange(16) % 3][:, None]
+        self._tokens = self._tokens + 0.3 * torch.randn(16, 48, 12, generator=generator)
+
+
+def test_centring_is_left_out_where_it_would_take_the_classes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection_module, "MAX_CLASSES", 3)
+    store = PlainStore()
+    assert not choose_whitening(store, token_statistics(store), 3).centre
+    statistics = token_statistics(store)
+    either, not_centred = (propose_classes(store, statistics, centre) for centre in (None, False))
+    assert either.curve[1] == not_centred.curve[1]
+    assert either.curve[1].stability > 0.98
+
+
+def test_one_image_is_not_centred() -> None:
+    store = BandStore(images=1)
+    selection = choose_whitening(store, token_statistics(store), 3)
+    assert (selection.components, selection.centre, selection.candidates) == (6, False, ())
+
+
+def test_scenes_are_the_halves_of_the_footage_and_its_alternate_quarters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[int]] = []
+
+    def prototypes(tokens: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+        seen.append(sorted(set(tokens.argmax(1).tolist())))
+        return torch.eye(8)[:num_classes]
+
+    monkeypatch.setattr(selection_module, "over_clustered_prototypes", prototypes)
+    images = torch.eye(8)[:, None].expand(8, 5, 8)  # image i points along axis i
+    assert len(cross_scene_stability(images, 3)) == 2 * 3
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]] * 3 + [[0, 1, 4, 5], [2, 3, 6, 7]] * 3
+    seen.clear()
+    cross_scene_stability(images[:3], 3, restarts=1)
+    assert seen == [[0, 1], [2], [0, 2], [1]]
 
 
 def test_dimensions_follow_the_number_of_classes() -> None:

@@ -150,6 +150,34 @@ def test_a_boat_before_the_shore_is_found_and_the_shore_is_not() -> None:
     assert top >= 153
 
 
+def test_a_boat_before_a_shore_that_goes_on_to_one_side_is_not_the_shore() -> None:
+    for columns in (slice(220, None), slice(None, 240)):
+        labels = open_sea()
+        labels[100:155, columns] = OBSTACLE
+        labels[130:190, 200:260] = OBSTACLE
+        (obstacle,) = MarineAnalyser(CLASSES)(labels).obstacles
+        assert obstacle.box[0] == pytest.approx(200, abs=2)
+        assert obstacle.box[1] >= 140
+        assert obstacle.box[2] == pytest.approx(60, abs=2)
+
+
+def test_two_boats_get_a_box_each() -> None:
+    labels = open_sea()
+    labels[120:200, 100:140] = OBSTACLE
+    labels[130:210, 300:340] = OBSTACLE
+    boxes = sorted(o.box for o in MarineAnalyser(CLASSES)(labels).obstacles)
+    assert len(boxes) == 2
+    assert boxes[0] == pytest.approx((100, 120, 40, 80), abs=2)
+    assert boxes[1] == pytest.approx((300, 130, 40, 80), abs=2)
+
+
+def test_a_single_column_has_a_level_horizon() -> None:
+    labels = np.array([[SKY]] * 5 + [[WATER]] * 5, np.uint8)
+    horizon = fit_horizon(labels, np.array([5]), SKY)
+    assert horizon is not None
+    assert (horizon.line.left, horizon.line.right) == (4.5, 4.5)
+
+
 def test_what_floats_on_a_mistake_of_the_labels_is_no_obstacle_and_hides_none() -> None:
     labels = open_sea()
     labels[180:200, 100:130] = OBSTACLE

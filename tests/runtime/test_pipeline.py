@@ -287,11 +287,15 @@ def test_a_stage_that_dies_again_and_again_ends_the_run() -> None:
 
 
 def test_a_bug_in_a_recorded_run_keeps_its_traceback() -> None:
+    written: list[int] = []
+
     def broken(result: Result) -> None:
+        written.append(result.index)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         make(Counting(10), [Collect(broken)]).run()
+    assert written == [0]  # and the stage ends with it
 
 
 def test_a_hanging_engine_ends_the_run() -> None:

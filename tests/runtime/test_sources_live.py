@@ -105,6 +105,7 @@ def take(source: LiveSource, wanted: int) -> list[int]:
         captured = source.read()
         assert captured is not None
         values.append(int(captured.frame[0, 0, 0]))
+        assert values[-1] > 0, "a frame that was there before"
     return values
 
 
@@ -118,6 +119,20 @@ def test_a_connection_that_dies_or_freezes_is_made_again(release: threading.Even
     release.set()
     source.close()
     assert source.read() is None
+
+
+def test_the_next_frame_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "CONNECT_S", 10.0)
+    reader = live._Reader.__new__(live._Reader)
+    reader.frames, reader.begun, reader.alive = 0, 100.0, 100.0
+    assert reader.deadline(5.0) == 110.5  # ten seconds to connect, and half a second to tell why not
+    assert reader.deadline(12.0) == 112.5
+    reader.alive = 120.0
+    assert reader.deadline(5.0) == 125.0  # it lives
+    reader.alive = 128.0
+    assert reader.deadline(5.0) == 130.0  # but half a minute without a key frame is enough
+    reader.frames = 1
+    assert reader.deadline(5.0) == 133.0
 
 
 def test_indices_go_on_after_a_reconnection(release: threading.Event) -> None:

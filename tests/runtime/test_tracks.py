@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from il2vseg.runtime.marine.scene import Obstacle, Scene
-from il2vseg.runtime.marine.tracks import Motion, Tracker, approach
+from il2vseg.runtime.marine.tracks import Motion, Tracker, _place, approach
 
 SIZE = (360, 640)
 
@@ -148,3 +148,34 @@ def test_the_nearest_approach_of_a_head_on_course_is_zero() -> None:
     assert met.closing_mps == pytest.approx(4.0)
     assert met.seconds == pytest.approx(5.0)
     assert met.metres == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_filter_spreads_by_the_acceleration_that_it_allows() -> None:
+    """Half a metre per second squared for two seconds: one metre, and one metre per second."""
+    motion = Motion(np.array([3.0, 4.0]), np.zeros((2, 2)), 0.5, 0.0)
+    motion.predict(2.0)
+    np.testing.assert_allclose(motion.state, [3, 4, 0, 0])
+    across = np.eye(2)
+    np.testing.assert_allclose(motion.covariance, np.block([[across, across], [across, across]]))
+
+
+@pytest.mark.parametrize("bearing", [0.0, 90.0])
+def test_a_place_is_as_uncertain_as_two_pixels_of_range_and_half_a_degree_of_bearing(bearing: float) -> None:
+    found = _place(Obstacle((0, 0, 1, 1), (0.0, 1.0), bearing, 100.0, 10.0))
+    assert found is not None
+    place, covariance = found
+    ahead, aside = (20.1**2, 1.1472**2) if bearing == 0 else (1.1472**2, 20.1**2)
+    np.testing.assert_allclose(place, [100, 0] if bearing == 0 else [0, 100], atol=1e-9)
+    np.testing.assert_allclose(covariance, np.diag([ahead, aside]), rtol=1e-3, atol=1e-9)
+
+
+def test_two_side_by_side_keep_a_number_each() -> None:
+    tracker = Tracker()
+    for i in range(6):
+        found = tracker(scene(at(100), at(106)), 0.1 * i)  # each within reach of the other's track
+    assert numbers(found) == [1, 2]
+    assert numbers(tracker(scene(at(100)), 0.6)) == [1]  # the other one is not seen in its place
+    tracker = Tracker()
+    for i in range(6):
+        tracker(scene(at(100)), 0.1 * i)
+    assert numbers(tracker(scene(at(100), at(106)), 0.6)) == [1, None]
