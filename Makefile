@@ -8,7 +8,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS := train,cpu,dev
 # Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
-OPTIONAL_EXTRAS := cluster crf video web mcap mqtt mavlink nmea rtx openvino bench interop mutants
+OPTIONAL_EXTRAS := cluster crf video web mcap mqtt mavlink nmea signalk rtx openvino bench interop mutants
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint signatures bench gpu venv clean
@@ -21,10 +21,12 @@ demo: venv ## render a clip, train on it, evaluate, export with parity, stream (
 
 test: $(VENV)/.optional ## install what the tests need and run them
 	tests/debian-packages.sh
+	tests/npm-packages.sh
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(VENV)/.optional ## run the slow tests too
 	tests/debian-packages.sh
+	tests/npm-packages.sh
 	$(BIN)/pytest
 
 lint: venv ## ruff, mypy and a spell checker

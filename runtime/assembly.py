@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.redact import redacted
-from il2vseg.runtime.config import RunConfig, targets
+from il2vseg.runtime.config import RunConfig, addresses, targets
 
 if TYPE_CHECKING:
     from il2vseg.base.images import Labels
@@ -80,7 +80,7 @@ def _open_stream(
     from il2vseg.runtime.stabilise import Smoother
 
     (target,) = targets(config)
-    events, latencies = EventLog((target, config.mqtt or "")), Latencies()
+    events, latencies = EventLog(addresses(config)), Latencies()
     stabiliser = (
         None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from il2vseg.base.command import parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.redact import redacting
-from il2vseg.runtime.config import RunConfig, check, streams, targets
+from il2vseg.runtime.config import RunConfig, addresses, check, streams
 
 if TYPE_CHECKING:
     from il2vseg.runtime.assembly import Stream
@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
             values = {k: v for k, v in to_dict(config).items() if k not in ("config", "print_config")}
             print(yaml.safe_dump(values, sort_keys=False), end="")
         else:
-            with redacting((*targets(config), config.mqtt or "")):
+            with redacting(addresses(config)):
                 run(config)
 
     return run_command(body, prog)

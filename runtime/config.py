@@ -63,6 +63,16 @@ class RunConfig(Settings):
     nmea: str | None = flag(
         None, f"tell a chart plotter of obstacles and alarms: {LINK_HELP}", metavar="ADDRESS"
     )
+    signalk: str | None = flag(
+        None,
+        "tell a Signal K server of obstacles and alarms; NAME names the camera there",
+        metavar="ws://HOST[:PORT][/NAME]",
+    )
+    signalk_token: Path | None = flag(
+        None,
+        "file with a token for that server; default: $IL2VSEG_SIGNALK_TOKEN, else access is requested",
+        metavar="FILE",
+    )
     disk_quota: float | None = flag(
         None,
         "delete the oldest recordings when they take more than this",
@@ -178,12 +188,17 @@ def targets(config: RunConfig) -> tuple[str, ...]:
     return config.source or config.camera or ()
 
 
+def addresses(config: RunConfig) -> tuple[str, ...]:
+    """What may hold a secret: the addresses of a configuration."""
+    return (*targets(config), *filter(None, (config.mqtt, config.signalk)))
+
+
 def streams(config: RunConfig) -> list[RunConfig]:
     """One configuration per source.
 
     Of several, source N writes into folders N: `rec/overlay.mp4` becomes `rec/N/overlay.mp4`, `labels`
     becomes `labels/N`. Its page has the N-th port after the given one, its MQTT topics are below PREFIX/N,
-    and it has its share of the disk quota.
+    its camera on a Signal K server is called N, and it has its share of the disk quota.
     """
     several = targets(config)
     if len(several) == 1:
@@ -212,6 +227,7 @@ def _numbered(config: RunConfig, number: int) -> RunConfig:
         alarm_clips=folder(config.alarm_clips),
         mcap=file(config.mcap),
         mqtt=config.mqtt and f"{config.mqtt.rstrip('/')}/{number}",
+        signalk=config.signalk and f"{config.signalk.rstrip('/')}/{number}",
         disk_quota=config.disk_quota and config.disk_quota / len(targets(config)),
         serve=f"{host}{colon}{int(port) + number}" if port.isdigit() else config.serve,
     )

