@@ -8,7 +8,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS := train,cpu,dev
 # Extras that need more than a registry (a C++ compiler, say). Their absence breaks nothing else.
-OPTIONAL_EXTRAS := cluster crf video web mcap mqtt mavlink nmea signalk rtx openvino bench interop mutants
+OPTIONAL_EXTRAS := cluster crf video web mcap mqtt mavlink nmea foxglove signalk rtx openvino bench interop mutants
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint signatures bench gpu venv clean

@@ -50,6 +50,15 @@ class RunConfig(Settings):
     pre_roll: float = flag(10.0, "seconds before an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     post_roll: float = flag(5.0, "seconds after an alarm in its clip", low=0, high=3600, metavar="SECONDS")
     mcap: Path | None = flag(None, "write pictures and numbers for Foxglove", metavar="FILE")
+    mcap_schema: Literal["json", "ros2"] = flag(
+        "json", "what --mcap writes: JSON of Foxglove, or messages of ROS 2"
+    )
+    foxglove: str | None = flag(
+        None,
+        "serve messages of ROS 2 to Foxglove at this address; by default to this machine only",
+        metavar="[HOST:]PORT",
+    )
+    ros2: bool = flag(False, "publish messages of ROS 2, where rclpy is installed")
     mqtt: str | None = flag(None, "publish the numbers: mqtt://HOST[:PORT][/PREFIX]", metavar="URL")
     mavlink: str | None = flag(
         None,
@@ -172,7 +181,7 @@ def check(config: RunConfig) -> None:
         raise UserError("pass --source FILE|DIR|URL or --camera N (and not both)")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
-    for name in ("mavlink", "nmea"):
+    for name in ("mavlink", "nmea", "ros2"):
         if len(targets(config)) > 1 and getattr(config, name):
             raise UserError(f"--{name}: one source only; start one il2vseg-run for each")
     if (config.camera_height is None) != (config.fov is None):
@@ -216,7 +225,10 @@ def _numbered(config: RunConfig, number: int) -> RunConfig:
     def own(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return values and values[number : number + 1]
 
-    host, colon, port = (config.serve or "").rpartition(":")
+    def next_port(address: str | None) -> str | None:
+        host, colon, port = (address or "").rpartition(":")
+        return f"{host}{colon}{int(port) + number}" if port.isdigit() else address
+
     return replace(
         config,
         source=own(config.source),
@@ -229,5 +241,6 @@ def _numbered(config: RunConfig, number: int) -> RunConfig:
         mqtt=config.mqtt and f"{config.mqtt.rstrip('/')}/{number}",
         signalk=config.signalk and f"{config.signalk.rstrip('/')}/{number}",
         disk_quota=config.disk_quota and config.disk_quota / len(targets(config)),
-        serve=f"{host}{colon}{int(port) + number}" if port.isdigit() else config.serve,
+        serve=next_port(config.serve),
+        foxglove=next_port(config.foxglove),
     )

@@ -64,6 +64,18 @@ class Address:
         return f"{self.kind}:{self.place}:{self.number}"
 
 
+def listen_address(flag: str, text: str) -> tuple[str, int]:
+    """Split the [HOST:]PORT behind a flag; without a host only this machine is served.
+
+    Raises:
+        UserError: there is no valid port.
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise UserError(f"--{flag} {text}: [HOST:]PORT is needed, such as 8080 or 0.0.0.0:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 class Endpoint(Protocol):
     """An open line. Everything raises OSError when it is lost."""
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,26 @@ _IMAGE_SCHEMA = {
         "format": {"type": "string"},
     },
 }
-_ANY_SCHEMA = {"type": "object"}
-_CHANNELS = {
-    "/camera": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
-    "/overlay": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
-    "/segmentation": ("foxglove.CompressedImage", _IMAGE_SCHEMA),
-    "/frame": ("il2vseg.Frame", _ANY_SCHEMA),
-    "/events": ("il2vseg.Event", _ANY_SCHEMA),
-}
+_IMAGE = ("foxglove.CompressedImage", json.dumps(_IMAGE_SCHEMA))
+_ANY = json.dumps({"type": "object"})
 
 
 class McapSink(Sink):
     """Writes to topics /camera and /overlay (JPEG), /segmentation (PNG of class ids), /frame and /events."""
 
     name = "mcap"
+    profile = ""
+    compression = CompressionType.NONE
+    encodings = ("jsonschema", "json")
+    """Of the schemas, and of the messages."""
+    channels: Mapping[str, tuple[str, str]] = {
+        "/camera": _IMAGE,
+        "/overlay": _IMAGE,
+        "/segmentation": _IMAGE,
+        "/frame": ("il2vseg.Frame", _ANY),
+        "/events": ("il2vseg.Event", _ANY),
+    }
+    """Name and text of the schema by topic."""
 
     def __init__(self, path: str | Path) -> None:
         """Create the file.
@@ -56,22 +63,24 @@ class McapSink(Sink):
             self._file = path.open("wb")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        self._writer: Any = Writer(self._file, chunk_size=_CHUNK, compression=CompressionType.NONE)
+        self._writer: Any = Writer(self._file, chunk_size=_CHUNK, compression=self.compression)
         self._begin: float | None = None
         self._last: float | None = None
-        self._writer.start(library="il2vseg")
+        self._writer.start(profile=self.profile, library="il2vseg")
         schemas = {
-            name: self._writer.register_schema(name, "jsonschema", json.dumps(schema).encode())
-            for name, schema in dict(_CHANNELS.values()).items()
+            name: self._writer.register_schema(name, self.encodings[0], text.encode())
+            for name, text in dict(self.channels.values()).items()
         }
         self._channels = {
-            topic: self._writer.register_channel(topic, "json", schemas[name])
-            for topic, (name, _) in _CHANNELS.items()
+            topic: self._writer.register_channel(topic, self.encodings[1], schemas[name])
+            for topic, (name, _) in self.channels.items()
         }
 
     def write(self, result: Result) -> None:
         check_space(self._path)
-        unix = self._time(result)
+        self._frame(result, self._time(result))
+
+    def _frame(self, result: Result, unix: float) -> None:
         self._image("/camera", unix, "jpeg", encode_jpeg(result.frame, _QUALITY))
         self._image("/overlay", unix, "jpeg", encode_jpeg(result.overlay, _QUALITY))
         self._image("/segmentation", unix, "png", encode_png(result.labels))
@@ -91,7 +100,10 @@ class McapSink(Sink):
         begin, last = self._begin, self._last
         if begin is not None and event.timeline_s is not None:
             last = begin + event.timeline_s
-        self._message("/events", event.time if last is None else last, event.to_dict())
+        self._event(event, event.time if last is None else last)
+
+    def _event(self, event: Event, unix: float) -> None:
+        self._message("/events", unix, event.to_dict())
 
     def _image(self, topic: str, unix: float, format: str, data: bytes) -> None:
         seconds = int(unix)
@@ -104,8 +116,11 @@ class McapSink(Sink):
         self._message(topic, unix, message)
 
     def _message(self, topic: str, unix: float, message: dict[str, Any]) -> None:
+        self._add(topic, unix, json.dumps(message).encode())
+
+    def _add(self, topic: str, unix: float, data: bytes) -> None:
         time_ns = int(1e9 * unix)
-        self._writer.add_message(self._channels[topic], time_ns, json.dumps(message).encode(), time_ns)
+        self._writer.add_message(self._channels[topic], time_ns, data, time_ns)
 
     def close(self) -> None:
         try:

@@ -84,9 +84,25 @@ def _ring(setup: Setup) -> Sink:
 
 def _mcap(setup: Setup) -> Sink:
     from il2vseg.runtime.sinks.mcap import McapSink
+    from il2vseg.runtime.sinks.ros2.recording import Ros2McapSink
 
     assert setup.config.mcap is not None
-    return McapSink(setup.config.mcap)
+    return (McapSink if setup.config.mcap_schema == "json" else Ros2McapSink)(setup.config.mcap)
+
+
+def _foxglove(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.ros2.foxglove import FoxgloveSink
+
+    assert setup.config.foxglove is not None
+    sink = FoxgloveSink(setup.config.foxglove)
+    print(f"Foxglove: {sink.url}", file=sys.stderr)
+    return sink
+
+
+def _ros2(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.ros2.node import Ros2Sink
+
+    return Ros2Sink()
 
 
 def _jsonl(setup: Setup) -> Sink:
@@ -162,6 +178,8 @@ SINKS: dict[str, Row] = {
     "save_video": Row(_video),
     "alarm_clips": Row(_ring),
     "mcap": Row(_mcap, "mcap"),
+    "foxglove": Row(_foxglove, "foxglove"),
+    "ros2": Row(_ros2),
     "jsonl": Row(_jsonl),
     "mqtt": Row(_mqtt, "mqtt"),
     "mavlink": Row(_mavlink, "mavlink"),

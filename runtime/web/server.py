@@ -21,6 +21,7 @@ from il2vseg.base.errors import UserError
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.base import Sink
+from il2vseg.runtime.sinks.link import listen_address
 from il2vseg.runtime.web.broadcast import (
     LARGE,
     SMALL,
@@ -63,10 +64,7 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         UserError: there is no valid port.
     """
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise UserError(f"--serve {text}: [HOST:]PORT is needed, such as 8080 or 0.0.0.0:8080")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return listen_address("serve", text)
 
 
 def _reachable(host: str) -> str:

@@ -337,7 +337,16 @@ def test_a_run_speaks_to_an_autopilot_and_goes_on_without_one(
     from il2vseg.runtime.cli import main
 
     port = autopilot.line.port.getsockname()[1]
-    arguments = ["--model", str(model), "--source", "synthetic:size=48x64,frames=4", "--fov", "60"]
+    arguments = [
+        "--model",
+        str(model),
+        "--provider",
+        "cpu",
+        "--source",
+        "synthetic:size=48x64,frames=4",
+        "--fov",
+        "60",
+    ]
     arguments += ["--camera-height", "2", "--pitch", "0", "--camera-yaw", "-20", "--mavlink-range", "40"]
     assert main([*arguments, "--mavlink", f"udp:127.0.0.1:{port}"]) == 0
     message = autopilot.hear("OBSTACLE_DISTANCE")[0]

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -314,7 +315,16 @@ def test_a_wrong_address_is_refused(text: str) -> None:
 def test_a_run_speaks_to_a_plotter(model: Path, plotter: Plotter) -> None:
     from il2vseg.runtime.cli import main
 
-    arguments = ["--model", str(model), "--source", "synthetic:size=48x64,frames=12", "--fov", "60"]
+    arguments = [
+        "--model",
+        str(model),
+        "--provider",
+        "cpu",
+        "--source",
+        "synthetic:size=48x64,frames=12",
+        "--fov",
+        "60",
+    ]
     arguments += ["--camera-height", "2", "--pitch", "10", "--danger-zone", "1e6"]
     assert main([*arguments, "--nmea", f"udp:127.0.0.1:{plotter.port}"]) == 0
     assert plotter.hear("ALR")[0].text == "OBSTACLE NEAR"
@@ -325,13 +335,15 @@ def test_a_missing_package_is_named(
 ) -> None:
     from il2vseg.runtime.cli import main
 
-    arguments = ["--model", str(model), "--source", "synthetic:size=48x64,frames=1"]
+    arguments = ["--model", str(model), "--provider", "cpu", "--source", "synthetic:size=48x64,frames=1"]
     for flag, module, address in (
         ("nmea", "serial", "serial:/dev/ttyUSB0:4800"),
         ("mavlink", "pymavlink.dialects.v20", "udp:127.0.0.1:9"),
+        ("foxglove", "foxglove", "0"),
     ):
-        monkeypatch.setitem(__import__("sys").modules, module, None)
-        monkeypatch.delitem(__import__("sys").modules, f"il2vseg.runtime.sinks.{flag}", raising=False)
+        monkeypatch.setitem(sys.modules, module, None)
+        for ours in (f"il2vseg.runtime.sinks.{flag}", f"il2vseg.runtime.sinks.ros2.{flag}"):
+            monkeypatch.delitem(sys.modules, ours, raising=False)
         assert main([*arguments, f"--{flag}", address]) == 2
         error = capsys.readouterr().err
         assert f"--{flag} needs more packages: pip install 'il2vseg[{flag}]'" in error

@@ -123,6 +123,7 @@ def test_outputs_are_numbered() -> None:
         jsonl=Path("o.jsonl"),
         mqtt="mqtt://boat/bow",
         serve="0.0.0.0:8080",
+        foxglove="8765",
         disk_quota=4.0,
     )
     first, second = streams(config)
@@ -132,6 +133,7 @@ def test_outputs_are_numbered() -> None:
     assert first.jsonl == Path("0/o.jsonl")
     assert second.mqtt == "mqtt://boat/bow/1"
     assert (first.serve, second.serve) == ("0.0.0.0:8080", "0.0.0.0:8081")
+    assert (first.foxglove, second.foxglove) == ("8765", "8766")
     assert second.disk_quota == 2.0
     assert streams(RunConfig(camera=("0",), jsonl=Path("o.jsonl")))[0].jsonl == Path("o.jsonl")
 
