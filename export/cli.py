@@ -14,11 +14,10 @@ from il2vseg.base.errors import CheckFailed, UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.base.outputs import footage_files, protect, require_only
+from il2vseg.base.progress import PROGRESS_HELP, Form, Stages
 from il2vseg.export.variants import FP32, MODEL_NAME, Variant
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from il2vseg.export.parity import ParityReport
     from il2vseg.models.network import Network
 
@@ -82,6 +81,7 @@ class ExportConfig(Settings):
     triton: bool = flag(False, "write a model repository for Triton Inference Server: OUT/triton")
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     name: str | None = flag(None, "name of the model in the manifest; default: the checkpoint folder's")
+    progress: Form = flag("bar", PROGRESS_HELP)
 
 
 def check(config: ExportConfig) -> None:
@@ -128,9 +128,7 @@ def verify(
     return compare(EagerBackend(network), candidate, frames, LIMITS[precision])
 
 
-def write_variants(
-    config: ExportConfig, network: "Network", folder: Path, console: "Console"
-) -> list[Variant]:
+def write_variants(config: ExportConfig, network: "Network", folder: Path, console: Stages) -> list[Variant]:
     """Write model.onnx and what the precision adds into `folder`.
 
     Raises:
@@ -157,7 +155,7 @@ def write_variants(
         return [FP32, *write_int8(folder, frames, status.update)]
 
 
-def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console") -> None:
+def warn_of_obstacles(folder: Path, variants: list[Variant], console: Stages) -> None:
     """Say which files TensorRT could not parse, and why; other runtimes may still take them."""
     import onnx
 
@@ -171,7 +169,7 @@ def warn_of_obstacles(folder: Path, variants: list[Variant], console: "Console")
 
 
 def prove(
-    config: ExportConfig, network: "Network", folder: Path, variants: list[Variant], console: "Console"
+    config: ExportConfig, network: "Network", folder: Path, variants: list[Variant], console: Stages
 ) -> "dict[str, ParityReport]":
     """Compare every file with the model; write parity.json and a picture of the worst frames of each.
 
@@ -226,15 +224,13 @@ def export(config: ExportConfig) -> Path:
     out = require_writable_dir(config.out or config.checkpoint / "export")
     check_outputs(config, out)
 
-    from rich.console import Console
-
     from il2vseg.models.checkpoint import load_checkpoint
     from il2vseg.models.segmenter import with_alpha
 
     network = load_checkpoint(config.checkpoint, size=config.size, weights=config.weights)
     network = with_alpha(network, config.alpha)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
-        write_proven(config, network, Path(folder), out, Console(stderr=True))
+        write_proven(config, network, Path(folder), out, Stages(config.progress))
         written = sorted(file.name for file in Path(folder).iterdir())
         for file in written:
             (Path(folder) / file).replace(out / file)
@@ -248,7 +244,7 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def write_proven(config: ExportConfig, network: "Network", work: Path, out: Path, console: "Console") -> None:
+def write_proven(config: ExportConfig, network: "Network", work: Path, out: Path, console: Stages) -> None:
     """Write graphs, parity reports and, if all of them pass, the manifest into the folder `work`.
 
     Raises:
@@ -312,11 +308,9 @@ def add_engine(config: ExportConfig, folder: Path) -> Path:
         UserError: no TensorRT or no GPU here; the message has the command to run on the device.
         CheckFailed: parity is outside the limits; the engine is not added.
     """
-    from rich.console import Console
-
     from il2vseg.export.engine import build_into
 
-    console = Console(stderr=True)
+    console = Stages(config.progress)
     with console.status("TensorRT") as status:
         report = build_into(
             folder,
@@ -337,14 +331,12 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
         UserError: the model is damaged, there is no frame, or no provider but the reference.
         CheckFailed: a provider's parity is outside the limits.
     """
-    from rich.console import Console
-
     from il2vseg.export.device import compare_providers, table
     from il2vseg.export.parity import failures, least_alike
 
     out = require_writable_dir(config.out or folder)
     protect([out / DEVICE_NAME, out / DEVICE_PICTURE], footage_files(config.verify))
-    console = Console(stderr=True)
+    console = Stages(config.progress)
     with console.status("") as status:
         reports, absent = compare_providers(
             folder,

@@ -17,6 +17,7 @@ VERBS = {
     "label": ("il2vseg.label", "label an archive of images and clips"),
     "annotate": ("il2vseg.export.tools.annotations", "write pre-annotations that people correct"),
     "experiment": ("il2vseg.experiment", "train and score a grid of settings"),
+    "studio": ("il2vseg.studio.cli", "train, name, distil, export and try a model on a page in the browser"),
     "demo": ("il2vseg.demo", "train, evaluate, export and stream on rendered scenes"),
     "bench": ("il2vseg.bench", "measure how long the hot paths take here"),
 }

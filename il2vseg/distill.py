@@ -23,6 +23,7 @@ from il2vseg.base.command import (
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_text
 from il2vseg.base.outputs import model_files, protect_run
+from il2vseg.base.progress import PROGRESS_HELP, Form
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
@@ -81,6 +82,7 @@ class DistillConfig(Settings):
     seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     weights: Path | None = flag(None, "weights file of the teacher's backbone", metavar="FILE")
     out: Path | None = flag(None, "output folder; default: runs/DATASET-lite", metavar="DIR")
+    progress: Form = flag("bar", PROGRESS_HELP)
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
 
 
@@ -214,9 +216,9 @@ def distill(config: DistillConfig) -> "Student":
     teachers = [teacher.to(device) for teacher in load_teachers(config)]
     teacher_digest = sha256_file(config.teacher / FILE_NAME)
     size = config.size or fitting_size(next(iter(dataset)).frame.shape[:2], DEFAULT_WIDTH, Encoder.patch)
-    with Monitor(out) as monitor:
+    with Monitor(out, config.progress) as monitor:
         monitor.begin(0)
-        write_text(out / "config.yaml", to_yaml(config))
+        write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, progress="bar")))
         frames = list(_read(dataset, size))
         if len(frames) < 2:
             raise UserError("distillation needs two frames or more")

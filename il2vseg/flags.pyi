@@ -33,6 +33,7 @@ class TrainFlags(TypedDict, total=False):
     out: str | Path | None
     cache: str | Path | None
     cache_limit: float
+    progress: Literal["bar", "json"]
     resume: bool
 
 class EvaluateFlags(TypedDict, total=False):
@@ -75,6 +76,7 @@ class DistillFlags(TypedDict, total=False):
     seed: int
     weights: str | Path | None
     out: str | Path | None
+    progress: Literal["bar", "json"]
 
 class ExportFlags(TypedDict, total=False):
     checkpoint: str | Path
@@ -94,6 +96,7 @@ class ExportFlags(TypedDict, total=False):
     triton: bool
     weights: str | Path | None
     name: str | None
+    progress: Literal["bar", "json"]
 
 class NameFlags(TypedDict, total=False):
     model: Required[str | Path]
@@ -104,6 +107,13 @@ class NameFlags(TypedDict, total=False):
     set: Sequence[str] | None
     from_: str | Path | None
     from_masks: str | Path | None
+    divide: Sequence[str] | None
+    like: str | Path | None
+    accept: float | None
+    clicks: str | Path | None
+    serve: str | None
+    token: str | None
+    allow_host: Sequence[str] | None
     picture: str | Path | None
     limit: int
     weights: str | Path | None

@@ -20,6 +20,7 @@ from il2vseg.base.command import (
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_text
 from il2vseg.base.outputs import protect_run
+from il2vseg.base.progress import PROGRESS_HELP, Form
 from il2vseg.data import DATASETS, Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
 from il2vseg.methods import DEFAULT_METHOD, METHODS, load_method
@@ -159,6 +160,7 @@ class TrainConfig(Settings):
         high=1e6,
         metavar="GIGABYTES",
     )
+    progress: Form = flag("bar", PROGRESS_HELP)
     config: Path | None = flag(None, "YAML file of these settings; flags win", metavar="FILE.yaml")
     resume: bool = flag(False, "continue from the last state in --out")
 
@@ -213,7 +215,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         require_writable_dir(out)
         protect_run(out, OUTPUTS, config.root, [config.weights])
     dataset, backbone, digest = prepare.open_footage(config, processes)
-    with Monitor(out) if processes.main else Silence() as monitor:
+    with Monitor(out, config.progress) if processes.main else Silence() as monitor:
         store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
@@ -231,7 +233,9 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         trainer = Trainer(store, whitening, recipe, processes, footage=store.footage)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
-            write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False)))
+            write_text(
+                out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False, progress="bar"))
+            )
         classifier = run_trainer(trainer, out / STATE_NAME, monitor).cpu()
         spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
         facts = processes.from_main(lambda: survey_store(classifier, store, spec.adapt))

@@ -3,8 +3,9 @@
 Naming takes two steps: the command paints, for every cluster, frames in which it occurs, and a person
 (or a handful of masks, --from-masks) says what each one shows. Clusters with the same name are one class from
 then on: in the manifest of an export, in the next export of a checkpoint, and for `il2vseg.distill`.
-A cluster that holds several things is best called unsure. names.yaml beside a checkpoint keeps the names by
-what the clusters look like, and --from carries them over to a model that was trained again.
+A cluster that holds several things is best divided (--divide) or called unsure. names.yaml beside a
+checkpoint keeps the names by what the clusters look like, and --from carries them over to a model that was
+trained again. --serve does all of that on a page.
 """
 
 import dataclasses
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from il2vseg.base.classes import merge
 from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.base.ignore import IGNORED, IgnoreMask
-from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels, write_image
+from il2vseg.base.ignore import IgnoreMask
+from il2vseg.base.images import Frame, Labels, resize_frame, resize_labels
 from il2vseg.base.outputs import footage_files, model_files, protect
+from il2vseg.export.tools.exemplars import survey, write_exemplars
+from il2vseg.export.tools.judging import divide, judge, parse_divisions, proposed_names, serve
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
@@ -32,13 +33,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "il2vseg-name"
 PICTURE_NAME = "clusters.png"
-EXEMPLARS = 7
-"""Frames shown of each cluster."""
-
-SEEN_SHARE = 0.01
-"""Share of a frame that a cluster must cover to be shown in it."""
-
-CELL = 240
 LIMIT = 300
 
 
@@ -61,6 +55,31 @@ class NameConfig(Settings):
         None,
         "name clusters after the masks in this split of a data set (ROOT/SPLIT) of the layout --dataset",
         metavar="DIR",
+    )
+    divide: tuple[str, ...] | None = flag(
+        None, "divide clusters that hold several things: 3 into two, 5=3 into three", metavar="N[=PARTS]"
+    )
+    like: Path | None = flag(
+        None, "propose the names that a named model gives the same frames", metavar="MODEL"
+    )
+    accept: float | None = flag(
+        None,
+        "take over the proposals of --like that agree with so much of a cluster without a name",
+        above=0,
+        high=1,
+        metavar="SHARE",
+    )
+    clicks: Path | None = flag(
+        None, "points that a person named: say how many the names agree with", metavar="FILE"
+    )
+    serve: str | None = flag(
+        None,
+        "name on a page in the browser; without a host only this machine is served",
+        metavar="[HOST:]PORT",
+    )
+    token: str | None = flag(None, "what a browser must know to see the page", metavar="TEXT")
+    allow_host: tuple[str, ...] | None = flag(
+        None, "further names of this machine that the page answers to", metavar="NAME"
     )
     picture: Path | None = flag(
         None, f"where to write the exemplars; default: MODEL/{PICTURE_NAME}", metavar="FILE"
@@ -189,81 +208,6 @@ def names_from_masks(
     return names, np.flatnonzero(~seen).tolist()
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Where clusters occur in some footage: shares (N, K) of each of N frames, and the frames."""
-
-    shares: NDArray[np.float64]
-    frames: tuple[Frame, ...]
-    labels: tuple[Labels, ...]
-
-    def unseen(self) -> list[int]:
-        """Clusters that no frame shows."""
-        return np.flatnonzero(self.shares.max(0) < SEEN_SHARE).tolist()
-
-    def exemplars(self, cluster: int) -> list[int]:
-        """Up to EXEMPLARS frames, in order; each stands for an equal part of the cluster's pixels."""
-        seen = np.flatnonzero(self.shares[:, cluster] >= SEEN_SHARE)
-        if not len(seen):
-            return []
-        cumulative = self.shares[seen, cluster].cumsum()
-        wanted = (np.arange(EXEMPLARS) + 0.5) / EXEMPLARS * cumulative[-1]
-        return [int(i) for i in np.unique(seen[np.searchsorted(cumulative, wanted)])]
-
-
-def survey(model: NamedModel, dataset: "Dataset", ignore: IgnoreMask | None = None) -> Survey:
-    """Segment the footage and count what occurs where; frames are kept small.
-
-    Args:
-        ignore: what belongs to the own vessel in every frame, and shows no cluster.
-    """
-    shares, frames, labels = [], [], []
-    height = round(CELL * model.size[0] / model.size[1])
-    if model.clusters is not None:
-        model.clusters.begin()
-    for i, sample in enumerate(dataset):
-        frame = resize_frame(sample.frame, model.size)
-        predicted = model.predict(frame)
-        if model.clusters is not None:
-            model.clusters.look(i, len(dataset), ignore)
-        if ignore is not None:
-            predicted = np.where(ignore.pixels(predicted.shape), np.uint8(IGNORED), predicted)
-        counted = predicted[predicted != IGNORED]
-        shares.append(np.bincount(counted, minlength=len(model.names)) / max(1, counted.size))
-        frames.append(resize_frame(frame, (height, CELL)))
-        labels.append(resize_labels(predicted, (height, CELL)))
-    return Survey(np.stack(shares), tuple(frames), tuple(labels))
-
-
-def write_exemplars(
-    path: Path, found: Survey, names: Sequence[str], purity: Sequence[str] | None = None
-) -> None:
-    """Write one picture: a row per cluster, frames in which it occurs, everything else of them dimmed.
-
-    Args:
-        purity: a few words per cluster, comma-separated, one line each in the picture.
-    """
-    height = found.frames[0].shape[0]
-    rows = []
-    for cluster, name in enumerate(names):
-        row = np.full((height + 4, 120 + EXEMPLARS * (CELL + 4), 3), 255, np.uint8)
-        share = f"{100 * found.shares[:, cluster].mean():.1f} %"
-        remarks = purity[cluster].split(", ") if purity is not None else []
-        for line, text in enumerate((str(cluster), name, share, *remarks)):
-            at, size = (8, 20 + 19 * line), 0.5 if line < 3 else 0.4
-            cv2.putText(row, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA)
-        for i, index in enumerate(found.exemplars(cluster)):
-            mask = (found.labels[index] == cluster).astype(np.uint8)
-            picture = np.where(mask[..., None] > 0, found.frames[index], found.frames[index] // 4)
-            picture = np.ascontiguousarray(picture, dtype=np.uint8)
-            outline = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
-            cv2.drawContours(picture, outline, -1, (0, 255, 255), 1)
-            left = 120 + i * (CELL + 4)
-            row[2 : 2 + height, left : left + CELL] = picture
-        rows.append(row)
-    write_image(path, np.vstack(rows))
-
-
 def name(config: NameConfig) -> list[str]:
     """Run the command; return the names, one per cluster.
 
@@ -272,12 +216,58 @@ def name(config: NameConfig) -> list[str]:
     """
     from il2vseg.data import open_dataset
 
+    check(config)
     path = config.picture or config.model / PICTURE_NAME
     read = [*footage_files(config.root, config.from_masks), *model_files(config.model)]
     protect([path], read, advice="choose another --picture")
-    model = open_model(config.model, config.weights)
-    names = list(model.names)
     ignore = IgnoreMask.of(config.ignore_mask)
+
+    def footage() -> "Dataset":
+        return open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
+
+    if config.serve is not None:
+        serve(config)
+    model = open_model(config.model, config.weights)
+    if config.divide is not None:
+        divide(model, parse_divisions(config.divide), footage(), ignore)
+        model = open_model(config.model, config.weights)
+    names = new_names(config, model, footage, ignore)
+    if names != list(model.names):
+        model.rename(names)
+    facts = None
+    if config.root is not None or config.dataset == "synthetic":
+        shown = footage()
+        facts = show(model, shown, names, path, ignore)
+        _note(shown)
+    if model.clusters is not None:
+        model.clusters.save_names(names, facts)
+    if config.clicks is not None:
+        judge(config, model, names)
+    for i, n in enumerate(names):
+        print(f"{i}={n}")
+    return names
+
+
+def check(config: NameConfig) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        UserError: footage is needed, or --accept stands alone.
+    """
+    needs = [f"--{flag}" for flag in ("divide", "like", "clicks") if getattr(config, flag) is not None]
+    if needs and config.root is None and config.dataset != "synthetic":
+        raise UserError(f"{needs[0]} needs the footage: --root DIR|CLIP")
+    if config.accept is not None and config.like is None:
+        raise UserError("--accept takes over proposals: say whose with --like MODEL")
+
+
+def new_names(
+    config: NameConfig, model: NamedModel, footage: "Callable[[], Dataset]", ignore: IgnoreMask | None
+) -> list[str]:
+    """Names by the flags, each winning over those before it: masks, --from, --like, --set."""
+    from il2vseg.data import open_dataset
+
+    names = list(model.names)
     if config.from_masks is not None:
         root, split = config.from_masks.resolve().parent, config.from_masks.name
         masks = open_dataset(config.dataset, root, split, labelled=True, limit=config.limit, ignore=ignore)
@@ -286,19 +276,9 @@ def name(config: NameConfig) -> list[str]:
         _warn(unseen, "does not occur in these masks and keeps its name")
     if config.from_ is not None:
         names = carried_names(model, config.from_)
-    names = parse_names(config.set or (), names)
-    if names != list(model.names):
-        model.rename(names)
-    facts = None
-    if config.root is not None or config.dataset == "synthetic":
-        footage = open_dataset(config.dataset, config.root, config.split, limit=config.limit, ignore=ignore)
-        facts = show(model, footage, names, path, ignore)
-        _note(footage)
-    if model.clusters is not None:
-        model.clusters.save_names(names, facts)
-    for i, n in enumerate(names):
-        print(f"{i}={n}")
-    return names
+    if config.like is not None:
+        names = proposed_names(model, footage(), names, config.like, config.accept)
+    return parse_names(config.set or (), names)
 
 
 def _note(dataset: "Dataset") -> None:

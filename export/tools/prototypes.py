@@ -1,8 +1,9 @@
 """The prototypes of a checkpoint during naming: what they show in the footage, and which names fit."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from il2vseg.learning.clusters import ClusterFacts, ClusterSurvey, save_names, s
 from il2vseg.learning.features import nearest_kept
 from il2vseg.models.names import FILE_NAME, Match, NamedClusters, carry_over
 from il2vseg.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from il2vseg.data import Dataset
 
 
 class Clusters:
@@ -39,6 +43,12 @@ class Clusters:
     def facts(self) -> ClusterFacts:
         """What the clusters are in the frames taken in."""
         return self._survey.facts()
+
+    def divide(self, wanted: Mapping[int, int], footage: "Dataset", ignore: IgnoreMask | None) -> None:
+        """Divide clusters into so many parts each, in the checkpoint; see `surveyed.divide_checkpoint`."""
+        from il2vseg.learning.surveyed import divide_checkpoint
+
+        divide_checkpoint(self.folder, self._segmenter, footage, wanted, ignore)
 
     def names_from(self, source: Path) -> list[Match]:
         """The names that the prototypes of another model have for these.

@@ -1,7 +1,6 @@
 """What a training run shows and records: a progress bar, metrics.jsonl, TensorBoard scalars and images."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from il2vseg.base.files import write_text
+from il2vseg.base.images import write_image
+from il2vseg.base.progress import Form, open_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,9 @@ T = TypeVar("T")
 
 PIXELS = 4
 """Side of a grid cell in the pictures."""
+
+PICTURE_NAME = "progress.png"
+"""The newest picture of the scores, for a program that shows it."""
 
 
 @dataclass
@@ -37,16 +41,13 @@ class StepReport:
 class Monitor:
     """Progress on stderr and records in the output folder. A context manager."""
 
-    def __init__(self, out: Path) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, out: Path, form: Form = "bar") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = out / "metrics.jsonl"
+        self._picture = out / PICTURE_NAME if form == "json" else None
         self._writer = SummaryWriter(str(out / "tensorboard"))
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(file=sys.stderr))
-        self._stage = ""
+        self._progress = open_progress(form)
         self._total = 0
 
     def __enter__(self) -> Self:
@@ -71,25 +72,19 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """Print one line above the progress bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.say(text)
 
     def track(self, title: str, total: int | None = None) -> Callable[[Iterable[T]], Iterable[T]]:
         """Return a wrapper of an iterable that shows its progress."""
 
         def wrap(items: Iterable[T]) -> Iterator[T]:
-            return iter(self._progress.track(items, total=total, description=title))
+            return iter(self._progress.track(items, total, title))
 
         return wrap
 
     def step(self, report: StepReport) -> None:
         """Record a step and move the bar."""
-        if report.stage != self._stage:
-            self._stage = report.stage
-            self._task = self._progress.add_task(report.stage, total=report.steps)
-        shown = " ".join(f"{k} {v:+.3f}" for k, v in report.losses.items())
-        if report.alive is not None:
-            shown = f"{report.alive} classes alive  {shown}"
-        self._progress.update(self._task, completed=report.step + 1, description=f"{report.stage}  {shown}")
+        self._progress.step(report.stage, report.step + 1, report.steps, report.losses, report.alive)
         record = {"stage": report.stage, "step": report.step, **report.losses}
         if report.alive is not None:
             record["alive"] = report.alive
@@ -120,7 +115,11 @@ class Monitor:
         row = torch.cat([colours, *columns], 3)
         sheet = torch.cat(list(row), 1).repeat_interleave(PIXELS, 1).repeat_interleave(PIXELS, 2)
         title = "frames, " + ", ".join(maps) + ", prediction"
-        self._writer.add_image(title, sheet.clamp(0.0, 1.0).cpu(), self._total)
+        picture = sheet.clamp(0.0, 1.0).cpu()
+        self._writer.add_image(title, picture, self._total)
+        if self._picture is not None:
+            bgr = (picture.flip(0) * 255.0).round().byte().permute(1, 2, 0).contiguous().numpy()
+            write_image(self._picture, bgr)
 
 
 class Silence(Monitor):

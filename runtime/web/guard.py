@@ -1,11 +1,14 @@
-"""Who may ask, and for how much: host names, token, request size, and headers on every answer."""
+"""Who may ask, and for how much: host names, token, request size, and headers on every answer.
+
+The rules are those of both pages, the runtime's and that of `il2vseg studio`; `Rules` says where they differ.
+"""
 
 import hmac
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -98,18 +101,39 @@ class Access:
         return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
 
-class Guard:
-    """ASGI middleware that applies `Access` and bounds requests: GET and HEAD only, without a body."""
+def known_path(path: str) -> str:
+    """The path that is meant, without what a proxy put before it."""
+    return next((known for known in PATHS if path.endswith(known)), path)
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+
+@dataclass(frozen=True)
+class Rules:
+    """What a page answers.
+
+    Attributes:
+        program: the command that serves it, for messages.
+        path: a path as it was asked for -> one of the page's, without what a proxy put before it.
+        posts: paths that take a body of JSON, of at most `max_body` bytes.
+    """
+
+    program: str = "il2vseg-run"
+    path: Callable[[str], str] = known_path
+    posts: frozenset[str] = frozenset()
+    max_body: int = 0
+
+
+class Guard:
+    """ASGI middleware that applies `Access` and `Rules`: by default GET and HEAD only, without a body."""
+
+    def __init__(self, app: ASGIApp, access: Access, rules: Rules | None = None) -> None:
         self._app = app
         self._access = access
+        self._rules = rules or Rules()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        known = next((path for path in PATHS if scope["path"].endswith(path)), scope["path"])
-        scope = {**scope, "path": known}
+        scope = {**scope, "path": self._rules.path(scope["path"])}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -118,16 +142,36 @@ class Guard:
 
         await (self._refusal(scope) or self._app)(scope, receive, send_with_headers)
 
+    def _wrong_request(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+        """The refusal of a method or a body."""
+        if scope["path"] not in self._rules.posts:
+            if scope["method"] not in ("GET", "HEAD"):
+                return PlainTextResponse("only GET", 405, {"Allow": "GET, HEAD"})
+            if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+                return PlainTextResponse("no body is expected", 413)
+            return None
+        if scope["method"] != "POST":
+            return PlainTextResponse("only POST", 405, {"Allow": "POST"})
+        length = headers.get("content-length", "")
+        if not length.isdigit() or int(length) > self._rules.max_body:
+            return PlainTextResponse(f"at most {self._rules.max_body} bytes", 413)
+        # A page elsewhere can post forms to us, but not JSON, and its browser says where it comes from.
+        if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            return PlainTextResponse("application/json is expected", 415)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return PlainTextResponse("not from a page elsewhere", 403)
+        return None
+
     def _refusal(self, scope: Scope) -> Response | None:
         if sum(len(k) + len(v) for k, v in scope["headers"]) > MAX_HEADERS:
             return PlainTextResponse("headers too long", 431)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         if not self._access.host_allowed(headers.get("host", "")):
-            return PlainTextResponse("unknown host name; start il2vseg-run with --allow-host NAME", 400)
-        if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("only GET", 405, {"Allow": "GET, HEAD"})
-        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-            return PlainTextResponse("no body is expected", 413)
+            program = self._rules.program
+            return PlainTextResponse(f"unknown host name; start {program} with --allow-host NAME", 400)
+        if refused := self._wrong_request(scope, headers):
+            return refused
         if self._access.token is None or scope["path"] in OPEN_PATHS:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [None])[0]
@@ -144,7 +188,7 @@ class Guard:
         if any(self._access.token_matches(c) for c in candidates if c is not None):
             return None
         return PlainTextResponse(
-            "a token is needed: open the address that il2vseg-run printed, with ?token=…", 401
+            f"a token is needed: open the address that {self._rules.program} printed, with ?token=…", 401
         )
 
     def _kept_token(self, header: str) -> str | None:

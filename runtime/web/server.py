@@ -5,6 +5,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -81,6 +82,37 @@ def _reachable(host: str) -> str:
             except OSError:
                 host = "::1" if ":" in host else "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a page is served: the socket that listens, who may come in, and the address to open."""
+
+    socket: socket.socket
+    access: Access
+    url: str
+
+
+def open_door(address: str, token: str | None, names: Iterable[str] = ()) -> Door:
+    """Listen at an address.
+
+    Args:
+        address: [HOST:]PORT; port 0 takes a free one. names: further host names to answer to.
+        token: asked of viewers; None makes one up unless bound to loopback.
+    Raises:
+        UserError: the address cannot be bound.
+    """
+    host, port = parse_address(address)
+    if token is None and not is_loopback(host):
+        token = secrets.token_urlsafe(12)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(f"--serve {address}: cannot listen there ({error.strerror})") from None
+    port = listening.getsockname()[1]
+    url = f"http://{_reachable(host)}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
+    return Door(listening, Access.bound_to(host, token, names, port=port), url)
 
 
 async def _frames(broadcaster: Broadcaster, encode: Encode, line: Line, first: Scale) -> AsyncIterator[bytes]:
@@ -230,19 +262,10 @@ class WebSink(Sink):
         Raises:
             UserError: the address cannot be bound.
         """
-        host, port = parse_address(address)
-        if token is None and not is_loopback(host):
-            token = secrets.token_urlsafe(12)
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family)
-        except OSError as error:
-            raise UserError(f"--serve {address}: cannot listen there ({error.strerror})") from None
+        door = open_door(address, token, names)
+        self._socket, self._access, self.url = door.socket, door.access, door.url
         prepare(self._socket, GONE_AFTER_MS)
-        port = self._socket.getsockname()[1]
-        self.url = f"http://{_reachable(host)}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
         self._state = state or State()
-        self._access = Access.bound_to(host, token, names, port=port)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)

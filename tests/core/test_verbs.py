@@ -14,7 +14,7 @@ from il2vseg.__main__ import VERBS, main
 def test_the_verbs_are_the_commands() -> None:
     assert set(VERBS) == {
         "train", "evaluate", "name", "distill", "export", "run", "label", "annotate", "experiment", "demo",
-        "bench",
+        "bench", "studio",
     }  # fmt: skip
 
 

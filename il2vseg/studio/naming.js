@@ -1,0 +1,273 @@
+"use strict";
+// A card for each cluster, names, divisions, proposals and points.
+
+const NAMING = new Set(["name", "accept", "click", "unclick", "divide", "undo", "redo"]);
+const ACCEPTED = 0.8, CHIPS = 7;
+let naming = null, selected = null, filter = null, likeShown = null, loading = false;
+let pictures = {};  // of the cards, by cluster: what they show changes with divisions only
+
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+
+async function loadClusters(force = false) {
+  if (loading || !state.ready.clusters) return;
+  if (!force && naming && naming.revision === state.revision) return;
+  loading = true;
+  try {
+    const like = likeShown === null ? "" : `?like=${likeShown}`;
+    const before = naming;
+    naming = await get(`api/clusters${like}`);
+    const changed = !before || before.clusters.length !== naming.clusters.length
+      || before.clusters.some((c, i) => c.share !== naming.clusters[i].share);
+    if (changed) pictures = {};
+    showNaming(changed);
+    if (!before) {
+      // The frame with the most to see: where the most clusters have their exemplars.
+      const count = {};
+      for (const c of naming.clusters) for (const f of c.frames) count[f] = (count[f] || 0) + 1;
+      await showFrame(Number(Object.keys(count).sort((a, b) => count[b] - count[a])[0] || 0), true);
+    } else await showFrame(viewer.frame, true);
+  } catch (error) { console.info(error.message); }
+  loading = false;
+}
+
+function showNaming(changed) {
+  $("undo").disabled = !state.named.undo;
+  $("redo").disabled = !state.named.redo;
+  legend();
+  const names = [...naming.classes.map((c) => c.name), ...naming.suggested, "unsure"];
+  $("names").replaceChildren(...[...new Set(names)].map((value) => make("option", { value })));
+  cards(changed);
+  score();
+  spot();
+  const ready = acceptable();
+  $("accept").hidden = !Object.keys(ready).length;
+  $("accept").textContent = `Accept ${Object.keys(ready).length} of ${percent(ACCEPTED, 0)} and more`;
+}
+
+function dot(name) {
+  const found = naming.classes.find((c) => c.name === name), mark = make("span", { className: "dot" });
+  if (found) mark.style.background = `rgb(${found.color.join(",")})`;
+  return mark;
+}
+
+function legend() {
+  const open = naming.clusters.filter((c) => c.name === null);
+  const rows = naming.classes.map((c) => [c.name, c.name, c.share, naming.clusters.filter((k) => k.name === c.name).length]);
+  if (open.length) rows.unshift(["", "no name yet", open.reduce((sum, c) => sum + c.share, 0), open.length]);
+  if (!rows.some(([key]) => key === filter)) filter = null;
+  $("legend").replaceChildren(...rows.map(([key, title, share, count]) => {
+    const item = make("button", { type: "button", title: `${count} clusters; press to see only these`, onclick: () => {
+      filter = filter === key ? null : key;
+      showNaming(false);
+    } }, dot(key), title, make("small", { textContent: `${percent(share)} · ${count}` }));
+    item.setAttribute("aria-pressed", filter === key);
+    return make("li", {}, item);
+  }));
+}
+
+// --- cards ----------------------------------------------------------------------------------------------
+
+const doubt = (c) => (c.share === 0 ? -1 : c.agreement === null ? 0.35 : 1 - c.agreement);
+const ORDERS = {
+  share: (a, b) => b.share - a.share,
+  height: (a, b) => (a.share ? a.height : 2) - (b.share ? b.height : 2),
+  doubt: (a, b) => doubt(b) - doubt(a),
+};
+
+function cards(changed) {
+  const order = ORDERS[$("sort").value], lead = (c) => naming.clusters[c.parent ?? c.id];
+  // What was divided stays side by side.
+  const sorted = [...naming.clusters].sort((a, b) => order(lead(a), lead(b)) || lead(a).id - lead(b).id || a.id - b.id);
+  const shown = sorted.filter((c) => filter === null || (c.name ?? "") === filter || c.id === selected);
+  const focus = document.activeElement?.closest?.(".card")?.id, typed = document.activeElement?.tagName === "INPUT" && document.activeElement.value;
+  $("cards").replaceChildren(...shown.map((c) => card(c)));
+  if (focus && $(focus)) {
+    const input = $(focus).querySelector("input");
+    input.focus({ preventScroll: true });
+    if (typed && typed !== input.value && !changed) input.value = typed;
+  }
+}
+
+function picture(kind, id, type) {
+  pictures[id] ??= {};
+  return pictures[id][kind] ??= make("img", { loading: "lazy", alt: kind === "heat" ? "where in the frame it lies" : `frames that show cluster ${id}`, src: `media/${kind}/${id}.${type}?r=${naming.revision}` });
+}
+
+function card(c) {
+  const sheet = make("button", { type: "button", className: "sheet", title: "show it in this frame" }, picture("exemplars", c.id, "jpg"));
+  sheet.addEventListener("click", (event) => {
+    const box = sheet.getBoundingClientRect();
+    const column = Math.floor((3 * (event.clientX - box.left)) / box.width), row = Math.floor((2 * (event.clientY - box.top)) / box.height);
+    look(c.id, c.frames[Math.min(c.frames.length - 1, Math.max(0, 3 * row + column))] ?? c.frames[0]);
+  });
+  const input = make("input", { value: c.name ?? "", placeholder: `cluster ${c.id}: what is it?`, list: "names", maxLength: 40, autocomplete: "off" });
+  input.setAttribute("aria-label", `Name of cluster ${c.id}`);
+  input.addEventListener("change", () => { if (input.value.trim() !== (c.name ?? "")) nameIt(c.id, input.value.trim() || null); });
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    if (input.value.trim() !== (c.name ?? "")) nameIt(c.id, input.value.trim() || null);
+    nextUnnamed(c.id);
+  });
+  const divide = make("button", { type: "button", textContent: "Divide", title: "make two clusters of it", onclick: () => act({ do: "divide", cluster: c.id, parts: 2 }) });
+  const body = make("div", { className: "body" }, facts(c), make("div", { className: "given" }, input, divide), chips(c));
+  if (c.name !== null) body.style.borderTopColor = dot(c.name).style.background;
+  const element = make("article", { className: c.id === selected ? "card selected" : "card", id: `card-${c.id}` }, sheet, body);
+  element.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse" && viewer.solo !== c.id) { viewer.solo = c.id; draw(); } });
+  element.addEventListener("pointerleave", () => { viewer.solo = viewer.spot ? selected : null; draw(); });
+  return element;
+}
+
+function facts(c) {
+  const pure = c.share === 0 ? "not in these frames" : c.agreement === null ? "in one scene only"
+    : c.mixed ? `probably mixed (${c.agreement.toFixed(2)})` : `pure ${c.agreement.toFixed(2)}`;
+  const text = make("p", {}, make("b", { textContent: percent(c.share) }), ` of the pixels · cluster ${c.id}`,
+    c.parent === null ? "" : ` (of ${c.parent})`, make("br"));
+  text.append(make("span", { className: c.mixed ? "mixed" : "", textContent: pure, title: "how alike the cluster looks in different parts of the footage, at most 1" }));
+  if (c.problem) text.append(make("br"), make("span", { className: "mixed", textContent: `no name taken over: ${c.problem}` }));
+  return make("div", { className: "facts" }, picture("heat", c.id, "png"), text);
+}
+
+function chip(name, className, title, onclick, extra = "") {
+  return make("button", { type: "button", className, title, onclick }, dot(name), name + extra);
+}
+
+function offered() {
+  const used = naming.classes.map((c) => c.name).filter((name) => name !== "unsure");
+  return [...used.map((name) => [name, ""]), ...naming.suggested.map((name) => [name, "idea"])].slice(0, Math.max(CHIPS, used.length));
+}
+
+function chips(c) {
+  const row = make("div", { className: "chips" }), p = c.proposal;
+  if (p && p.name !== c.name)
+    row.append(chip(p.name, "proposal", Object.entries(p.shares).map(([n, s]) => `${n} ${percent(s, 0)}`).join(", "), () => nameIt(c.id, p.name), ` ${percent(p.agreement, 0)}`));
+  for (const [name, kind] of [...offered(), ["unsure", ""]]) {
+    if (p && p.name === name && name !== c.name) continue;
+    row.append(chip(name, name === c.name ? "own" : kind, name === "unsure" ? "holds several things: it will teach nothing" : "", () => nameIt(c.id, name === c.name ? null : name)));
+  }
+  return row;
+}
+
+function nextUnnamed(after) {
+  const all = [...document.querySelectorAll(".card")], at = all.findIndex((e) => e.id === `card-${after}`);
+  const next = [...all.slice(at + 1), ...all.slice(0, at)].find((e) => !e.querySelector("input").value);
+  if (next) {
+    next.querySelector("input").focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  }
+}
+
+function nameIt(cluster, name) {
+  // At once on this page; the answer of the server follows.
+  const found = naming.clusters[cluster];
+  if (naming.classes.some((c) => c.name === name)) { found.name = name; draw(); }
+  return act({ do: "name", clusters: [cluster], name });
+}
+
+function look(cluster, frame) {
+  viewer.spot = null;
+  viewer.solo = cluster;
+  selected = cluster;
+  for (const e of document.querySelectorAll(".card")) e.classList.toggle("selected", e.id === `card-${cluster}`);
+  showFrame(frame);
+}
+
+// --- a point in the frame -------------------------------------------------------------------------------
+
+function select(cluster, scroll) {
+  selected = viewer.solo = cluster;
+  for (const e of document.querySelectorAll(".card")) e.classList.toggle("selected", e.id === `card-${cluster}`);
+  if (scroll || matchMedia("(min-width: 60rem)").matches) $(`card-${cluster}`)?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  spot();
+  draw();
+}
+
+function spot() {
+  const at = viewer.spot;
+  $("spot").hidden = !at || at.frame !== viewer.shown;
+  if ($("spot").hidden) return;
+  const c = clusterAt(at.x, at.y);
+  if (!c) return;
+  const go = make("button", { type: "button", textContent: "its card", onclick: () => { filter = null; showNaming(false); select(c.id, true); } });
+  const whole = make("div", { className: "chips" }, ...[...offered(), ["unsure", ""]].map(([name, kind]) =>
+    chip(name, name === c.name ? "own" : kind, "", () => nameIt(c.id, name === c.name ? null : name))),
+    make("button", { type: "button", textContent: "divide it", onclick: () => act({ do: "divide", cluster: c.id, parts: 2 }) }));
+  const other = offered().filter(([name]) => name !== c.name && name !== "unsure");
+  const here = make("div", { className: "chips" }, ...other.map(([name, kind]) =>
+    chip(name, kind, "keep as a point of truth", async () => {
+      if (await act({ do: "click", frame: at.frame, x: at.x, y: at.y, name, asked: false })) { viewer.spot = null; viewer.solo = null; spot(); draw(); }
+    })));
+  $("spot").replaceChildren(make("h3", {}, dot(c.name), `${c.name ?? "no name yet"} · cluster ${c.id} · ${percent(c.share)}`, go),
+    make("h4", { textContent: "The whole cluster is" }), whole,
+    make("h4", { textContent: "Only here it is wrong: it is" }), here);
+}
+
+// --- proposals, points, undo ----------------------------------------------------------------------------
+
+function acceptable() {
+  const found = {};
+  for (const c of naming.clusters)
+    if (c.name === null && c.proposal && c.proposal.agreement >= ACCEPTED) found[c.id] = c.proposal.name;
+  return found;
+}
+
+function score() {
+  const { asked, seen } = naming.clicks.scores, said = [];
+  const range = (s) => `${s.right} of ${s.count} (${(100 * s.interval[0]).toFixed(0)} to ${(100 * s.interval[1]).toFixed(0)} %)`;
+  if (asked.count) said.push(`Random points: ${range(asked)} are right, with 95 % confidence.`);
+  if (seen.count) said.push(`Mistakes that you pointed at: ${seen.right} of ${seen.count} are right now.`);
+  $("score-said").className = said.length ? "scored" : "quiet";
+  $("score-said").textContent = said.join(" ") || "The page asks about points drawn at random; a few dozen tell how good the names are. They never train the model.";
+  $("doubts").replaceChildren(...naming.clicks.doubts.slice(0, 5).map((d) => {
+    const [name] = Object.keys(d.names);
+    const does = d.mixed ? { do: "divide", cluster: d.cluster, parts: 2 } : { do: "name", clusters: [d.cluster], name };
+    return make("li", {}, `Cluster ${d.cluster}: ${d.advice}`, make("button", { type: "button", textContent: d.mixed ? "Divide" : "Name it so", onclick: () => act(does) }),
+      make("button", { type: "button", textContent: "Show", onclick: () => look(d.cluster, naming.clicks.points.find((p) => p.cluster === d.cluster).frame) }));
+  }));
+}
+
+async function askPoint() {
+  viewer.asked = { frame: Math.floor(Math.random() * state.footage.kept), x: Math.random(), y: Math.random() };
+  viewer.spot = null;
+  await showFrame(viewer.asked.frame);
+  if (!viewer.asked) return;
+  const end = () => { viewer.asked = null; $("ask").hidden = true; draw(); };
+  const answer = async (name) => { if (await act({ do: "click", ...viewer.asked, name, asked: true })) askPoint(); else end(); };
+  const names = offered().map(([name, kind]) => chip(name, kind, "", () => answer(name)));
+  $("ask").replaceChildren("What is in the circle?", make("span", { className: "chips" }, ...names,
+    make("button", { type: "button", textContent: "cannot tell", onclick: askPoint }),
+    make("button", { type: "button", textContent: "enough", onclick: end })));
+  $("ask").hidden = false;
+  draw();
+}
+
+$("check").addEventListener("click", askPoint);
+$("undo").addEventListener("click", () => act({ do: "undo" }));
+$("redo").addEventListener("click", () => act({ do: "redo" }));
+$("sort").addEventListener("change", () => showNaming(false));
+$("propose").addEventListener("click", () => { likeShown = Number($("like").value); act({ do: "like", model: likeShown }); });
+$("accept").addEventListener("click", () => act({ do: "accept", names: acceptable() }));
+addEventListener("keydown", (event) => {
+  if (step === "name" && (event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") {
+    event.preventDefault();
+    act({ do: event.shiftKey ? "redo" : "undo" });
+  }
+});
+
+watchers.push((now, before) => {
+  const { ready, tasks } = now, task = tasks.clusters;
+  if (!ready.clusters) { naming = null; viewer.shown = -1; }
+  $("naming").hidden = !naming;
+  $("name-wait").hidden = !!naming;
+  $("name-wait").textContent = !ready.model ? "There is no model yet: train one first."
+    : task?.state === "failed" ? task.error
+    : task?.total ? `Looking at the clusters: frame ${task.done} of ${task.total}` : "Opening the model …";
+  if (!$("like").children.length) $("like").replaceChildren(...now.like.map((name, value) => make("option", { value, textContent: `like ${name}` })));
+  const p = tasks.proposals;
+  const looking = p && (p.state === "running" || p.state === "waiting");
+  $("propose").disabled = looking;
+  $("propose").textContent = looking ? `looking ${p.done}/${p.total || now.footage.kept}` : "Propose names";
+  if (p?.state === "failed" && before?.tasks.proposals?.state !== "failed") notice(p.error);
+  if (step !== "name") return;
+  const proposed = p?.state === "done" && before?.tasks.proposals?.state !== "done" && likeShown !== null;
+  loadClusters(proposed).then(() => { $("naming").hidden = !naming; $("name-wait").hidden = !!naming; });
+});

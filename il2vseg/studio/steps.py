@@ -1,0 +1,118 @@
+"""The commands behind the steps train, distil and export: their words, from a few settings of the page."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from il2vseg.base.errors import UserError
+from il2vseg.studio.project import Footage, Project
+
+PRECISIONS = ("fp32", "fp16", "int8")
+STATE_NAME = "state.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of `il2vseg studio` that go on to the commands.
+
+    Attributes:
+        train, distill: further words for those commands.
+    """
+
+    backbone: str = "dinov2_vits14"
+    method: str | None = None
+    weights: Path | None = None
+    like: Path | None = None
+
+
+def whole(settings: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
+    """A whole number among settings; None where it is left open.
+
+    Raises:
+        UserError: it is something else, or out of bounds.
+    """
+    value = settings.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"{key} must be a whole number between {low} and {high}")
+    return value
+
+
+def train_words(project: Project, options: Options, settings: Mapping[str, Any]) -> list[str]:
+    """`il2vseg train ...`
+
+    Args:
+        settings: clusters, steps, frames, seed, each may be left open; resume: go on after an interruption.
+    """
+    clusters = whole(settings, "clusters", 2, 255)
+    words = ["train", *project.state.footage.flags(), "--out", str(project.model)]
+    words += ["--backbone", options.backbone, "--clusters", "auto" if clusters is None else str(clusters)]
+    if clusters is not None and clusters < 3:
+        words += ["--num-classes", str(clusters)]
+    for flag, key, low in (("--steps", "steps", 0), ("--limit", "frames", 2), ("--seed", "seed", 0)):
+        if (value := whole(settings, key, low, 10**9)) is not None:
+            words += [flag, str(value)]
+    words += [] if options.method is None else ["--method", options.method]
+    words += [] if options.weights is None else ["--weights", str(options.weights)]
+    words += ["--resume"] if settings.get("resume") is True else []
+    return [*words, "--progress", "json"]
+
+
+def distill_words(project: Project, options: Options, settings: Mapping[str, Any]) -> list[str]:
+    """`il2vseg distill ...`
+
+    Args:
+        settings: steps and frames, each may be left open.
+    Raises:
+        UserError: there is no model yet.
+    """
+    if not (project.model / CHECKPOINT).exists():
+        raise UserError("train a model first")
+    words = ["distill", "--teacher", str(project.model), *project.state.footage.flags()]
+    words += ["--out", str(project.student)]
+    for flag, key, low in (("--steps", "steps", 1), ("--limit", "frames", 2)):
+        if (value := whole(settings, key, low, 10**9)) is not None:
+            words += [flag, str(value)]
+    words += [] if options.weights is None else ["--weights", str(options.weights)]
+    return [*words, "--progress", "json"]
+
+
+def exported(project: Project, settings: Mapping[str, Any]) -> Path:
+    """The checkpoint that is to be exported: the student, or the model where that is asked for.
+
+    Raises:
+        UserError: there is none.
+    """
+    what = settings.get("what", "student")
+    folder = {"student": project.student, "model": project.model}.get(str(what))
+    if folder is None or not (folder / CHECKPOINT).exists():
+        raise UserError("distil a student first" if what == "student" else "train a model first")
+    return folder
+
+
+def export_words(project: Project, options: Options, settings: Mapping[str, Any]) -> list[str]:
+    """`il2vseg export ...`
+
+    Args:
+        settings: what (student or model), precision.
+    Raises:
+        UserError: there is nothing to export, or no such precision.
+    """
+    precision = settings.get("precision", "fp32")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}")
+    footage: Footage = project.state.footage
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", project.folder.resolve().name).strip("-") or "model"
+    words = ["export", "--checkpoint", str(exported(project, settings)), "--out", str(project.export)]
+    words += ["--precision", precision, "--name", name]
+    words += [] if footage.root is None else ["--verify", str(footage.root)]
+    words += [] if options.weights is None else ["--weights", str(options.weights)]
+    return [*words, "--progress", "json"]
+
+
+Words = Callable[[Project, Options, Mapping[str, Any]], list[str]]
+COMMANDS: dict[str, Words] = {"train": train_words, "distill": distill_words, "export": export_words}
