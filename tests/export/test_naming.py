@@ -16,15 +16,13 @@ from il2vseg.base.errors import UserError
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Frame, Labels, resize_frame, write_image
 from il2vseg.data import open_dataset
+from il2vseg.export.tools.exemplars import Survey, survey, write_exemplars
 from il2vseg.export.tools.naming import (
     NamedModel,
-    Survey,
     main,
     names_from_masks,
     open_model,
     parse_names,
-    survey,
-    write_exemplars,
 )
 from il2vseg.models.checkpoint import load_checkpoint, save_student
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
