@@ -60,7 +60,7 @@ def sectors(scene: Scene, reach_m: float, count: int = COUNT) -> Sectors | None:
     metres = np.full(count, np.nan)
     plane = camera.plane(None if scene.horizon is None else scene.horizon.line, scene.size)
     if plane is not None:
-        metres = _open_water(scene, camera, plane, count)
+        metres = _open_water(scene, camera, plane, count, reach)
         # What has no range hides what is behind it, and is itself hidden by what is nearer.
         for obstacle in sorted(scene.obstacles, key=lambda o: o.range_m is not None):
             within = _covered(obstacle, plane, view, count)
@@ -69,18 +69,29 @@ def sectors(scene: Scene, reach_m: float, count: int = COUNT) -> Sectors | None:
     return Sectors(metres, camera.yaw - view / 2 + step / 2, step, camera.yaw, reach, error_per_m2)
 
 
-def _open_water(scene: Scene, camera: Camera, plane: WaterPlane, count: int) -> NDArray[np.float64]:
-    """How far the water goes by sector: the median of its columns, of which those without water are last."""
+def _open_water(
+    scene: Scene, camera: Camera, plane: WaterPlane, count: int, reach: float
+) -> NDArray[np.float64]:
+    """How far the water goes by sector: the lower quartile of its columns, so that a wrong one is nothing.
+
+    It is free only if water is seen in more than half of them.
+    """
     width, view = scene.size[1], camera.field_of_view
     angles = np.radians(view * ((np.arange(_SAMPLES * count) + 0.5) / (_SAMPLES * count) - 0.5))
     u = (width - 1) / 2 + camera.focal(width) * np.tan(angles)
     rows = scene.water_edge[np.clip(u.round().astype(int), 0, width - 1)]
     bearings, ranges = plane.locate_all(u, rows)
+    ranges[ranges > reach] = np.inf
+    bearings = np.where(np.isnan(rows), np.degrees(angles), bearings)
     indices = np.floor(count * (bearings / view + 0.5))
     order = np.lexsort((ranges, indices))
     starts = np.searchsorted(indices[order], np.arange(count + 1))
-    middles = order[np.minimum((starts[:-1] + starts[1:]) // 2, len(order) - 1)]
-    return np.where(starts[:-1] < starts[1:], ranges[middles], np.nan)
+    counts = starts[1:] - starts[:-1]
+    low, middle = (
+        ranges[order[np.minimum(starts[:-1] + step, len(order) - 1)]] for step in (counts // 4, counts // 2)
+    )
+    unknown = (counts == 0) | (np.isinf(low) & np.isnan(middle))
+    return np.where(unknown, np.nan, low)
 
 
 def _covered(obstacle: Obstacle, plane: WaterPlane, view: float, count: int) -> slice:

@@ -113,7 +113,7 @@ class WaterPlane:
     def locate_all(self, u: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Bearings in degrees (N,) and ranges in metres (N,) of the points at columns and rows (N,).
 
-        A range is infinite above the horizon, and NaN where a row is.
+        A range is infinite above the horizon; both are NaN where a row is.
         """
         (cx, cy), f = self._centre, self._focal
         rays = np.stack([(u - cx) / f, (v - cy) / f, np.ones(len(u))], 1)

@@ -244,7 +244,8 @@ def test_an_autopilot_goes_and_comes_back(
     sink, events = opened()
     kinds = lambda: [kind for kind, _ in events]  # noqa: E731
     wait_for(lambda: kinds() == ["mavlink_lost"])  # it says nothing yet
-    autopilot.line.mav.heartbeat_send(6, 8, 0, 0, 4)  # a ground station is no autopilot
+    autopilot.hear("HEARTBEAT", 12)  # it is sent to, and does not refuse
+    assert kinds() == ["mavlink_lost"]
     autopilot.speak()
     wait_for(lambda: kinds() == ["mavlink_lost", "mavlink_connected"])
     sink.write(seen(BUOY))
@@ -264,6 +265,15 @@ def test_an_autopilot_goes_and_comes_back(
         assert "127.0.0.1" in events[-1][1]
     finally:
         again.line.close()
+
+
+def test_a_ground_station_is_no_autopilot(opened: Open) -> None:
+    sink, _ = opened()
+    station = mavutil.mavlink.MAVLink(None, 255, 190)
+    assert not sink._hear(bytes(mavutil.mavlink.MAVLink_heartbeat_message(6, 8, 0, 0, 4, 3).pack(station)))
+    vehicle = mavutil.mavlink.MAVLink(None, 7, 1)
+    assert sink._hear(bytes(mavutil.mavlink.MAVLink_heartbeat_message(10, 3, 0, 0, 4, 3).pack(vehicle)))
+    assert not sink._hear(b"no MAVLink \xfd\xfe at all")
 
 
 @pytest.mark.parametrize("kind", ["udpin", "tcp", "serial"])
@@ -356,6 +366,23 @@ def test_a_run_speaks_to_an_autopilot_and_goes_on_without_one(
     assert main([*arguments, "--mavlink", f"udp:127.0.0.1:{nobody}"]) == 0
     assert main([*arguments, "--mavlink", f"udp:x:{nobody}", "--source", "a.mp4", "b.mp4"]) == 2
     assert "--mavlink: one source only" in capsys.readouterr().err
+
+
+def test_what_was_true_while_nobody_was_there_is_not_sent() -> None:
+    port, events = servers.free_port(), []
+    line = link.Link("nmea", f"tcp:127.0.0.1:{port}", lambda kind, message: events.append(kind))
+    line.start()
+    try:
+        wait_for(lambda: events == ["nmea_lost"])
+        line.send(b"old")
+        with socket.create_server(("127.0.0.1", port)) as server:
+            connection, _ = server.accept()
+            wait_for(lambda: events[1:] == ["nmea_connected"])
+            line.send(b"new")
+            assert connection.recv(100) == b"new"
+            connection.close()
+    finally:
+        line.close()
 
 
 def test_a_slow_line_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:

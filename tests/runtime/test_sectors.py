@@ -111,6 +111,27 @@ def test_a_column_without_water_among_others_is_no_gap() -> None:
     assert np.isfinite(metres).all()
 
 
+@pytest.mark.parametrize(
+    ("fifths", "expected"),
+    [
+        ("nffff", math.inf),  # one wrong column
+        ("nnfff", 40.0),  # a shore in a part of it
+        ("--fff", math.inf),
+        ("---ff", math.nan),  # mostly hidden is not free
+        ("---nn", 40.0),
+    ],
+)
+def test_a_sector_is_as_far_as_its_lower_quartile(fifths: str, expected: float) -> None:
+    """A sector of 60 degrees, seen in five places: n is a shore at 40 m, f is free, - is hidden."""
+    values = {"n": row(40.0), "f": 150.0, "-": math.nan}
+    bearings = np.degrees(np.arctan((np.arange(640) - 319.5) / FOCAL))
+    fifth = np.clip(5 * (bearings / 60 + 0.5), 0, 4.9).astype(int)
+    edge = np.array([values[fifths[i]] for i in fifth], np.float32)
+    one = sectors(Scene(SIZE, edge, SEA, (), camera=CAMERA), 100.0, count=1)
+    assert one is not None
+    assert float(one.metres[0]) == pytest.approx(expected, rel=0.1, nan_ok=True)
+
+
 def test_without_a_mounting_there_is_nothing() -> None:
     assert sectors(scene(camera=None), 100.0) is None
 
@@ -129,3 +150,21 @@ def test_the_analyser_says_how_its_camera_is_mounted() -> None:
     labels[150:] = 1
     assert MarineAnalyser(Classes(1, 0, 2), CAMERA)(labels).camera == CAMERA
     assert MarineAnalyser(Classes(1, 0, 2))(labels).camera is None
+
+
+def test_directions_are_those_on_the_water_when_the_boat_leans() -> None:
+    """A quay at 8 m ends straight ahead; the boat leans by 10 degrees: 24 columns beside the middle."""
+    slope = math.tan(math.radians(10))
+    line = Line(150 - 320 * slope, 150 + 320 * slope)
+    plane = CAMERA.plane(line, SIZE)
+    assert plane is not None
+    edge = np.empty(640, np.float32)
+    for column in range(640):
+        above = line.at(column, 640)
+        rows = np.linspace(above + 1, above + 300, 600)
+        bearings, ranges = plane.locate_all(np.full(600, float(column)), rows)
+        quay = int(np.argmin(abs(ranges - 8.0)))
+        edge[column] = rows[quay] if bearings[quay] < 0 else above - 1
+    metres = found(Scene(SIZE, edge, Horizon(line, 0.0), (), camera=CAMERA)).metres
+    assert metres[34] == pytest.approx(8.0, rel=0.02)
+    assert math.isinf(metres[37])
