@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -73,6 +74,19 @@ def test_messages_are_encoded_as_another_encoder_does(store: Any) -> None:
     for topic, kind in messages.TOPICS.items():
         decoded = store.deserialize_cdr(made[topic], kind)
         assert bytes(store.serialize_cdr(decoded, kind)) == made[topic], topic
+
+
+@pytest.mark.parametrize("length", range(8))
+def test_numbers_after_texts_of_any_length_are_aligned(store: Any, length: int) -> None:
+    kind = "sensor_msgs/msg/CameraInfo"
+    ((_, data),) = Messages()(seen(), 1.7e9, "/il2vseg/camera_info".__eq__)
+    info = vars(store.deserialize_cdr(data, kind)) | {"distortion_model": length * "x"}
+    head = messages.header(1.7e9, "camera")
+    roi = {"x_offset": 1, "y_offset": 2, "height": 3, "width": 4, "do_rectify": True}
+    again = encode(kind, info | {"header": head, "roi": roi})
+    decoded = store.deserialize_cdr(again, kind)
+    assert (decoded.d.tolist(), decoded.k.tolist()) == (info["d"].tolist(), info["k"].tolist())
+    assert bytes(store.serialize_cdr(decoded, kind)) == again
 
 
 def test_fields_are_aligned_and_counted() -> None:
@@ -345,6 +359,23 @@ def test_a_viewer_goes_and_another_comes(served: Any) -> None:
         until(viewer, lambda: served.write(seen()))
         viewer.socket.socket.close()  # no goodbye
         served.write(seen())
+
+
+def test_a_viewer_that_takes_nothing_slows_nobody(served: Any) -> None:
+    stuck, awake = Viewer(served.url), Viewer(served.url)
+    stuck.subscribe(0, "/il2vseg/labels")
+    awake.subscribe(0, "/il2vseg/labels")
+    large = make_result(np.zeros((720, 1280, 3), np.uint8), np.zeros((720, 1280), np.uint8))
+    until(awake, lambda: served.write(seen()))
+    while awake.receive():
+        pass
+    longest = 0.0
+    for _ in range(40):  # 37 MB: more than the buffers on the way hold
+        begun = time.monotonic()
+        served.write(large)
+        longest = max(longest, time.monotonic() - begun)
+        assert awake.receive(5.0) is not None
+    assert longest < 0.2
 
 
 def test_what_nobody_looks_at_is_not_encoded(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
