@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import yaml
 from il2vseg.base.images import Frame, read_labels, resize_frame, resize_labels, write_image
 from il2vseg.runtime.cli import main
 from il2vseg.runtime.sinks import encoder
+from tests.waiting import eventually
 
 from .conftest import SIZE, needs, reference
 
@@ -185,7 +185,7 @@ def test_signals_finish_the_files(model: Path, tmp_path: Path, number: signal.Si
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: jsonl.is_file() and len(jsonl.read_bytes().splitlines()) >= 5)
+    eventually(lambda: jsonl.is_file() and len(jsonl.read_bytes().splitlines()) >= 5)
     process.send_signal(number)
     assert process.wait(20) == 0, process.stderr and process.stderr.read()
     assert jsonl.read_text().endswith("\n")
@@ -205,19 +205,12 @@ def test_a_killed_process_leaves_a_playable_video_and_whole_lines(
         [*COMMAND, "--model", model, "--source", source, "--save-video", video, "--jsonl", jsonl],
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: jsonl.is_file() and len(jsonl.read_bytes().splitlines()) >= 120)
+    eventually(lambda: jsonl.is_file() and len(jsonl.read_bytes().splitlines()) >= 120)
     process.kill()
     process.wait()
     assert count_frames(video) >= 60
     assert len(frames_of(jsonl)) >= 120
     assert jsonl.read_text().endswith("\n")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly(model: Path) -> None:

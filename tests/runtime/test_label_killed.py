@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from il2vseg.base.images import read_frame, read_labels
 from il2vseg.labelling.index import PARTS
+from tests.waiting import eventually
 
 from .test_label import IMAGES, agrees, clip_frames, pq, read_index, write_archive
 
@@ -45,12 +45,12 @@ def start(archive: Path, model: Path, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
 
 
-def wait(process: "subprocess.Popen[str]", condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
+def wait(process: "subprocess.Popen[str]", condition: Callable[[], object], what: str) -> None:
+    def happened() -> object:
         assert process.poll() is None, f"ended before {what}: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
+        return condition()
+
+    eventually(happened, 120, what)
 
 
 def title(pid: int) -> str:
@@ -62,11 +62,8 @@ def title(pid: int) -> str:
 
 
 def wait_until_gone(processes: dict[int, str]) -> None:
-    deadline = time.monotonic() + 60
     for pid, name in processes.items():
-        while title(pid) == name:
-            assert time.monotonic() < deadline, f"outlives its command: {name}"
-            time.sleep(0.05)
+        eventually(lambda pid=pid, name=name: title(pid) != name, 60, f"the end of {name}")  # type: ignore[misc]
 
 
 def parts(out: Path) -> set[Path]:

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -309,6 +310,41 @@ def test_the_nearest_obstacle_comes_first_and_the_zone_is_watched() -> None:
     assert far.range_m is not None
     assert near.range_m < 20 < far.range_m
     assert (near.danger, far.danger, scene.alarm) == (True, False, True)
+
+
+def test_what_has_no_range_comes_last() -> None:
+    labels = open_sea()
+    labels[:150] = OBSTACLE  # no horizon: that of the mounting is at row 219
+    labels[180:190, 100:120] = OBSTACLE
+    labels[225:230, 300:320] = OBSTACLE
+    labels[255:260, 500:520] = OBSTACLE
+    scene = MarineAnalyser(CLASSES, Camera(2.0, 60.0, pitch=4.0))(labels)
+    ranges = [o.range_m for o in scene.obstacles]
+    assert [o.box[0] for o in scene.obstacles] == [500, 300, 100]
+    assert ranges[2] is None
+    assert ranges[0] is not None
+    assert ranges[1] is not None
+    assert ranges[0] < ranges[1]
+
+
+def test_a_scene_as_json_values() -> None:
+    labels = open_sea(150, 156)
+    labels[200:260, 400:420] = OBSTACLE
+    scene = MarineAnalyser(CLASSES, Camera(2.0, 60.0), danger_m=20.0)(labels)
+    values = scene.to_dict(samples=3)
+    assert list(values) == ["size", "water_edge", "horizon", "obstacles", "alarm"]
+    assert values["size"] == [360, 640]
+    assert [x for x, _ in values["water_edge"]] == [0, 320, 639]
+    assert values["water_edge"][0][1] == 150.0
+    assert values["horizon"]["left"] == pytest.approx(149.5, abs=1)
+    assert values["horizon"]["right"] == pytest.approx(155.5, abs=1)
+    assert 0 <= values["horizon"]["residual"] < 1
+    (obstacle,) = values["obstacles"]
+    assert obstacle["foot"] == pytest.approx([409.5, 260.0], abs=1.5)
+    assert obstacle["danger"]
+    assert values["alarm"]
+    assert (obstacle["track"], obstacle["closing_mps"], obstacle["nearest_s"]) == (None, None, None)
+    assert json.loads(json.dumps(values)) == values
 
 
 # --- alarm ----------------------------------------------------------------------------------------------

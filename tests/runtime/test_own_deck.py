@@ -10,7 +10,7 @@ import pytest
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import Labels, read_labels, write_image
 from il2vseg.runtime.cli import main
-from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
+from il2vseg.runtime.marine.scene import Classes, MarineAnalyser, without_fringe
 from il2vseg.runtime.result import class_fractions
 
 BOW = "0.3,1 0.5,0.6 0.7,1"
@@ -48,6 +48,14 @@ def test_a_rim_of_the_bow_beside_the_mask_is_no_obstacle() -> None:
     grown = cv2.dilate((labels == OBSTACLE).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     labels[grown] = OBSTACLE
     assert feet(masked(labels)) == []
+
+
+def test_the_fringe_is_a_fiftieth_of_the_height_on_every_side() -> None:
+    labels = np.full((100, 60), WATER, np.uint8)
+    labels[70:, 20:40] = IGNORED
+    grown = np.full((100, 60), WATER, np.uint8)
+    grown[68:, 18:42] = IGNORED
+    np.testing.assert_array_equal(without_fringe(labels), grown)
 
 
 @pytest.mark.parametrize("place", [(200, 80), (300, 100), (140, 320)])

@@ -305,7 +305,12 @@ def test_a_hanging_engine_ends_the_run() -> None:
         release.wait(20)
         return engine(frame)
 
-    sink = Collect()
+    class Slow(Collect):
+        def close(self) -> None:
+            release.wait(0.2)
+            super().close()
+
+    sink = Slow()
     try:
         source = Counting(10)
         with pytest.raises(CheckFailed, match="inference hangs"):

@@ -28,6 +28,7 @@ from il2vseg.runtime.sinks.jsonl import JsonlSink
 from il2vseg.runtime.sinks.quota import QuotaSink
 from il2vseg.runtime.sinks.ring import RingSink
 from il2vseg.runtime.sinks.video import VideoSink
+from tests.waiting import eventually
 
 from . import servers
 from .conftest import SIZE, make_result, needs
@@ -188,13 +189,6 @@ def broker(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[s
         yield process  # type: ignore[misc]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Process) -> None:
     import paho.mqtt.client as mqtt
     from paho.mqtt.enums import CallbackAPIVersion
@@ -211,7 +205,7 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     sink = MqttSink(address, report)
     sink.write(result(0))  # nobody there: not an error
     broker.start()
-    wait_for(lambda: events[-1:] == ["mqtt_connected"])
+    eventually(lambda: events[-1:] == ["mqtt_connected"])
     assert events.count("mqtt_lost") <= 1  # none where the broker was faster than the first attempt
     events.clear()
     received: list[tuple[str, str]] = []
@@ -219,30 +213,38 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
     reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
     reader.reconnect_delay_set(1, 1)
-    wait_for(lambda: _connects(reader, address.port))
+    eventually(lambda: _connects(reader, address.port))
     reader.loop_start()
-    wait_for(lambda: ("boat/status", "online") in received)
+    eventually(lambda: ("boat/status", "online") in received)
     sink.write(result(1))
     sink.event(Event("alarm", "boat"))
-    wait_for(lambda: len(received) >= 3)
+    eventually(lambda: len(received) >= 3)
     by_topic = {topic: payload for topic, payload in received}
     assert json.loads(by_topic["boat/frame"])["index"] == 1
     assert json.loads(by_topic["boat/event"])["event"] == "alarm"
+
+    def told(text: str) -> bool:
+        return any(text in payload for _, payload in received)
+
     for attempt in range(1, 6):
+        seen = received.count(("boat/status", "online"))
         broker.kill()
-        wait_for(lambda n=attempt: events.count("mqtt_lost") == n)  # type: ignore[misc]
+        eventually(lambda n=attempt: events.count("mqtt_lost") == n)  # type: ignore[misc]
         sink.event(Event("source_lost", "kept until the broker is back"))
         broker.start()
-        wait_for(lambda n=attempt: events.count("mqtt_connected") == n)  # type: ignore[misc]
-        time.sleep(1.0)
+        eventually(lambda n=attempt: events.count("mqtt_connected") == n)  # type: ignore[misc]
+        # Whoever subscribes is told the status; what the sink sends after that comes last.
+        eventually(lambda n=seen: received.count(("boat/status", "online")) > n)  # type: ignore[misc]
+        sink.event(Event("marker", f"marker {attempt}"))
+        eventually(lambda n=attempt: told(f"marker {n}"))  # type: ignore[misc]
         # A reader that comes back after the sink has missed it.
-        if any("kept until" in payload for _, payload in received):
+        if told("kept until"):
             break
     else:
         raise AssertionError("what happened while the broker was away never came")
-    wait_for(reader.is_connected)
+    eventually(reader.is_connected)
     sink.close()
-    wait_for(lambda: received[-1] == ("boat/status", "offline"))
+    eventually(lambda: received[-1] == ("boat/status", "offline"))
     reader.loop_stop()
 
 

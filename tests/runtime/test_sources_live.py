@@ -13,6 +13,7 @@ from il2vseg.base.images import Frame
 from il2vseg.runtime.sources import SourceOptions, live, open_source
 from il2vseg.runtime.sources.capture import CaptureOptions, ConnectionFailed
 from il2vseg.runtime.sources.live import LiveSource
+from tests.waiting import eventually
 
 
 class Fake:
@@ -56,10 +57,7 @@ def release() -> Iterator[threading.Event]:
 
 def wait_for_readers() -> None:
     """Readers that were given up close their connections by themselves, a moment later."""
-    deadline = time.monotonic() + 5
-    while any(t.name == "reader" for t in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: all(t.name != "reader" for t in threading.enumerate()))
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +149,7 @@ def test_indices_go_on_after_a_reconnection(release: threading.Event) -> None:
 def test_only_the_newest_frame_is_kept(release: threading.Event) -> None:
     connect, _ = connecting(release, [*range(1, 21), "hang"])
     source = LiveSource(connect, "cam", Log(), freeze_s=1)
-    time.sleep(0.3)
+    eventually(lambda: source._reader.frames == 20)
     captured = source.read()
     assert captured is not None
     assert captured.index == 19

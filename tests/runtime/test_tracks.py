@@ -92,6 +92,14 @@ def test_what_crosses_has_its_course() -> None:
     assert obstacle.course_deg == pytest.approx(90.0, abs=12.0)  # to starboard
 
 
+def test_a_nearest_approach_later_than_a_minute_is_not_told() -> None:
+    (obstacle,) = course((90.0, 0.0), (-1.0, 0.0), 5.0, Tracker()).obstacles
+    assert obstacle.closing_mps == pytest.approx(1.0, abs=0.25)
+    assert (obstacle.nearest_s, obstacle.nearest_m) == (None, None)
+    (obstacle,) = course((50.0, 0.0), (-1.0, 0.0), 5.0, Tracker()).obstacles
+    assert obstacle.nearest_s == pytest.approx(45.1, abs=8.0)
+
+
 def test_what_goes_away_has_no_nearest_approach() -> None:
     (obstacle,) = course((10.0, 2.0), (1.5, 0.0), 4.0, Tracker()).obstacles
     assert obstacle.closing_mps is not None

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from il2vseg.runtime.sources import SourceOptions, open_source
+from tests.waiting import eventually
 
 from . import servers
 
@@ -38,13 +38,6 @@ def test_corrupt_pictures_do_not_stop_a_stream(clip: Path) -> None:
             assert captured.frame.shape == (120, 160, 3)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("kind", ["http-mjpeg", "mpegts-tcp", "mpegts-udp", "rtsp"])
 def test_streaming_goes_on_when_the_server_comes_back_and_nothing_leaks(
     kind: str, model: Path, clip: Path, tmp_path: Path, require: Callable[[object, str], None]
@@ -69,16 +62,16 @@ def test_streaming_goes_on_when_the_server_comes_back_and_nothing_leaks(
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: len(frames()) > 5, 30)
+            eventually(lambda: len(frames()) > 5, 30)
             held = []
             for _ in range(2):
                 lost = count("source_lost")
                 server.kill()
-                wait_for(lambda n=lost: count("source_lost") > n, 10)  # type: ignore[misc]
+                eventually(lambda n=lost: count("source_lost") > n, 10)  # type: ignore[misc]
                 before, back = len(frames()), count("source_back")
                 server.start()
-                wait_for(lambda n=back: count("source_back") > n, BACK_WITHIN_S)  # type: ignore[misc]
-                wait_for(lambda n=before: len(frames()) > n + 5, 10)  # type: ignore[misc]
+                eventually(lambda n=back: count("source_back") > n, BACK_WITHIN_S)  # type: ignore[misc]
+                eventually(lambda n=before: len(frames()) > n + 5, 10)  # type: ignore[misc]
                 held.append([len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("fd", "task")])
             (files, threads), (files_later, threads_later) = held
             assert files_later <= files + 1

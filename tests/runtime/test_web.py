@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from il2vseg.base.images import Frame
 from il2vseg.runtime.events import Event
 from il2vseg.runtime.histogram import Latencies
 from il2vseg.runtime.result import Result
+from tests.waiting import eventually
 
 from .conftest import CLASSES, make_result, needs
 
@@ -335,8 +336,8 @@ def test_a_viewer_that_takes_nothing_for_long_is_dropped(
             sink.write(result(0, noise))
             return int(json.loads(body(get(sink, "/api/status")))["viewers"])
 
-        wait_for(lambda: viewers() == 1)
-        wait_for(lambda: viewers() == 0, 15)
+        eventually(lambda: viewers() == 1)
+        eventually(lambda: viewers() == 0, 15)
         stalled.close()
     finally:
         sink.close()
@@ -356,13 +357,6 @@ def test_closing_sends_viewers_home(state: State) -> None:
     connection.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_viewers_that_leave_are_forgotten(web: WebSink) -> None:
     web.write(result(0))
     connection = connect(web)
@@ -375,4 +369,4 @@ def test_viewers_that_leave_are_forgotten(web: WebSink) -> None:
         web.write(result(1))
         return bool(json.loads(body(get(web, "/api/status")))["viewers"] == 0)
 
-    wait_for(gone)
+    eventually(gone)
