@@ -34,11 +34,14 @@ class ScaleNumber(Operator):
 class SwapArguments(Operator):
     """f(a, b) -> f(b, a)."""
 
+    SYMMETRIC = frozenset(("max", "maximum", "min", "minimum", "transpose"))
+
     def mutation_positions(self, node: Any) -> Iterator[Any]:
         if node.type == "trailer" and len(node.children) == 3 and node.children[1].type == "arglist":
             first, second = [*node.children[1].children[::2], None][:2]
             plain = second is not None and "argument" not in (first.type, second.type)
-            if plain and first.get_code().strip() != second.get_code().strip():
+            name = node.get_previous_leaf().value
+            if plain and name not in self.SYMMETRIC and first.get_code().strip() != second.get_code().strip():
                 yield (first.start_pos, second.end_pos)
 
     def mutate(self, node: Any, index: int) -> Any:

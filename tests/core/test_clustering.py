@@ -153,3 +153,12 @@ def test_centred_whitening_takes_an_images_mean_token_out() -> None:
     torch.testing.assert_close(z.mean(1), torch.zeros(6, 5), atol=1e-4, rtol=0)
     flat = z.flatten(0, 1)
     torch.testing.assert_close(flat.T @ flat / len(flat), torch.eye(5), atol=1e-3, rtol=0)
+
+
+def test_clusters_that_nothing_is_nearest_to_still_give_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = torch.nn.functional.normalize(points(5, 4, 3), dim=1)
+    two = torch.tensor([0] * 6 + [1] * 4)
+    monkeypatch.setattr(clustering, "cosine_kmeans", lambda *_: (fine, two))
+    monkeypatch.setattr(clustering, "lloyd", lambda x, centroids, iterations: (centroids, two))
+    found = clustering.over_clustered_prototypes(points(6, 10, 3), 3, torch.Generator())
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))

@@ -28,6 +28,7 @@ def every(operator: mutations.Operator, code: str) -> list[str]:
         (mutations.ScaleNumber(), "n = 10", []),
         (mutations.SwapArguments(), "fuse(a, b, c)", ["fuse( b,a, c)"]),
         (mutations.SwapArguments(), "f(a, key=b)", []),
+        (mutations.SwapArguments(), "np.minimum(a, b)", []),
         (mutations.DropCall(), "y = f(x).detach() + 1", ["y = f(x) + 1"]),
         (mutations.DropCall(), "y = x.read()", []),
         (mutations.DropStatement(), "x += 1\n", ["pass\n"]),

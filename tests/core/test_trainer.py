@@ -1,6 +1,7 @@
 """The loop, its presets, and exact resumption, on tokens whose classes are known."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from il2vseg.learning.trainer import Trainer
 from il2vseg.methods import METHODS, load_method
 from il2vseg.methods.base import Recipe
 from il2vseg.methods.joint import FusedSmoothness, Joint
-from il2vseg.methods.stego import Correspondence
+from il2vseg.methods.stego import Correspondence, Stego
 
 SHORT = Recipe(
     Joint(
@@ -123,6 +124,26 @@ def test_a_finished_run_resumes_at_its_end() -> None:
     assert seen == []
     for name, value in first.classifier.state_dict().items():
         assert torch.equal(value, second.classifier.state_dict()[name]), name
+
+
+def test_a_state_goes_through_a_file(tmp_path: Path) -> None:
+    first, second = trainer(SHORT), trainer(SHORT)
+    with pytest.raises(UserError, match="state: nothing to resume; start without --resume"):
+        second.resume(tmp_path / "state")
+    saved: list[int] = []
+    first.run(save=lambda: saved.append(first.steps_done()))
+    assert saved == []  # every fifty steps
+    first.save(tmp_path / "state")
+    assert second.resume(tmp_path / "state") == 14
+    for name, value in first.classifier.state_dict().items():
+        assert torch.equal(value, second.classifier.state_dict()[name]), name
+
+
+def test_a_state_is_saved_every_fifty_steps() -> None:
+    t = trainer(dataclasses.replace(SHORT, method=Stego(correspondence=Correspondence(steps=101, samples=4))))
+    saved: list[int] = []
+    t.run(save=lambda: saved.append(t.steps_done()))
+    assert saved == [50, 100]
 
 
 def test_a_state_of_another_recipe_is_refused() -> None:
@@ -225,6 +246,9 @@ def test_scenes_are_the_halves_of_the_footage_and_its_alternate_quarters(
     seen.clear()
     cross_scene_stability(images[:3], 3, restarts=1)
     assert seen == [[0, 1], [2], [0, 2], [1]]
+    seen.clear()
+    cross_scene_stability(images[:2], 2, restarts=1)
+    assert seen == [[0], [1]] * 2  # two images: every second one where the quarters do not divide them
 
 
 def test_dimensions_follow_the_number_of_classes() -> None:

@@ -1,6 +1,9 @@
 """`compare` reports what differs between two callables, whatever they are."""
 
+import dataclasses
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 
 from il2vseg.base.images import Frame, read_frame
 from il2vseg.export.parity import LIMITS, Limits, Output, compare
@@ -89,6 +93,62 @@ def test_the_worst_frames_are_kept_and_drawn(tmp_path: Path) -> None:
     assert {w.name for w in report.worst[:2]} == {"f2", "f5"}
     report.write_picture(tmp_path / "parity.png")
     assert read_frame(tmp_path / "parity.png").shape == (len(report.worst) * H, 4 * W, 3)
+
+
+def test_the_picture_shows_frame_labels_and_what_differs(tmp_path: Path) -> None:
+    frame = np.full((64, 48, 3), 90, np.uint8)
+
+    def labels(value: int) -> Output:
+        return np.full((1, 64, 48), value, np.uint8), np.full((1, C, 2, 3), 1 / C, np.float32)
+
+    def candidate(_: NDArray[np.uint8]) -> Output:
+        found, scores = labels(0)
+        found[0, :, 24:] = 1
+        return found, scores
+
+    report = compare(lambda _: labels(0), candidate, [("a", frame)], LIMITS["int8"])
+    report.write_picture(tmp_path / "parity.png")
+    below = read_frame(tmp_path / "parity.png")[40:]  # the text is above
+    assert (below[:, :48] == 90).all()
+    assert (below[:, 48:96] == below[0, 48]).all()
+    assert (below[:, 96:120] == below[0, 48]).all()
+    assert not (below[0, 120] == below[0, 48]).all()
+    assert (below[:, 144:168] == 30).all()  # a third as bright where they agree
+    assert (below[:, 168:] == 255).all()
+
+
+def test_the_table_has_every_measure_beside_its_limit() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    report = compare(reference, reference, random_frames(3), LIMITS["fp32"])
+    console.print(dataclasses.replace(report, label_agreement=0.99987, max_score_difference=2e-4).table("t"))
+    rows = [re.split(r"\s*[│┃]\s*", line)[1:4] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["frames", "3", ""] in rows
+    assert ["label agreement", "99.9870%", "≥ 99.9%"] in rows
+    assert ["scores, max difference", "2.00e-04", "≤ 1e-03"] in rows
+    assert ["scores, 99.9th percentile", "0.00e+00", ""] in rows
+    assert ["NaN or infinite scores", "0", "0"] in rows
+
+
+@pytest.mark.parametrize(
+    ("precision", "changed", "offset", "passed"),
+    [
+        ("fp32", 9, 0.0, True), ("fp32", 11, 0.0, False),
+        ("fp32", 0, 9e-4, True), ("fp32", 0, 1.1e-3, False),
+        ("fp16", 99, 0.4, True), ("fp16", 101, 0.0, False),
+        ("int8", 299, 0.4, True), ("int8", 301, 0.0, False),
+    ],
+)  # fmt: skip
+def test_the_limits_of_every_precision(precision: str, changed: int, offset: float, passed: bool) -> None:
+    """Labels agree on 99.9, 99 and 97 %; fp32 scores differ by 1e-3 at most."""
+    frame = np.zeros((100, 100, 3), np.uint8)
+
+    def candidate(given: NDArray[np.uint8]) -> Output:
+        labels, scores = reference(given)
+        labels.reshape(-1)[:changed] = 1
+        return labels, scores + np.float32(offset)
+
+    report = compare(reference, candidate, [("grey", frame)], LIMITS[precision])
+    assert report.passed == passed
 
 
 def test_no_frame_is_an_error() -> None:

@@ -19,6 +19,7 @@ from il2vseg.runtime.marine.scene import (
     MarineAnalyser,
     Obstacle,
     Scene,
+    _whole_box,
     far_edge,
     fit_horizon,
     water_body,
@@ -170,6 +171,13 @@ def test_two_boats_get_a_box_each() -> None:
     assert len(boxes) == 2
     assert boxes[0] == pytest.approx((100, 120, 40, 80), abs=2)
     assert boxes[1] == pytest.approx((300, 130, 40, 80), abs=2)
+
+
+@pytest.mark.parametrize("left", [1, 619])
+def test_a_boat_at_the_side_of_the_frame_is_no_shore(left: int) -> None:
+    solid = np.zeros(SIZE, np.bool_)
+    solid[120:200, left : left + 20] = True
+    assert _whole_box(solid, (left, 170, 20, 30)) == (left, 120, 20, 80)
 
 
 def test_a_single_column_has_a_level_horizon() -> None:
