@@ -83,7 +83,12 @@ TESTS = {
     "runtime/sinks/ros2/*.py": ("runtime/test_ros2.py",),
     "runtime/marine/sectors.py": ("runtime/test_sectors.py",),
     "runtime/sinks/*.py": ("runtime/test_sinks.py", "runtime/test_registry.py"),
-    "runtime/marine/*.py": ("runtime/test_marine*.py", "runtime/test_tracks.py", "runtime/test_own_deck.py"),
+    "runtime/marine/*.py": (
+        "runtime/test_marine*.py",
+        "runtime/test_tracks.py",
+        "runtime/test_own_deck.py",
+        "runtime/test_sectors.py",
+    ),
     "runtime/sources/live.py": ("runtime/test_sources_live*.py",),
 }
 """Which tests are to notice a bug in which file: patterns of sources, patterns below tests/."""
