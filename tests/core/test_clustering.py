@@ -44,7 +44,9 @@ def test_ward_merges_what_adds_least_to_the_spread_of_all_points(seed: int, k: i
         )
         groups = [g for g in groups if g not in (a, b)] + [a + b]
     groups.sort(key=lambda g: -sizes[g].sum())
+    before = centroids.copy()
     found = clustering.ward_merge(torch.from_numpy(centroids), torch.from_numpy(sizes), k).tolist()
+    np.testing.assert_array_equal(centroids, before)
     assert [sorted(i for i in range(7) if found[i] == n) for n in range(k)] == [sorted(g) for g in groups]
 
 

@@ -171,6 +171,12 @@ def test_lab_of_known_colours() -> None:
     np.testing.assert_allclose(lab, expected, atol=0.15)
 
 
+@pytest.mark.parametrize(("grey", "lightness"), [(0.07018, 5.42), (0.02, 1.398), (0.0, 0.0)])
+def test_lab_is_linear_in_the_dark(grey: float, lightness: float) -> None:
+    lab = lowlevel.rgb_to_lab(torch.full((1, 3, 1, 1), grey)).flatten() * 100
+    np.testing.assert_allclose(lab.numpy(), [lightness, 0, 0], atol=0.02)
+
+
 def test_pooling_averages_cells() -> None:
     x = image(8, h=8, w=12)
     torch.testing.assert_close(lowlevel.pool_colours(x, (2, 3))[0, :, 1, 2], x[0, :, 4:, 8:].mean((1, 2)))

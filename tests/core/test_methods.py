@@ -405,6 +405,13 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "gamma": 0.1, "beta": 0.05, "fused_weight": 0.3, "fused_alpha": 0.3,
         },
     },
+    "primaps": {"mask_fitting": {"steps": 600, "lr": 5e-3, "ema": 0.98**0.1}},
+    "cause": {
+        "contrast": {
+            "steps": 300, "lr": 5e-4, "samples": 64, "bank": 1024, "concepts": 128, "book_steps": 150,
+            "book_lr": 1e-2,
+        }
+    },
     "il2vseg": {},
 }  # fmt: skip
 
@@ -423,6 +430,13 @@ def test_settings_of_a_method(name: str) -> None:
     recipe = Recipe(method)
     assert (recipe.batch, recipe.channel_dropout, recipe.temperature) == (16, 0.2, 0.1)
     assert (recipe.clustering, recipe.recluster, recipe.micro_batches) == ("ward", False, 1)
+
+
+def test_copies_are_only_made_for_stages_that_look_at_them() -> None:
+    assert Stego().uses_views
+    assert not Stego(correspondence=Correspondence(steps=0)).uses_views
+    assert not load_method("kmeans")().uses_views
+    assert not SmooSeg().uses_views
 
 
 def test_steps_are_scaled_over_all_stages() -> None:

@@ -93,6 +93,9 @@ def test_a_step_of_primaps() -> None:
     assert (voted >= 0).all(1).any()
     logits = r.logits(r.head(r.whiten(r.views)).detach(), r.parameters["local_prototypes"])
     taken = assert_step(t, "mask_fitting", {"focal": slow_focal(logits, voted)}, r)
+    assert t.usage is not None
+    known = voted[voted >= 0]
+    assert t.usage.tolist() == pytest.approx([float((known == c).double().mean()) for c in range(C)])
     moved = taken.after["local_prototypes"] - taken.before["local_prototypes"]
     assert moved.abs().max() == pytest.approx(5e-3, rel=2e-2)
     kept = 0.98**0.1

@@ -259,6 +259,8 @@ def test_dimensions_follow_the_number_of_classes() -> None:
 def test_rand_index_of_equal_and_unrelated_labelings() -> None:
     a = torch.arange(3000) % 3
     assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1.0)
+    assert adjusted_rand_index(torch.arange(3000) % 6, a) == adjusted_rand_index(a, torch.arange(3000) % 6)
+    assert 0.3 < adjusted_rand_index(torch.arange(3000) % 6, a) < 0.8
     b = torch.randint(3, (3000,), generator=torch.Generator().manual_seed(0))
     assert abs(adjusted_rand_index(a, b)) < 0.01
 

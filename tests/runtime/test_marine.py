@@ -180,6 +180,34 @@ def test_a_boat_at_the_side_of_the_frame_is_no_shore(left: int) -> None:
     assert _whole_box(solid, (left, 170, 20, 30)) == (left, 120, 20, 80)
 
 
+def test_a_shore_is_no_horizon_whatever_its_number() -> None:
+    labels = np.full(SIZE, 2, np.uint8)
+    labels[:150] = 1
+    assert fit_horizon(labels, np.full(SIZE[1], 150), 0) is None
+    labels[:150] = 0
+    assert fit_horizon(labels, np.full(SIZE[1], 150), 0) is not None
+
+
+def test_water_up_to_the_top_begins_there_in_a_large_frame_too() -> None:
+    labels = np.full((720, 1280), WATER, np.uint8)
+    assert (MarineAnalyser(CLASSES)(labels).water_edge == 0).all()
+
+
+def test_the_foot_of_a_piece_is_its_own() -> None:
+    """A crane over a buoy: the buoy stands in the crane's box and is as low."""
+    labels = open_sea()
+    labels[200:206, 100:200] = OBSTACLE
+    labels[200:260, 100:112] = OBSTACLE
+    labels[230:260, 150:180] = OBSTACLE
+    feet = sorted(o.foot[0] for o in MarineAnalyser(CLASSES)(labels).obstacles)
+    assert feet == pytest.approx([105.5, 164.5], abs=2)
+
+
+def test_a_line_is_read_at_a_column() -> None:
+    line = Line(10.0, 20.0)
+    assert (line.at(0, 11), line.at(5, 11), line.at(10, 11)) == (10.0, 15.0, 20.0)
+
+
 def test_a_single_column_has_a_level_horizon() -> None:
     labels = np.array([[SKY]] * 5 + [[WATER]] * 5, np.uint8)
     horizon = fit_horizon(labels, np.array([5]), SKY)
@@ -353,6 +381,32 @@ def test_a_scene_as_json_values() -> None:
     assert values["alarm"]
     assert (obstacle["track"], obstacle["closing_mps"], obstacle["nearest_s"]) == (None, None, None)
     assert json.loads(json.dumps(values)) == values
+    assert len(scene.to_dict()["water_edge"]) == 32
+
+
+def test_numbers_in_json_are_rounded_to_what_is_known() -> None:
+    known = Obstacle(
+        (1, 2, 3, 4),
+        (5.06, 6.14),
+        7.128,
+        8.128,
+        9.128,
+        True,
+        10,
+        closing_mps=1.128,
+        nearest_s=2.16,
+        nearest_m=3.16,
+        speed_mps=4.128,
+        course_deg=5.16,
+    )
+    scene = replace(scene_of(True), obstacles=(known,))
+    assert scene.to_dict()["obstacles"] == [
+        {
+            "box": [1, 2, 3, 4], "foot": [5.1, 6.1], "bearing_deg": 7.13, "range_m": 8.13,
+            "range_error_m": 9.13, "danger": True, "track": 10, "closing_mps": 1.13, "nearest_s": 2.2,
+            "nearest_m": 3.2, "speed_mps": 4.13, "course_deg": 5.2,
+        }
+    ]  # fmt: skip
 
 
 # --- alarm ----------------------------------------------------------------------------------------------

@@ -424,6 +424,36 @@ def test_max_frames_counts_results() -> None:
     assert len(sink.results) == 7
 
 
+def test_a_source_that_waits_is_woken_when_enough_frames_are_done() -> None:
+    class Waiting(Counting):
+        def __init__(self) -> None:
+            super().__init__(1, live=True)
+            self.woken = threading.Event()
+
+        def read(self) -> Captured | None:
+            return super().read() or (self.woken.wait(5) and None)
+
+        def interrupt(self) -> None:
+            self.woken.set()
+
+    source, sink = Waiting(), Collect()
+    make(source, [sink], max_frames=1).run()
+    assert len(sink.results) == 1
+    assert source.woken.is_set()
+
+
+@pytest.mark.parametrize("unlike", [None, 0.9])
+def test_novelty_is_told_what_the_model_says(unlike: float | None) -> None:
+    told: list[float] = []
+    novelty: Any = SimpleNamespace(update=told.append)
+    sink = Collect()
+    run = lambda frame: make_result(frame, unlike=unlike)  # noqa: E731
+    Pipeline(Counting(2), run, [sink], novelty=novelty).run()
+    assert told == ([] if unlike is None else [0.9, 0.9])
+    Pipeline(Counting(2), run, [sink]).run()
+    assert len(sink.results) == 4
+
+
 def test_events_may_come_faster_than_they_are_taken() -> None:
     log = EventLog()
     for i in range(5000):

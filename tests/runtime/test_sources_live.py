@@ -60,6 +60,10 @@ def wait_for_readers() -> None:
     eventually(lambda: all(t.name != "reader" for t in threading.enumerate()))
 
 
+BACKOFF = (live.INITIAL_BACKOFF_S, live.MAX_BACKOFF_S, live.KEY_FRAME_S, live.CONNECT_S)
+"""What holds outside of the tests."""
+
+
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "INITIAL_BACKOFF_S", 0.01)
@@ -117,6 +121,21 @@ def test_a_connection_that_dies_or_freezes_is_made_again(release: threading.Even
     release.set()
     source.close()
     assert source.read() is None
+
+
+def test_attempts_come_ever_more_slowly(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert BACKOFF == (0.25, 4.0, 30.0, 10.0)
+    for name, value in zip(("INITIAL_BACKOFF_S", "MAX_BACKOFF_S"), BACKOFF, strict=False):
+        monkeypatch.setattr(live, name, value)
+    pauses: list[float] = []
+    monkeypatch.setattr(LiveSource, "_pause", lambda source, seconds: pauses.append(seconds))
+    refused = ConnectionFailed("refused")
+    connect, _ = connecting(release, *[refused] * 7, [5], refused, [6, "hang"])
+    source = LiveSource(connect, "cam", Log(), freeze_s=0.1, wait=True)
+    assert take(source, 6)[-1] == 6
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 0.25, 0.5]  # from the start after a success
+    release.set()
+    source.close()
 
 
 def test_the_next_frame_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,3 +187,15 @@ def test_two_side_by_side_keep_a_number_each() -> None:
     for i in range(6):
         tracker(scene(at(100)), 0.1 * i)
     assert numbers(tracker(scene(at(100), at(106)), 0.6)) == [1, None]
+
+
+def test_slow_and_close_things_have_their_speed_and_time_too() -> None:
+    met = approach(np.array([20.0, 0.0]), np.array([-0.5, 0.0]))
+    assert (met.closing_mps, met.seconds) == (pytest.approx(0.5), pytest.approx(40.0))
+    near = approach(np.array([0.5, 0.0]), np.array([-1.0, 0.0]))
+    assert (near.closing_mps, near.seconds) == (pytest.approx(1.0), pytest.approx(0.5))
+    still = approach(np.array([20.0, 0.0]), np.array([-0.005, 0.0]))
+    assert (still.seconds, still.metres) == (None, None)
+    aside = approach(np.array([3.0, 4.0]), np.array([0.0, -1.0]))
+    assert aside.closing_mps == pytest.approx(0.8)
+    assert (aside.seconds, aside.metres) == (pytest.approx(4.0), pytest.approx(3.0))
