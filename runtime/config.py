@@ -82,6 +82,14 @@ class RunConfig(Settings):
         "file with a token for that server; default: $IL2VSEG_SIGNALK_TOKEN, else access is requested",
         metavar="FILE",
     )
+    stream: str | None = flag(
+        None,
+        "send the overlay to a server of yours: rtsp://, srt://, rtmp:// or udp:// (MPEG-TS)",
+        metavar="URL",
+    )
+    stream_bitrate: float = flag(
+        2.0, "most megabits per second of --stream", low=0.05, high=200, metavar="MEGABITS"
+    )
     disk_quota: float | None = flag(
         None,
         "delete the oldest recordings when they take more than this",
@@ -181,7 +189,7 @@ def check(config: RunConfig) -> None:
         raise UserError("pass --source FILE|DIR|URL or --camera N (and not both)")
     if len(targets(config)) > 1 and str(config.jsonl) == "-":
         raise UserError("--jsonl -: one source only; name a file, source N writes N/FILE beside it")
-    for name in ("mavlink", "nmea", "ros2"):
+    for name in ("mavlink", "nmea", "ros2", "stream"):
         if len(targets(config)) > 1 and getattr(config, name):
             raise UserError(f"--{name}: one source only; start one il2vseg-run for each")
     if (config.camera_height is None) != (config.fov is None):
@@ -199,7 +207,7 @@ def targets(config: RunConfig) -> tuple[str, ...]:
 
 def addresses(config: RunConfig) -> tuple[str, ...]:
     """What may hold a secret: the addresses of a configuration."""
-    return (*targets(config), *filter(None, (config.mqtt, config.signalk)))
+    return (*targets(config), *filter(None, (config.mqtt, config.signalk, config.stream)))
 
 
 def streams(config: RunConfig) -> list[RunConfig]:

@@ -148,6 +148,14 @@ def _signalk(setup: Setup) -> Sink:
     return SignalKSink(config.signalk, setup.report, token=read_token(config.signalk_token))
 
 
+def _stream(setup: Setup) -> Sink:
+    from il2vseg.runtime.sinks.stream import StreamSink
+
+    config = setup.config
+    assert config.stream is not None
+    return StreamSink(config.stream, setup.report, bitrate=config.stream_bitrate, latencies=setup.latencies)
+
+
 def _web(setup: Setup) -> Sink:
     from il2vseg.runtime.web.server import WebSink
     from il2vseg.runtime.web.state import State
@@ -185,6 +193,7 @@ SINKS: dict[str, Row] = {
     "mavlink": Row(_mavlink, "mavlink"),
     "nmea": Row(_nmea, "nmea"),
     "signalk": Row(_signalk, "signalk"),
+    "stream": Row(_stream),
     "serve": Row(_web, "web"),
     "disk_quota": Row(_quota),
 }

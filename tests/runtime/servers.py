@@ -166,6 +166,36 @@ GLib.MainLoop().run()
 """
 
 
+_RTSP_RECORD = """
+import sys, gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer, GLib
+Gst.init(None)
+server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
+auth = GstRtspServer.RTSPAuth(); token = GstRtspServer.RTSPToken()
+token.set_string("media.factory.role", "boat")
+auth.add_basic(GstRtspServer.RTSPAuth.make_basic("boat", "geheim"), token); server.set_auth(auth)
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+permissions = GstRtspServer.RTSPPermissions()
+permissions.add_role("boat")
+permissions.add_permission_for_role("boat", "media.factory.access", True)
+permissions.add_permission_for_role("boat", "media.factory.construct", True)
+factory.set_permissions(permissions)
+factory.set_launch("( rtph264depay name=depay0 ! video/x-h264,stream-format=byte-stream,alignment=au "
+                   "! filesink sync=false buffer-mode=unbuffered location=%s )" % sys.argv[2])
+server.get_mount_points().add_factory("/cam", factory); server.attach(None)
+GLib.MainLoop().run()
+"""
+
+
+def rtsp_record(file: Path) -> Server:
+    """A server to publish to, as user boat with password geheim; what it gets is in `file`, H.264."""
+    port = free_port()
+    url = f"rtsp://boat:geheim@127.0.0.1:{port}/cam"
+    return Process(url, [GSTREAMER_PYTHON, "-c", _RTSP_RECORD, str(port), str(file)])
+
+
 def have_gstreamer_rtsp() -> bool:
     check = "import gi; gi.require_version('GstRtspServer', '1.0'); "
     check += "from gi.repository import GstRtspServer, Gst; "
