@@ -1,6 +1,7 @@
 """What a chart plotter receives, read back by pynmea2; its death and return."""
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -328,6 +329,16 @@ def test_a_run_speaks_to_a_plotter(model: Path, plotter: Plotter) -> None:
     arguments += ["--camera-height", "2", "--pitch", "10", "--danger-zone", "1e6"]
     assert main([*arguments, "--nmea", f"udp:127.0.0.1:{plotter.port}"]) == 0
     assert plotter.hear("ALR")[0].text == "OBSTACLE NEAR"
+
+
+def test_the_python_of_the_page_runs(plotter: Plotter) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "onboard.md").read_text()
+    (cell,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(cell.replace(":10110", f":{plotter.port}"), names)
+    assert names["result"].index == 4
+    obstacles = names["follow"](names["result"].scene, 1.0).obstacles
+    assert any(o.track is not None and o.range_m is not None for o in obstacles)
 
 
 def test_a_missing_package_is_named(
