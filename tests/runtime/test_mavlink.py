@@ -21,10 +21,10 @@ from il2vseg.runtime.events import Event
 from il2vseg.runtime.marine.scene import Horizon, Obstacle, Scene
 from il2vseg.runtime.marine.water_plane import Camera, Line
 from il2vseg.runtime.result import Result
+from tests.waiting import eventually
 
 from . import servers
 from .conftest import make_result, needs
-from .test_sinks import wait_for
 
 needs("pymavlink", "mavlink")
 
@@ -68,7 +68,7 @@ class Autopilot:
                 self.received.append(message)
             return len(self.all(kind)) >= count
 
-        wait_for(enough, seconds)
+        eventually(enough, seconds)
         return self.all(kind)
 
     def all(self, kind: str) -> list[Any]:
@@ -243,17 +243,17 @@ def test_an_autopilot_goes_and_comes_back(
     monkeypatch.setattr(mavlink, "HEARTBEAT_S", 0.05)
     sink, events = opened()
     kinds = lambda: [kind for kind, _ in events]  # noqa: E731
-    wait_for(lambda: kinds() == ["mavlink_lost"])  # it says nothing yet
+    eventually(lambda: kinds() == ["mavlink_lost"])  # it says nothing yet
     autopilot.hear("HEARTBEAT", 12)  # it is sent to, and does not refuse
     assert kinds() == ["mavlink_lost"]
     autopilot.speak()
-    wait_for(lambda: kinds() == ["mavlink_lost", "mavlink_connected"])
+    eventually(lambda: kinds() == ["mavlink_lost", "mavlink_connected"])
     sink.write(seen(BUOY))
     (message,) = autopilot.hear("OBSTACLE_DISTANCE")
     assert message.get_srcSystem() == 7  # that of the autopilot
     port = autopilot.line.port.getsockname()[1]
     autopilot.line.close()
-    wait_for(lambda: kinds()[2:] == ["mavlink_lost"])
+    eventually(lambda: kinds()[2:] == ["mavlink_lost"])
     begun = time.monotonic()
     sink.write(seen(BUOY))
     assert time.monotonic() - begun < 0.1  # nobody waits for it
@@ -261,7 +261,7 @@ def test_an_autopilot_goes_and_comes_back(
     try:
         again.hear("HEARTBEAT")
         again.speak()
-        wait_for(lambda: kinds()[3:] == ["mavlink_connected"])
+        eventually(lambda: kinds()[3:] == ["mavlink_connected"])
         assert "127.0.0.1" in events[-1][1]
     finally:
         again.line.close()
@@ -293,7 +293,7 @@ def test_every_kind_of_line(kind: str) -> None:
                 data += os.read(master, 4096)
             return len(data) >= 21
 
-        wait_for(arrived)
+        eventually(arrived)
         (beat,) = mavutil.mavlink.MAVLink(None).parse_buffer(data[:21])
         assert beat.type == 18
         sink.close()
@@ -303,13 +303,13 @@ def test_every_kind_of_line(kind: str) -> None:
     if kind == "udpin":
         sink = MavlinkSink(f"udpin:127.0.0.1:{port}")
         pilot = Autopilot(f"udpout:127.0.0.1:{port}")
-        wait_for(lambda: pilot.speak() or sink._mouth.srcSystem == 7)
+        eventually(lambda: pilot.speak() or sink._mouth.srcSystem == 7)
     else:
         pilot = Autopilot(f"tcpin:127.0.0.1:{port}")
         sink = MavlinkSink(f"tcp:127.0.0.1:{port}")
     sink.write(seen(BUOY))
     assert pilot.hear("HEARTBEAT")[0].type == 18
-    wait_for(lambda: sink.event(Event("alarm", "x")) or pilot.line.recv_msg() is not None)
+    eventually(lambda: sink.event(Event("alarm", "x")) or pilot.line.recv_msg() is not None)
     sink.close()
     pilot.line.close()
 
@@ -373,11 +373,11 @@ def test_what_was_true_while_nobody_was_there_is_not_sent() -> None:
     line = link.Link("nmea", f"tcp:127.0.0.1:{port}", lambda kind, message: events.append(kind))
     line.start()
     try:
-        wait_for(lambda: events == ["nmea_lost"])
+        eventually(lambda: events == ["nmea_lost"])
         line.send(b"old")
         with socket.create_server(("127.0.0.1", port)) as server:
             connection, _ = server.accept()
-            wait_for(lambda: events[1:] == ["nmea_connected"])
+            eventually(lambda: events[1:] == ["nmea_connected"])
             line.send(b"new")
             assert connection.recv(100) == b"new"
             connection.close()
@@ -421,7 +421,7 @@ def test_mavproxy_shows_and_forwards_what_is_sent(
                         pilot.received.append(message)
                     return bool(pilot.all("OBSTACLE_DISTANCE") and pilot.all("STATUSTEXT"))
 
-                wait_for(write, 60.0)
+                eventually(write, 60.0)
         finally:
             process.kill()
             process.wait()

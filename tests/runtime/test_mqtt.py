@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from il2vseg.base.errors import UserError
+from tests.waiting import eventually
 
 from . import servers
 from .conftest import needs
-from .test_sinks import result, wait_for
+from .test_sinks import result
 
 needs("paho", "mqtt")
 
@@ -61,7 +62,7 @@ def answering(reply: bytes, calls: list[bytes] | None = None) -> int:
 
 def test_a_broker_that_was_never_there_is_reported(opened: Open) -> None:
     events = opened(f"mqtt://127.0.0.1:{servers.free_port()}/boat")
-    wait_for(lambda: events)
+    eventually(lambda: events)
     assert events[0][0] == "mqtt_lost"
     assert "cannot be reached" in events[0][1]
 
@@ -69,7 +70,7 @@ def test_a_broker_that_was_never_there_is_reported(opened: Open) -> None:
 def test_a_broker_that_accepts_and_says_nothing_is_reported(opened: Open) -> None:
     events = opened(f"mqtt://127.0.0.1:{answering(b'')}/boat")
     (sink,) = opened.sinks  # type: ignore[attr-defined]
-    wait_for(lambda: sink.write(result(0)) or events)
+    eventually(lambda: sink.write(result(0)) or events)
     assert [kind for kind, _ in events] == ["mqtt_lost"]
     assert "does not answer" in events[0][1]
 
@@ -78,7 +79,7 @@ def test_a_wrong_password_is_reported_once_and_without_it(opened: Open) -> None:
     calls: list[bytes] = []
     refusal = bytes([0x20, 2, 0, 5])
     events = opened(f"mqtt://boat:geh@im/1@127.0.0.1:{answering(refusal, calls)}/boat")
-    wait_for(lambda: len(calls) == 2)  # paho tries again after a second
+    eventually(lambda: len(calls) == 2)  # paho tries again after a second
     assert b"geh@im/1" in calls[0]
     assert len(events) == 1
     assert events[0][0] == "mqtt_lost"

@@ -20,10 +20,10 @@ from il2vseg.runtime.marine.water_plane import Camera
 from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks import nmea
 from il2vseg.runtime.sinks.nmea import NmeaSink, sentence
+from tests.waiting import eventually
 
 from . import servers
 from .conftest import SIZE, make_result, needs
-from .test_sinks import wait_for
 
 needs("pynmea2", "dev")
 
@@ -83,7 +83,7 @@ class Plotter:
                     self.received.append(pynmea2.parse(data.decode("ascii"), check=True))
             return len(self.all(kind)) >= count
 
-        wait_for(enough, 5.0)
+        eventually(enough, 5.0)
         return self.all(kind)
 
     def all(self, kind: str) -> list[Any]:
@@ -108,9 +108,9 @@ def sink(plotter: Plotter) -> Iterator[NmeaSink]:
             sink._link.send(sent[-1])
             return bool(_piece(plotter))
 
-        wait_for(open_)
+        eventually(open_)
         sink._link.send(b"last")
-        wait_for(lambda: _piece(plotter) == b"last")
+        eventually(lambda: _piece(plotter) == b"last")
         yield sink
 
 
@@ -252,11 +252,11 @@ def test_a_slow_cable_gets_as_much_as_it_can_carry() -> None:
     path = os.ttyname(slave)
     sink = NmeaSink(f"serial:{path}:4800", lambda kind, message, **data: events.append(kind))
     try:
-        wait_for(lambda: events == ["nmea_connected"])
+        eventually(lambda: events == ["nmea_connected"])
         sink.write(seen(*many))
-        wait_for(lambda: arrived(4))
+        eventually(lambda: arrived(4))
         sink.event(Event("source_lost", "camera 0"))
-        wait_for(lambda: arrived(6))
+        eventually(lambda: arrived(6))
         lines = data.decode("ascii").split("\r\n")
         assert [pynmea2.parse(s, check=True).sentence_type for s in lines[:-1]] == 4 * ["TTM"] + [
             "ALR",
@@ -264,7 +264,7 @@ def test_a_slow_cable_gets_as_much_as_it_can_carry() -> None:
         ]
         os.close(master)  # the cable is pulled
         os.close(slave)
-        wait_for(lambda: sink.write(seen(*many)) or events[1:] == ["nmea_lost"])
+        eventually(lambda: sink.write(seen(*many)) or events[1:] == ["nmea_lost"])
     finally:
         sink.close()
 
@@ -276,9 +276,9 @@ def test_a_plotter_goes_and_comes_back(plotter: Plotter) -> None:
     sink._clock = iter(range(100_000)).__next__  # every frame is a second later
     try:
         for turn in range(2):
-            wait_for(lambda: sink.write(seen(TARGET)) or "nmea_lost" in events)
+            eventually(lambda: sink.write(seen(TARGET)) or "nmea_lost" in events)
             there = Plotter(port)
-            wait_for(lambda: sink.write(seen(TARGET)) or events[-1] == "nmea_connected")
+            eventually(lambda: sink.write(seen(TARGET)) or events[-1] == "nmea_connected")
             assert there.hear("TTM")[0].target_number == 7
             there.socket.close()
             assert events == ["nmea_lost", "nmea_connected"], turn
@@ -295,12 +295,12 @@ def test_tcp_that_hangs_up_is_connected_again() -> None:
     try:
         for _ in range(2):
             connection, _ = server.accept()
-            wait_for(lambda: events[-1:] == ["nmea_connected"])
+            eventually(lambda: events[-1:] == ["nmea_connected"])
             sink._due = 0.0
             sink.write(seen(TARGET))
             assert connection.recv(200).startswith(b"$RATTM,07,")
             connection.close()
-            wait_for(lambda: events[-1:] == ["nmea_lost"])
+            eventually(lambda: events[-1:] == ["nmea_lost"])
     finally:
         sink.close()
         server.close()

@@ -24,9 +24,9 @@ from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks.ros2 import messages
 from il2vseg.runtime.sinks.ros2.messages import Messages
 from il2vseg.runtime.sinks.ros2.types import DEFINITIONS, encode, schema
+from tests.waiting import eventually
 
 from .conftest import SIZE, make_result, needs
-from .test_sinks import wait_for
 
 OBSTACLES = (
     Obstacle((10, 20, 8, 6), (14.0, 26.0), 30.0, 20.0, 0.5, track=7),
@@ -327,7 +327,7 @@ def until(viewer: Viewer, write: Callable[[], None]) -> tuple[int, int, bytes]:
             found.append(message)
         return bool(found)
 
-    wait_for(came)
+    eventually(came)
     return found[0]
 
 
@@ -348,7 +348,7 @@ def test_foxglove_gets_the_topics_with_their_schemas(served: Any, store: Any) ->
         served.event(Event("alarm", "boat"))
         return bool((message := viewer.receive()) and message[0] == 4)
 
-    wait_for(event_came)
+    eventually(event_came)
     viewer.socket.close()
 
 
@@ -482,7 +482,7 @@ def test_a_node_that_fails_is_an_error_of_the_sink(monkeypatch: pytest.MonkeyPat
 
     sink._publishers["/il2vseg/labels"].get_subscription_count = fail
     with pytest.raises(OSError, match="the context is invalid"):
-        wait_for(lambda: sink.write(seen()))
+        eventually(lambda: sink.write(seen()))
     assert ros.published == []
     sink.close()
 
