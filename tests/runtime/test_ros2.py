@@ -375,7 +375,7 @@ def test_a_viewer_that_takes_nothing_slows_nobody(served: Any) -> None:
         served.write(large)
         longest = max(longest, time.monotonic() - begun)
         assert awake.receive(5.0) is not None
-    assert longest < 0.2
+    assert longest < 1.0
 
 
 def test_what_nobody_looks_at_is_not_encoded(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
