@@ -194,7 +194,7 @@ def choose_whitening(
     dim = len(statistics.total)
     components = components or components_for(num_classes, dim, clusters)
     if centre is not None:
-        return Selection(components, centre, "centring set by the user")
+        return Selection(components, centre, "centring set by the user or the method")
     if len(store) < 2:
         return Selection(components, False, "one image: no scenes to compare")
     sample = _sample(store)

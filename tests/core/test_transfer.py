@@ -132,3 +132,26 @@ def test_frames_are_matched_from_the_start_of_their_names(scenes: Path) -> None:
         open_dataset("intcatch", scenes, "train", match="_")
     with pytest.raises(UserError, match="not a regular expression"):
         open_dataset("intcatch", scenes, "train", match="(")
+
+
+def test_rows_are_run_alone_and_the_table_keeps_the_others(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [experiment.Variant(name, {"method": name}) for name in ("kmeans", "stego", "never")]
+    monkeypatch.setattr(experiment, "variants", lambda _: rows)
+    out = tmp_path / "out"
+    for name, seeds, score in (("kmeans", 2, 10.0), ("stego", 1, 20.0), ("never", 0, 0.0)):
+        for site in "ab":
+            for seed in range(seeds + (site == "a")):  # of the last seed one site is not done
+                kept = out / "runs" / "transfer" / site / f"method-{name}_seed{seed}" / "places.json"
+                kept.parent.mkdir(parents=True)
+                kept.write_text(json.dumps({p: {"miou": score + seed, "many_to_one": 50.0} for p in "ab"}))
+    arguments = ["transfer", "--dataset", "intcatch", "--root", str(scenes), "--transfer-split", "val_water"]
+    arguments += ["--out", str(out), "--seeds", "1", "--rows"]
+    assert experiment.main([*arguments, "stego"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == [
+        "| kmeans | 10.5 ± 0.7 | 10.5 ± 0.7 | 10.5 ± 0.7 | 50.0 ± 0.0 | 2 |",
+        "| stego | 20.0 | 20.0 | 20.0 | 50.0 | 1 |",
+    ]
+    assert experiment.main([*arguments, "stegosaurus"]) == 2
+    assert "no row stegosaurus; known: kmeans, stego, never" in capsys.readouterr().err
