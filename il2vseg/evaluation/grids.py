@@ -110,12 +110,15 @@ def _backbones() -> list[Variant]:
 
 
 def _transfer() -> list[Variant]:
-    """Every method with what it chooses for itself, and plain clusters in the form that transfers best."""
-    centred = {"method": "kmeans", "centre": True, "whitening": 128}
+    """Every method with what it chooses for itself, and what lies between kmeans and il2vseg."""
+    centred = {"method": "kmeans", "centre": True}
+    adapted = centred | {"adapt": True}
     return [
         *_methods(),
-        Variant("kmeans, centred, 128 dimensions", centred),
-        Variant("the same, prototypes adapted to the image", centred | {"adapt": True}),
+        Variant("kmeans, centred, adapted to the image", adapted),
+        Variant("the same, even exposure", adapted | {"even_exposure": True}),
+        Variant("kmeans, centred, 128 dimensions", centred | {"whitening": 128}),
+        Variant("the same, adapted to the image", centred | {"whitening": 128, "adapt": True}),
     ]
 
 
