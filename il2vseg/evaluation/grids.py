@@ -111,14 +111,12 @@ def _backbones() -> list[Variant]:
 
 def _transfer() -> list[Variant]:
     """Every method with what it chooses for itself, and what lies between kmeans and il2vseg."""
-    centred = {"method": "kmeans", "centre": True}
-    adapted = centred | {"adapt": True}
+    adapted = {"method": "kmeans", "centre": True, "adapt": True}
     return [
         *_methods(),
-        Variant("kmeans, centred, adapted to the image", adapted),
-        Variant("the same, even exposure", adapted | {"even_exposure": True}),
-        Variant("kmeans, centred, 128 dimensions", centred | {"whitening": 128}),
-        Variant("the same, adapted to the image", centred | {"whitening": 128, "adapt": True}),
+        Variant("kmeans, centred, adapted", adapted),
+        Variant("kmeans, centred, adapted, even exposure", adapted | {"even_exposure": True}),
+        Variant("kmeans, centred, adapted, 128 dimensions", adapted | {"whitening": 128}),
     ]
 
 

@@ -117,7 +117,10 @@ def _spec(description: dict[str, Any]) -> ModelSpec:
 def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
     """Rebuild the trained part from its tensors."""
     components, dim = tensors["whitening.basis"].shape
-    classifier = Classifier(Whitening(dim, components, spec.centre), len(spec.class_names), spec.temperature)
+    whitening, clusters = Whitening(dim, components, spec.centre), len(spec.class_names)
+    # Before embeddings grew with the whitening they had 64 dimensions, whatever went in.
+    embedding = tensors["global_prototypes"].shape[1]
+    classifier = Classifier(whitening, clusters, spec.temperature, embedding)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 

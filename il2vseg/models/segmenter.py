@@ -16,6 +16,7 @@ from il2vseg.models.spec import AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
 
 EMBEDDING_DIM = 64
+"""Of the embeddings, at least: a head that starts as the identity keeps all whitened dimensions."""
 
 
 class ProjectionHead(nn.Module):
@@ -41,13 +42,20 @@ class ProjectionHead(nn.Module):
 class Classifier(nn.Module):
     """The trained part: whitening, head and prototypes. Tokens in, class distributions out."""
 
-    def __init__(self, whitening: Whitening, num_classes: int, temperature: float = 0.1) -> None:
+    def __init__(
+        self, whitening: Whitening, num_classes: int, temperature: float = 0.1, dim: int | None = None
+    ) -> None:
+        """Args:
+        dim: of the embeddings; None for that of a new model.
+        """
         super().__init__()
+        components = whitening.basis.shape[0]
+        dim = dim or max(EMBEDDING_DIM, components)
         self.whitening = whitening
-        self.head = ProjectionHead(whitening.basis.shape[0])
-        self.local_prototypes = nn.Parameter(torch.zeros(num_classes, EMBEDDING_DIM))
+        self.head = ProjectionHead(components, dim)
+        self.local_prototypes = nn.Parameter(torch.zeros(num_classes, dim))
         self.global_prototypes: Tensor
-        self.register_buffer("global_prototypes", torch.zeros(num_classes, EMBEDDING_DIM))
+        self.register_buffer("global_prototypes", torch.zeros(num_classes, dim))
         self.temperature = temperature
 
     def set_prototypes(self, prototypes: Tensor) -> None:

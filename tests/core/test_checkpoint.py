@@ -58,6 +58,24 @@ def test_a_checkpoint_predicts_what_the_model_predicted(tmp_path: Path) -> None:
     assert loaded.class_names == ["water", "obstacle", "sky"]
 
 
+@pytest.mark.parametrize("dim", [None, 64])
+def test_embeddings_keep_all_whitened_dimensions_and_those_of_older_checkpoints_64(
+    tmp_path: Path, dim: int | None
+) -> None:
+    torch.manual_seed(0)
+    whitening = Whitening(192, 70, SPEC.centre)
+    whitening.basis.normal_()
+    classifier = Classifier(whitening, 3, dim=dim)
+    classifier.set_prototypes(torch.randn(3, dim or 70))
+    save_checkpoint(tmp_path, classifier, SPEC)
+    z = torch.randn(2, 70)
+    assert torch.equal(classifier.head(z), z[:, :64] if dim else z)
+    loaded = load_checkpoint(tmp_path)
+    assert isinstance(loaded, Segmenter)
+    assert torch.equal(loaded.classifier.head(z), classifier.head(z))
+    assert torch.equal(loaded.classifier.global_prototypes, classifier.global_prototypes)
+
+
 def test_checkpoints_with_the_former_setting_of_windows_load_unless_they_need_it(tmp_path: Path) -> None:
     tensors = dict(segmenter().classifier.state_dict())
     for window in (0, 3):
