@@ -233,9 +233,8 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         trainer = Trainer(store, whitening, recipe, processes, footage=store.footage)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
-            write_text(
-                out / "config.yaml", to_yaml(dataclasses.replace(config, resume=False, progress="bar"))
-            )
+            kept = dataclasses.replace(config, resume=False, progress="bar")
+            write_text(out / "config.yaml", to_yaml(kept))
         classifier = run_trainer(trainer, out / STATE_NAME, monitor).cpu()
         spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
         facts = processes.from_main(lambda: survey_store(classifier, store, spec.adapt))
