@@ -174,11 +174,23 @@ def onboard_sinks(folder: Path, port: int) -> Iterator[tuple[str, str, Callable[
 
         return FoxgloveSink("0")
 
+    def signalk() -> Sink:
+        from il2vseg.runtime.sinks.signalk import SignalKSink
+
+        return SignalKSink("ws://127.0.0.1:1")
+
+    def stream() -> Sink:
+        from il2vseg.runtime.sinks.stream import StreamSink
+
+        return StreamSink(f"udp://127.0.0.1:{port}")
+
     yield "MAVLink, every frame due", "pymavlink", mavlink
     yield "NMEA 0183", "socket", nmea
     yield "MCAP, JSON (as before)", "mcap", mcap
     yield "MCAP, ROS 2", "mcap", ros2
     yield "Foxglove", "foxglove", foxglove
+    yield "Signal K", "websockets", signalk
+    yield "stream", "av", stream
 
 
 @contextmanager

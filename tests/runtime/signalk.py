@@ -17,6 +17,7 @@ from . import servers
 
 ROOT = Path(__file__).parents[2]
 _SECRET = "0" * 64
+_ENVIRONMENT = dict(os.environ)  # tests have caches of their own
 SELF = "vessels.urn:mrn:signalk:uuid:00000000-0000-4000-8000-000000000000"
 
 
@@ -181,7 +182,8 @@ def _delta(path: str, value: Any, when: str) -> dict[str, Any]:
 def installed() -> Path | None:
     """The folder of the real server, as tests/npm-packages.sh left it; None where there is none."""
     script = ROOT / "tests/npm-packages.sh"
-    done = subprocess.run(["bash", script, "--where"], capture_output=True, text=True)
+    command = ["bash", script, "--where"]
+    done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True)
     folder = Path(done.stdout.strip())
     return folder if (folder / "done").exists() else None
 
@@ -216,6 +218,7 @@ class RealSignalK:
         self._process.kill()
 
     def ready(self) -> bool:
+        time.sleep(0.1)  # it has enough to do
         try:
             return self._call("/signalk") is not None
         except OSError:

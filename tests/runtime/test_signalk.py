@@ -17,6 +17,7 @@ from il2vseg.runtime.events import Event
 from il2vseg.runtime.marine.scene import Obstacle, Scene
 from il2vseg.runtime.marine.water_plane import Camera
 from il2vseg.runtime.result import Result
+from tests.waiting import eventually
 
 from .conftest import SIZE, make_result, needs
 
@@ -50,13 +51,6 @@ def seen(
     camera = Camera(2.0, 60.0, yaw=yaw)
     scene = Scene(SIZE, np.full(SIZE[1], 20, np.float32), None, obstacles, alarm, camera)
     return make_result(index=index, scene=scene, **fields)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0, step: float = 0.01) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
-        time.sleep(step)
 
 
 @pytest.fixture
@@ -98,9 +92,9 @@ def kinds(events: Events) -> list[str]:
 
 def test_obstacles_come_in_metres_and_radians_and_go_as_nulls(fake: FakeSignalK, opened: Open) -> None:
     sink, events = opened(fake)
-    wait_for(lambda: kinds(events) == ["signalk_connected"])
+    eventually(lambda: kinds(events) == ["signalk_connected"])
     sink.write(seen(NEAR, FAR))
-    wait_for(lambda: fake.value("environment.obstacles.bow.count") == 2)
+    eventually(lambda: fake.value("environment.obstacles.bow.count") == 2)
     assert fake.value(f"{NEAREST}.distance") == 20.0
     assert fake.value(f"{NEAREST}.distanceError") == 0.4
     assert fake.value(f"{NEAREST}.bearingRelative") == pytest.approx(0.17453, abs=1e-5)
@@ -114,7 +108,7 @@ def test_obstacles_come_in_metres_and_radians_and_go_as_nulls(fake: FakeSignalK,
     assert update["timestamp"] == "2023-11-14T22:13:20.000Z"  # when the frame was captured
     assert update["$source"] == "il2vseg.bow"
     sink.write(seen())
-    wait_for(lambda: fake.value("environment.obstacles.bow.count") == 0)
+    eventually(lambda: fake.value("environment.obstacles.bow.count") == 0)
     assert fake.value(f"{NEAREST}.distance") is None
     assert fake.value(f"{NEAREST}.closestApproach.timeTo") is None
     assert fake.value("environment.obstacles.bow.list") == []
@@ -122,7 +116,7 @@ def test_obstacles_come_in_metres_and_radians_and_go_as_nulls(fake: FakeSignalK,
 
 def test_units_are_told(fake: FakeSignalK, opened: Open) -> None:
     opened(fake)
-    wait_for(lambda: any("meta" in u for m in fake.messages for u in m.get("updates", ())))
+    eventually(lambda: any("meta" in u for m in fake.messages for u in m.get("updates", ())))
     (told,) = [u["meta"] for m in fake.messages for u in m.get("updates", ()) if "meta" in u]
     units = {m["path"].removeprefix(f"{NEAREST}."): m["value"]["units"] for m in told}
     assert units == {
@@ -138,16 +132,18 @@ def test_units_are_told(fake: FakeSignalK, opened: Open) -> None:
 
 def test_an_alarm_comes_once_and_ends(fake: FakeSignalK, opened: Open) -> None:
     sink, _ = opened(fake)
-    wait_for(lambda: fake.value(ALARM) == {"state": "normal", "method": [], "message": "no obstacle is near"})
+    eventually(
+        lambda: fake.value(ALARM) == {"state": "normal", "method": [], "message": "no obstacle is near"}
+    )
     for i in range(5):
         sink.write(seen(NEAR, alarm=True, index=i))
-        wait_for(lambda: fake.value(ALARM)["state"] == "alarm")
+        eventually(lambda: fake.value(ALARM)["state"] == "alarm")
     alarm = fake.value(ALARM)
     assert alarm["method"] == ["visual", "sound"]
     assert alarm["message"] == "obstacle at 20 m, bearing +10°"
     assert alarm["data"] == {"distance": 20.0, "distanceError": 0.4, "bearingRelative": 0.17453}
     sink.write(seen(FAR))
-    wait_for(lambda: fake.value(ALARM)["state"] == "normal")
+    eventually(lambda: fake.value(ALARM)["state"] == "normal")
     states = [
         v["value"]["state"]
         for m in fake.messages
@@ -164,54 +160,54 @@ def test_a_collision_course_is_a_warning_until_the_obstacle_is_out_of_sight(
     sink, _ = opened(fake)
     sink.event(Event("collision_course", "obstacle 3 comes within 2 m in 40 s", {"track": 3}))
     sink.write(seen(replace(NEAR, danger=False)))
-    wait_for(lambda: (fake.value(ALARM) or {}).get("state") == "warn")
+    eventually(lambda: (fake.value(ALARM) or {}).get("state") == "warn")
     assert fake.value(ALARM)["message"] == "obstacle 3 comes within 2 m in 40 s"
     sink.write(seen(index=29))  # 2.9 s later it is hidden by a wave
     sink.write(seen(replace(NEAR, danger=False), index=30))
     sink.write(seen(index=60))
     assert sink._notices["obstacle"].state == "warn"
     sink.write(seen(index=61))
-    wait_for(lambda: fake.value(ALARM)["state"] == "normal")
+    eventually(lambda: fake.value(ALARM)["state"] == "normal")
 
 
 def test_a_camera_that_does_not_see_is_a_warning(fake: FakeSignalK, opened: Open) -> None:
     sink, _ = opened(fake)
-    wait_for(lambda: fake.value(CAMERA))
+    eventually(lambda: fake.value(CAMERA))
     sink.event(Event("unlike_training", "this is unlike the training"))
-    wait_for(lambda: fake.value(CAMERA)["state"] == "alert")
+    eventually(lambda: fake.value(CAMERA)["state"] == "alert")
     sink.event(Event("source_lost", "camera 0: gone"))
-    wait_for(
+    eventually(
         lambda: (
             fake.value(CAMERA)
             == {"state": "warn", "method": ["visual", "sound"], "message": "camera 0: gone"}
         )
     )
     sink.event(Event("source_back", "camera 0 is back"))
-    wait_for(lambda: fake.value(CAMERA)["state"] == "alert")
+    eventually(lambda: fake.value(CAMERA)["state"] == "alert")
     sink.event(Event("like_training", "as usual"))
-    wait_for(lambda: fake.value(CAMERA)["state"] == "normal")
+    eventually(lambda: fake.value(CAMERA)["state"] == "normal")
     sink.write(seen(blind="it is black"))
-    wait_for(lambda: "it is black" in fake.value(CAMERA)["message"])
+    eventually(lambda: "it is black" in fake.value(CAMERA)["message"])
     sink.write(seen())
-    wait_for(lambda: fake.value(CAMERA)["state"] == "normal")
+    eventually(lambda: fake.value(CAMERA)["state"] == "normal")
 
 
 def test_nothing_stays_behind_when_the_sink_is_closed(fake: FakeSignalK, opened: Open) -> None:
     sink, _ = opened(fake)
     sink.write(seen(NEAR, alarm=True))
-    wait_for(lambda: (fake.value(ALARM) or {}).get("state") == "alarm")
-    wait_for(lambda: fake.value(f"{NEAREST}.distance") == 20.0)
+    eventually(lambda: (fake.value(ALARM) or {}).get("state") == "alarm")
+    eventually(lambda: fake.value(f"{NEAREST}.distance") == 20.0)
     sink.close()
-    wait_for(lambda: fake.value(ALARM)["state"] == "normal")
-    wait_for(lambda: "not watching" in fake.value(CAMERA)["message"])
-    wait_for(lambda: fake.value(f"{NEAREST}.distance") is None)
+    eventually(lambda: fake.value(ALARM)["state"] == "normal")
+    eventually(lambda: "not watching" in fake.value(CAMERA)["message"])
+    eventually(lambda: fake.value(f"{NEAREST}.distance") is None)
 
 
 def test_positions_are_absolute_once_the_server_tells_position_and_heading(
     fake: FakeSignalK, opened: Open
 ) -> None:
     sink, events = opened(fake)
-    wait_for(lambda: events)
+    eventually(lambda: events)
     fake.tell("navigation.position", {"latitude": 54.0, "longitude": 10.0})
     fake.tell("navigation.headingTrue", math.radians(100.0))
 
@@ -219,7 +215,7 @@ def test_positions_are_absolute_once_the_server_tells_position_and_heading(
         sink.write(seen(NEAR, alarm=True, yaw=-20.0))
         return fake.value(f"{NEAREST}.position")
 
-    wait_for(placed)
+    eventually(placed)
     # 20 m in the direction 100 − 20 + 10 = 90 degrees; a degree of longitude is 65.6 km at 54 degrees north.
     assert fake.value(f"{NEAREST}.bearingTrue") == pytest.approx(math.pi / 2, abs=1e-4)
     assert fake.value(f"{NEAREST}.bearingRelative") == pytest.approx(math.radians(-10), abs=1e-4)
@@ -227,7 +223,7 @@ def test_positions_are_absolute_once_the_server_tells_position_and_heading(
     assert placed()["longitude"] == pytest.approx(10.0 + 20 / 65578.0, abs=3e-7)
     sink.write(seen())
     sink.write(seen(NEAR, alarm=True))
-    wait_for(lambda: "position" in fake.value(ALARM))
+    eventually(lambda: "position" in fake.value(ALARM))
 
 
 def test_an_old_position_is_none() -> None:
@@ -279,12 +275,12 @@ def test_access_is_requested_granted_and_remembered(opened: Open, cache: Path, c
     try:
         with caplog.at_level(logging.DEBUG):
             sink, events = opened(server)
-            wait_for(lambda: kinds(events) == ["signalk_waiting"])
+            eventually(lambda: kinds(events) == ["signalk_waiting"])
             assert "grant access to 'il2vseg bow'" in events[0][1]
             (request,) = server.pending()
             assert (request["description"], request["permissions"]) == ("il2vseg bow", "readwrite")
             server.decide(request["clientId"], "approved")
-            wait_for(lambda: kinds(events) == ["signalk_waiting", "signalk_connected"])
+            eventually(lambda: kinds(events) == ["signalk_waiting", "signalk_connected"])
         token = f"granted-to-{request['clientId']}"
         assert server.headers[-1]["authorization"] == f"Bearer {token}"
         assert token not in caplog.text + str(events)
@@ -293,13 +289,13 @@ def test_access_is_requested_granted_and_remembered(opened: Open, cache: Path, c
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         sink.close()
         _, again = opened(server)
-        wait_for(lambda: kinds(again) == ["signalk_connected"])
+        eventually(lambda: kinds(again) == ["signalk_connected"])
         assert not server.pending()
         server.tokens.clear()  # its owner thinks better of it
         server.kill()
         server.start()
-        wait_for(lambda: [r["clientId"] for r in server.pending()] == [request["clientId"]])
-        wait_for(lambda: again[-1][0] == "signalk_waiting")
+        eventually(lambda: [r["clientId"] for r in server.pending()] == [request["clientId"]])
+        eventually(lambda: again[-1][0] == "signalk_waiting")
     finally:
         server.kill()
 
@@ -309,16 +305,16 @@ def test_a_request_outlives_a_restart_on_either_side(opened: Open) -> None:
     server.start()
     try:
         first, events = opened(server)
-        wait_for(lambda: events)
+        eventually(lambda: events)
         first.close()
         _, events = opened(server)
-        wait_for(lambda: kinds(events) == ["signalk_waiting"])
+        eventually(lambda: kinds(events) == ["signalk_waiting"])
         assert len(server.pending()) == 1
         server.kill()
         server.start()
-        wait_for(server.pending)
+        eventually(server.pending)
         server.decide(server.pending()[0]["clientId"], "approved")
-        wait_for(lambda: kinds(events)[-1:] == ["signalk_connected"])
+        eventually(lambda: kinds(events)[-1:] == ["signalk_connected"])
     finally:
         server.kill()
 
@@ -328,9 +324,9 @@ def test_who_is_denied_asks_no_more(opened: Open) -> None:
     server.start()
     try:
         sink, events = opened(server)
-        wait_for(server.pending)
+        eventually(server.pending)
         server.decide(server.pending()[0]["clientId"], "denied")
-        wait_for(lambda: kinds(events)[-1:] == ["signalk_lost"])
+        eventually(lambda: kinds(events)[-1:] == ["signalk_lost"])
         assert "denied" in events[-1][1]
         sink._thread.join(2)
         assert not server.pending()
@@ -345,9 +341,9 @@ def test_a_given_token_is_used_and_none_is_asked_for(opened: Open, cache: Path) 
     server.start()
     try:
         _, events = opened(server, token="given")
-        wait_for(lambda: kinds(events) == ["signalk_connected"])
+        eventually(lambda: kinds(events) == ["signalk_connected"])
         _, events = opened(server, token="wrong")
-        wait_for(lambda: kinds(events) == ["signalk_lost"])
+        eventually(lambda: kinds(events) == ["signalk_lost"])
         assert "does not accept the token" in events[0][1]
         assert "wrong" not in events[0][1]
         assert not server.pending()
@@ -364,7 +360,7 @@ def test_a_server_that_ignores_us_is_no_connection(opened: Open, monkeypatch: py
     server._values[ALARM] = {"state": "normal"}, stamp()  # of an earlier day
     try:
         _, events = opened(server)
-        wait_for(lambda: events)
+        eventually(lambda: events)
         assert kinds(events) == ["signalk_lost"]
         assert "read/write" in events[0][1]
     finally:
@@ -400,13 +396,13 @@ def test_a_memory_that_cannot_be_written_lasts_for_the_run(tmp_path: Path) -> No
 def test_the_sink_outlives_its_server_and_tells_it_again(fake: FakeSignalK, opened: Open) -> None:
     sink, events = opened(fake)
     sink.write(seen(NEAR, alarm=True))
-    wait_for(lambda: (fake.value(ALARM) or {}).get("state") == "alarm")
+    eventually(lambda: (fake.value(ALARM) or {}).get("state") == "alarm")
     for round_ in range(2):
         fake.kill()
-        wait_for(lambda n=round_: kinds(events).count("signalk_lost") == n + 1)  # type: ignore[misc]
+        eventually(lambda n=round_: kinds(events).count("signalk_lost") == n + 1)  # type: ignore[misc]
         sink.write(seen(NEAR, alarm=True))
         fake.start()
-        wait_for(lambda n=round_: kinds(events).count("signalk_connected") == n + 2)  # type: ignore[misc]
+        eventually(lambda n=round_: kinds(events).count("signalk_connected") == n + 2)  # type: ignore[misc]
         assert fake.value(ALARM)["state"] == "alarm"  # a server forgets
     assert kinds(events) == ["signalk_connected", "signalk_lost"] * 2 + ["signalk_connected"]
 
@@ -414,7 +410,7 @@ def test_the_sink_outlives_its_server_and_tells_it_again(fake: FakeSignalK, open
 def test_a_server_that_is_not_there_is_reported_once_and_costs_nothing(opened: Open) -> None:
     server = FakeSignalK()
     sink, events = opened(server)
-    wait_for(lambda: events)
+    eventually(lambda: events)
     took = []
     for i in range(200):
         begun = time.perf_counter()
@@ -439,7 +435,7 @@ def test_what_is_no_signal_k_server_is_said_to_be_none(
     server.start()
     try:
         _, events = opened(server)
-        wait_for(lambda: events, 10)
+        eventually(lambda: events, 10)
         assert kinds(events) == ["signalk_lost"]
     finally:
         server.kill()
@@ -488,7 +484,7 @@ def test_the_flag_opens_the_sink_with_the_token_of_a_file(
     )
     try:
         sinks_ = open_sinks(setup)
-        wait_for(lambda: kinds(events) == ["signalk_connected"])
+        eventually(lambda: kinds(events) == ["signalk_connected"])
         assert server.value(f"{CAMERA}-1")["state"] == "normal"
         for sink in sinks_:
             sink.close()
@@ -514,15 +510,15 @@ def real(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[Rea
 def test_the_real_server_grants_access_and_takes_obstacles_and_alarms(
     real: RealSignalK, opened: Open
 ) -> None:
-    wait_for(real.ready, 60, 0.2)
+    eventually(real.ready, 60)
     sink, events = opened(real)
-    wait_for(lambda: kinds(events)[-1:] == ["signalk_waiting"])
+    eventually(lambda: kinds(events)[-1:] == ["signalk_waiting"])
     (request,) = real.pending()
     assert request["description"] == "il2vseg bow"
     real.decide(request["clientId"], "approved")
-    wait_for(lambda: kinds(events)[-1:] == ["signalk_connected"])
+    eventually(lambda: kinds(events)[-1:] == ["signalk_connected"])
     sink.write(seen(NEAR, FAR, alarm=True))
-    wait_for(lambda: real.value(f"{NEAREST}.distance") == 20.0)
+    eventually(lambda: real.value(f"{NEAREST}.distance") == 20.0)
     assert real.value(f"{NEAREST}.bearingRelative") == pytest.approx(0.17453, abs=1e-5)
     assert real.value(ALARM)["state"] == "alarm"
     assert real.value(ALARM)["message"] == "obstacle at 20 m, bearing +10°"
@@ -534,24 +530,24 @@ def test_the_real_server_grants_access_and_takes_obstacles_and_alarms(
         sink.write(seen(NEAR, alarm=True))
         return real.value(f"{NEAREST}.position")
 
-    wait_for(placed, step=0.3)
+    eventually(placed)
     assert placed()["longitude"] == pytest.approx(10.0 + 20 / 65578.0, abs=3e-7)
     sink.close()
-    wait_for(lambda: real.value(ALARM)["state"] == "normal")
+    eventually(lambda: real.value(ALARM)["state"] == "normal")
 
 
 @pytest.mark.slow
 def test_the_real_server_is_killed_and_comes_back(real: RealSignalK, opened: Open) -> None:
-    wait_for(real.ready, 60, 0.2)
+    eventually(real.ready, 60)
     sink, events = opened(real)
-    wait_for(real.pending)
+    eventually(real.pending)
     real.decide(real.pending()[0]["clientId"], "approved")
     for round_ in range(2):
-        wait_for(lambda n=round_: kinds(events).count("signalk_connected") == n + 1, 60)  # type: ignore[misc]
+        eventually(lambda n=round_: kinds(events).count("signalk_connected") == n + 1, 60)  # type: ignore[misc]
         sink.write(seen(NEAR, alarm=True))
-        wait_for(lambda: real.value(ALARM)["state"] == "alarm")
+        eventually(lambda: real.value(ALARM)["state"] == "alarm")
         real.kill()
-        wait_for(lambda: kinds(events)[-1:] == ["signalk_lost"])
+        eventually(lambda: kinds(events)[-1:] == ["signalk_lost"])
         real.start()
-    wait_for(lambda: kinds(events)[-1:] == ["signalk_connected"], 60)
+    eventually(lambda: kinds(events)[-1:] == ["signalk_connected"], 60)
     assert real.value(ALARM)["state"] == "alarm"

@@ -21,6 +21,7 @@ from il2vseg.runtime.result import Result
 from il2vseg.runtime.sinks import stream
 from il2vseg.runtime.sinks.stream import StreamSink
 from il2vseg.runtime.sinks.stream_worker import HEAD, Publisher, serve
+from tests.waiting import eventually
 
 from . import servers
 from .conftest import make_result
@@ -35,13 +36,6 @@ def frame(index: int, size: tuple[int, int] = SIZE) -> Result:
     made = make_result(np.full((*size, 3), 20 + index % 200, np.uint8), index=index, rate=10)
     vars(made)["overlay"] = made.frame
     return made
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def feed(sink: StreamSink, frames: int) -> None:
     for index in itertools.count():
         before = sink.sent
         sink.write(frame(index))
-        wait_for(lambda n=before: sink.sent > n or sink._newest is None)  # type: ignore[misc]
+        eventually(lambda n=before: sink.sent > n or sink._newest is None)  # type: ignore[misc]
         time.sleep(0.005)
         if sink.sent >= goal:
             return
@@ -121,10 +115,10 @@ def test_frames_arrive_in_order_with_a_key_frame_every_second(
     latencies = Latencies()
     with servers.running(receiver(kind, file, require)) as server:
         sink, events = opened(server.url, latencies=latencies)
-        wait_for(lambda: sink.write(frame(0)) or sink.sent or time.sleep(0.05))
+        eventually(lambda: sink.write(frame(0)) or sink.sent or time.sleep(0.05))
         feed(sink, 40)
         sink.close()
-        wait_for(lambda: file.exists() and file.stat().st_size)
+        eventually(lambda: file.exists() and file.stat().st_size)
         time.sleep(0.3)
     assert "geheim" not in str(events)
     found = pictures(file)
@@ -147,11 +141,11 @@ def test_the_stream_goes_on_when_the_server_comes_back(
     def count(wanted: str) -> Callable[[], object]:
         return lambda: sink.write(frame(0)) or time.sleep(0.02) or [k for k, _ in events].count(wanted)
 
-    wait_for(count("stream_lost"))  # it is not there yet
+    eventually(count("stream_lost"))  # it is not there yet
     for round_ in range(1, 3):
         with servers.running(server):
-            wait_for(lambda n=round_: count("stream_connected")() == n)  # type: ignore[misc]
-        wait_for(lambda n=round_: count("stream_lost")() == n + 1)  # type: ignore[misc]
+            eventually(lambda n=round_: count("stream_connected")() == n)  # type: ignore[misc]
+        eventually(lambda n=round_: count("stream_lost")() == n + 1)  # type: ignore[misc]
     assert [kind for kind, _ in events] == ["stream_lost", "stream_connected"] * 2 + ["stream_lost"]
     assert sink.dropped > 0
     assert "geheim" not in str(events)
@@ -162,7 +156,7 @@ def test_a_wrong_password_is_said_and_not_shown(
 ) -> None:
     with servers.running(receiver("rtsp", tmp_path / "o", require)) as server:
         sink, events = opened(server.url.replace("geheim", "falsch"))
-        wait_for(lambda: sink.write(frame(0)) or time.sleep(0.02) or "401" in str(events))
+        eventually(lambda: sink.write(frame(0)) or time.sleep(0.02) or "401" in str(events))
     assert "wrong user name or password" in str(events)
     assert "falsch" not in str(events)
 
@@ -197,10 +191,10 @@ def test_the_size_of_the_first_frame_is_kept(opened: Open, tmp_path: Path, requi
     file = tmp_path / "received"
     with servers.running(receiver("udp", file, require)) as server:
         sink, events = opened(server.url)
-        wait_for(lambda: sink.write(frame(0, (121, 161))) or time.sleep(0.05) or sink.sent > 2)
-        wait_for(lambda: sink.write(frame(0, (60, 200))) or time.sleep(0.05) or sink.sent > 30)
+        eventually(lambda: sink.write(frame(0, (121, 161))) or time.sleep(0.05) or sink.sent > 2)
+        eventually(lambda: sink.write(frame(0, (60, 200))) or time.sleep(0.05) or sink.sent > 30)
         sink.close()
-        wait_for(lambda: file.exists() and file.stat().st_size)
+        eventually(lambda: file.exists() and file.stat().st_size)
     assert [k for k, _ in events] == ["stream_connected"]
     with av.open(str(file)) as container:
         assert {(f.height, f.width) for f in container.decode(video=0)} == {(120, 160)}
