@@ -393,12 +393,11 @@ def test_a_slow_line_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_mavproxy_shows_and_forwards_what_is_sent(
-    require: Callable[[object, str], None], tmp_path: Path
-) -> None:
+def test_mavproxy_shows_and_forwards_what_is_sent(tmp_path: Path) -> None:
     """The ground station of ArduPilot's developers, between us and a vehicle that it believes us to be."""
     mavproxy = shutil.which("mavproxy.py")
-    require(mavproxy, "MAVProxy is not installed (pip install MAVProxy)")
+    if mavproxy is None:
+        pytest.skip("MAVProxy is not installed (pip install MAVProxy); it is large, so no extra asks for it")
     ours, further = (servers.free_port(socket.SOCK_DGRAM) for _ in range(2))
     pilot = Autopilot(f"udpin:127.0.0.1:{further}")
     command = [
