@@ -88,8 +88,6 @@ def judge(config: "NameConfig", model: "NamedModel", names: Sequence[str]) -> No
 
     assert config.clicks is not None
     clicks = load_clicks(config.clicks)
-    if not clicks:
-        raise UserError(f"{config.clicks}: holds no click")
     ignore = IgnoreMask.of(config.ignore_mask)
     dataset = open_dataset(config.dataset, config.root, config.split, ignore=ignore, match=frames_of(clicks))
     at = clusters_at(clicks, dataset, lambda frame: model.predict(resize_frame(frame, model.size)))

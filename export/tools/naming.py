@@ -252,8 +252,12 @@ def check(config: NameConfig) -> None:
     """Refuse settings that do not go together.
 
     Raises:
-        UserError: footage is needed, or --accept stands alone.
+        UserError: footage is needed, --accept stands alone, or the clicks cannot be read.
     """
+    from il2vseg.evaluation.clicks import load_clicks
+
+    if config.clicks is not None and not load_clicks(config.clicks):
+        raise UserError(f"{config.clicks}: holds no click")
     needs = [f"--{flag}" for flag in ("divide", "like", "clicks") if getattr(config, flag) is not None]
     if needs and config.root is None and config.dataset != "synthetic":
         raise UserError(f"{needs[0]} needs the footage: --root DIR|CLIP")

@@ -135,7 +135,8 @@ class Surveyed:
         inside = torch.from_numpy(self.cells()[index].ravel() == cluster)
         whitening = self.classifier.whitening
         z = self.classifier.head(whitening(self._batch([index]).flatten(2).transpose(1, 2))[0, inside])
-        return F.normalize(z, dim=1)
+        unit: Tensor = F.normalize(z, dim=1)
+        return unit
 
     @torch.no_grad()
     def divide(self, cluster: int, parts: int = 2) -> Tensor:

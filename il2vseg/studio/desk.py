@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from il2vseg.base.images import Labels
 
 VIEWS_KEPT = 4
-LABELS_KEPT = 64
+LABELS_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Desk:
         footage = project.state.footage
         dataset = open_footage(footage, SAMPLE)
         tokens = self._tokens(dataset, lambda done: progress(done, len(sample.names)))
+        # What comes now are small products: more threads only wait for each other.
+        torch.set_num_threads(1)
         self.surveyed = Surveyed(network, tokens, IgnoreMask.of(footage.ignore_mask))
         self._views: dict[str, View] = {}
         self._labels: dict[tuple[str, tuple[str, ...], int], Labels] = {}
@@ -266,6 +268,11 @@ class Desk:
             progress(index + 1, len(self.sample.names))
         self._like[what] = (names, np.stack(found))
 
+    def keep_proposals(self, other: "Desk") -> None:
+        """Take over what named models said of the same frames."""
+        if self.surveyed.grid == other.surveyed.grid:
+            self._like = other._like
+
     def proposed(self, like: str | None, view: View) -> Sequence[Proposal | None]:
         """What a named model proposes, None per cluster where it was not asked."""
         count = len(view.exemplars)
@@ -275,6 +282,11 @@ class Desk:
         return proposals(crossed(view.cells, labels, count, len(names)), names)
 
     # --- clicks ------------------------------------------------------------------------------------------
+
+    def clicked_frames(self) -> list[int]:
+        """Numbers of the frames of the sample that hold clicks."""
+        clicked = {click.frame for click in self.naming.clicks}
+        return [i for i, name in enumerate(self.sample.names) if name in clicked]
 
     def clicks(self) -> dict[str, Any]:
         """The clicks, what is said there now, and how good that is."""

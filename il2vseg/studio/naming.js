@@ -2,8 +2,9 @@
 // A card for each cluster, names, divisions, proposals and points.
 
 const NAMING = new Set(["name", "accept", "click", "unclick", "divide", "undo", "redo"]);
-const ACCEPTED = 0.8, CHIPS = 7;
-let naming = null, selected = null, filter = null, likeShown = null, loading = false;
+const ACCEPTED = 0.8, CHIPS = 6;
+const NO_CLICKS = { points: [], scores: { asked: { right: 0, count: 0 }, seen: { right: 0, count: 0 } }, doubts: [] };
+let naming = null, selected = null, filter = null, likeShown = null, loading = false, loadingClicks = false;
 let pictures = {};  // of the cards, by cluster: what they show changes with divisions only
 
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -14,8 +15,8 @@ async function loadClusters(force = false) {
   loading = true;
   try {
     const like = likeShown === null ? "" : `?like=${likeShown}`;
-    const before = naming;
-    naming = await get(`api/clusters${like}`);
+    const before = naming, found = await get(`api/clusters${like}`);
+    naming = { ...found, clicks: before ? before.clicks : NO_CLICKS };
     const changed = !before || before.clusters.length !== naming.clusters.length
       || before.clusters.some((c, i) => c.share !== naming.clusters[i].share);
     if (changed) pictures = {};
@@ -26,8 +27,25 @@ async function loadClusters(force = false) {
       for (const c of naming.clusters) for (const f of c.frames) count[f] = (count[f] || 0) + 1;
       await showFrame(Number(Object.keys(count).sort((a, b) => count[b] - count[a])[0] || 0), true);
     } else await showFrame(viewer.frame, true);
+    loadClicks();
   } catch (error) { console.info(error.message); }
   loading = false;
+}
+
+// What is said at the clicks takes a while: names do not wait for it.
+async function loadClicks() {
+  if (loadingClicks) return;
+  loadingClicks = true;
+  let revision = null;
+  try {
+    while (naming && revision !== naming.revision) {
+      revision = naming.revision;
+      naming.clicks = await get("api/clicks");
+      score();
+      draw();
+    }
+  } catch (error) { console.info(error.message); }
+  loadingClicks = false;
 }
 
 function showNaming(changed) {
@@ -133,7 +151,7 @@ function chip(name, className, title, onclick, extra = "") {
 
 function offered() {
   const used = naming.classes.map((c) => c.name).filter((name) => name !== "unsure");
-  return [...used.map((name) => [name, ""]), ...naming.suggested.map((name) => [name, "idea"])].slice(0, Math.max(CHIPS, used.length));
+  return [...used.map((name) => [name, ""]), ...naming.suggested.map((name) => [name, "idea"])].slice(0, Math.max(CHIPS, used.length + 1));
 }
 
 function chips(c) {
@@ -196,7 +214,8 @@ function spot() {
     chip(name, kind, "keep as a point of truth", async () => {
       if (await act({ do: "click", frame: at.frame, x: at.x, y: at.y, name, asked: false })) { viewer.spot = null; viewer.solo = null; spot(); draw(); }
     })));
-  $("spot").replaceChildren(make("h3", {}, dot(c.name), `${c.name ?? "no name yet"} · cluster ${c.id} · ${percent(c.share)}`, go),
+  const close = make("button", { type: "button", textContent: "✕", title: "close", onclick: () => { viewer.spot = viewer.solo = null; spot(); draw(); } });
+  $("spot").replaceChildren(make("h3", {}, dot(c.name), `${c.name ?? "no name yet"} · cluster ${c.id} · ${percent(c.share)}`, go, close),
     make("h4", { textContent: "The whole cluster is" }), whole,
     make("h4", { textContent: "Only here it is wrong: it is" }), here);
 }

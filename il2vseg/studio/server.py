@@ -95,6 +95,9 @@ class _Pages:
         like = _number(request, "like") if "like" in request.query_params else None
         return JSONResponse(self.studio.clusters(like))
 
+    def clicks(self, request: Request) -> Response:
+        return JSONResponse(self.studio.clicks())
+
     def losses(self, request: Request) -> Response:
         return JSONResponse(self.studio.losses())
 
@@ -173,6 +176,7 @@ def build_app(studio: Studio, access: Access) -> Starlette:
         for path, work in (
             ("/api/state", pages.state),
             ("/api/clusters", pages.clusters),
+            ("/api/clicks", pages.clicks),
             ("/api/losses", pages.losses),
             ("/api/parity", pages.parity),
             ("/media/frame/{frame}.jpg", pages.frame),

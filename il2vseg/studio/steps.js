@@ -124,8 +124,9 @@ function preview(image, name, wanted) {
 function plot(rows) {
   const canvas = $("losses"), pen = canvas.getContext("2d"), { width, height } = canvas;
   pen.clearRect(0, 0, width, height);
+  canvas.parentElement.hidden = !rows.length;
   const keys = [...new Set(rows.flatMap(([, losses]) => Object.keys(losses)))];
-  $("losses-legend").replaceChildren(keys.length ? "losses, each between its least and its greatest:" : "losses appear here",
+  $("losses-legend").replaceChildren("losses, each between its least and its greatest:",
     ...keys.flatMap((key, i) => { const mark = make("i"); mark.style.background = COLORS[i % COLORS.length]; return [mark, key]; }));
   const last = rows.length ? rows[rows.length - 1][0] || 1 : 1;
   keys.forEach((key, i) => {

@@ -60,11 +60,19 @@ class Studio:
             if not self.tasks.failed("footage"):
                 self.tasks.start("footage", self._read)
             return
-        stamp = _stamp(self.project.model / CHECKPOINT)
-        if stamp is None or self.jobs["train"].running():
+        if self.jobs["train"].running() or self.tasks.busy("clusters"):
             return
-        if stamp != self._seen and not self.tasks.busy("clusters"):
-            self.tasks.start("clusters", self._look)
+        if self.busy.acquire(blocking=False):  # else someone writes the checkpoint right now
+            try:
+                changed = self._changed()
+            finally:
+                self.busy.release()
+            if changed:
+                self.tasks.start("clusters", self._look)
+
+    def _changed(self) -> bool:
+        """Whether there is a checkpoint that the clusters are not of."""
+        return _stamp(self.project.model / CHECKPOINT) not in (None, self._seen)
 
     def _read(self, progress: Progress) -> None:
         footage = self.project.state.footage
@@ -81,8 +89,11 @@ class Studio:
         assert self.sample is not None
         with self.busy:
             self._seen = _stamp(self.project.model / CHECKPOINT)
-            self.desk = None
-            self.desk = Desk(self.project, self.sample, self.options.weights, progress)
+            before, self.desk = self.desk, None
+            desk = Desk(self.project, self.sample, self.options.weights, progress)
+            if before is not None:
+                desk.keep_proposals(before)
+            self.desk = desk
             self._seen = _stamp(self.project.model / CHECKPOINT)
 
     def retry(self, task: str) -> None:
@@ -196,9 +207,21 @@ class Studio:
                     {"name": n, "color": list(colours[n]), "share": round(shares[n], 5)} for n in names
                 ],
                 "suggested": suggested,
-                "clicks": desk.clicks(),
                 "size": list(desk.size),
             }
+
+    def clicks(self) -> dict[str, Any]:
+        """The clicks, what the model says there now, and how good that is, as plain values.
+
+        Raises:
+            UserError: the clusters are not there yet.
+        """
+        desk = self.need_desk()
+        for frame in desk.clicked_frames():  # one at a time: others want the clusters meanwhile
+            with self.busy:
+                desk.labels(frame)
+        with self.busy:
+            return desk.clicks()
 
     def need_desk(self) -> "Desk":
         """The clusters.
@@ -274,8 +297,12 @@ class Studio:
         return job
 
     def _decide(self, revision: int, action: Mapping[str, Any]) -> None:
+        if self.jobs["train"].running():
+            raise UserError("training runs: name the clusters of the new model when it has ended")
         with self.busy:
             desk = self.need_desk()
+            if self._changed():
+                raise UserError("the model has just changed; this page shows the new one in a moment")
 
             def change(state: State) -> State:
                 session = state.session

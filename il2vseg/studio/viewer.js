@@ -43,7 +43,7 @@ async function showFrame(number, again = false) {
 }
 
 function unnamedColor(id) {
-  const hue = (id * 137.508) % 360, c = 0.32, l = 0.62;
+  const hue = (id * 137.508) % 360, c = 0.6, l = 0.6;
   const part = (n) => { const k = (n + hue / 30) % 12; return Math.round(255 * (l - c * Math.min(l, 1 - l) * Math.max(-1, Math.min(k - 3, 9 - k, 1)))); };
   return [part(0), part(8), part(4)];
 }

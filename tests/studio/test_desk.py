@@ -105,7 +105,7 @@ def test_a_studio_that_was_killed_goes_on_where_it_was(make_studio: MakeStudio) 
     do(first, do="click", frame=2, x=0.5, y=0.5, name="sky", asked=True)
     second = make_studio()
     assert names(second) == names(first) == ["class 0", "sky", "class 2", "class 3", "sky"]
-    assert len(second.clusters()["clicks"]["points"]) == 1
+    assert len(second.clicks()["points"]) == 1
     do(second, do="undo")
     do(second, do="undo")
     assert names(second) == ["class 0", "sky", "class 2", "class 3"]
@@ -149,7 +149,7 @@ def test_a_model_trained_again_keeps_names_where_clusters_look_alike(make_studio
     expected = ["land", "water", "boat", "sky"]
     assert present
     assert [names(second)[k] for k in present] == [expected[k] for k in present]
-    assert len(second.clusters()["clicks"]["points"]) == 1
+    assert len(second.clicks()["points"]) == 1
     assert kept.class_names == ["water", "sky", "land", "boat"]
 
 
@@ -172,13 +172,29 @@ def test_a_write_for_an_older_state_is_refused(studio: Studio) -> None:
     assert names(studio)[0] == "water"
 
 
+def test_an_old_page_does_not_write_over_a_model_trained_meanwhile(studio: Studio) -> None:
+    write_model(studio.project.model, seed=3)
+    trained = (studio.project.model / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(UserError, match="just changed"):
+        do(studio, do="name", clusters=[0], name="water")
+    assert (studio.project.model / "checkpoint.safetensors").read_bytes() == trained
+
+
+def test_the_studios_own_writes_do_not_load_the_model_again(studio: Studio) -> None:
+    desk = studio.desk
+    do(studio, do="name", clusters=[0], name="water")
+    studio.refresh()
+    studio.tasks.wait()
+    assert studio.desk is desk
+
+
 def test_a_click_says_what_is_there_now(studio: Studio) -> None:
     labels = studio.need_desk().labels(3)
     cluster = int(labels[48, 64])
     do(studio, do="name", clusters=[cluster], name="water")
     do(studio, do="click", frame=3, x=0.501, y=0.501, name="water", asked=True)
     do(studio, do="click", frame=3, x=0.501, y=0.501, name="land", asked=False)
-    clicks = studio.clusters()["clicks"]
+    clicks = studio.clicks()
     assert clicks["scores"]["asked"] == {
         "right": 1,
         "count": 1,

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -110,4 +109,3 @@ def test_every_flag_of_the_words_is_one_of_the_command(tmp_path: Path, words: ob
     verb, *rest = words(project, Options(method="kmeans", weights=Path("w")), settings)  # type: ignore[operator]
     known = {"--" + f.name.replace("_", "-") for f in dataclasses.fields(settings_of(verb))}
     assert {word for word in rest if word.startswith("--")} <= known
-    assert sys.executable

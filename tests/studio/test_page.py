@@ -1,0 +1,228 @@
+"""The page in a real browser: Debian's chromium, driven by Playwright."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from il2vseg.base.images import write_image
+from il2vseg.data.synthetic import render
+from il2vseg.evaluation.clicks import load_clicks
+from il2vseg.models.checkpoint import load_checkpoint
+
+from .conftest import write_model
+
+TOKEN = "aye-aye"
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser(require: Callable[[object, str], None]) -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    require(chromium, "chromium is not installed")
+    for module, extra in (("playwright", "dev"), ("uvicorn", "web")):
+        require(find_spec(module), f"{module} is not installed (pip install 'il2vseg[{extra}]')")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        launched = p.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def serving(*words: str | Path, kill: bool = False) -> Iterator[str]:
+    """The address of a studio, with its token; `kill`: it ends without a chance to write anything."""
+    command = [sys.executable, "-m", "il2vseg", *map(str, words), "--token", TOKEN]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stderr is not None
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := re.match(r"page: (http://\S+)", line):
+                break
+        else:
+            raise AssertionError(f"no page was served: {said}")
+        yield found[1]
+    finally:
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+        process.communicate()
+
+
+@contextmanager
+def page_at(browser: Any, address: str, size: dict[str, int]) -> Iterator[Any]:
+    """A page; whatever it complains of fails the test."""
+    phone = size is PHONE
+    context = browser.new_context(viewport=size, has_touch=phone, is_mobile=phone)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: problems.append(m.text) if "Content Security" in m.text else None)
+    page.goto(address)
+    page.wait_for_selector("#link.up", state="attached", timeout=60_000)
+    yield page
+    context.close()
+    assert problems == []
+
+
+def until(page: Any, condition: str, argument: Any = None, seconds: float = 120) -> None:
+    """Wait for a condition in the page. Playwright's own waiting evaluates there, which our CSP forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition, argument):
+        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s: {condition}"
+        page.wait_for_timeout(50)
+
+
+def wide(page: Any) -> bool:
+    """Whether the page has to be scrolled sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth + 1"))
+
+
+def name_by_typing(page: Any, cluster: int, name: str) -> None:
+    field = page.locator(f"#card-{cluster} input")
+    field.fill(name)
+    field.press("Enter")
+    until(
+        page,
+        "([k, n]) => naming.clusters[k].name === n && state.revision === naming.revision",
+        [cluster, name],
+    )
+
+
+def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: Path, footage: Path) -> None:
+    model = tmp_path / "mine"
+    write_model(model)
+    words = ("name", "--model", model, "--root", footage, "--serve", "0")
+    with serving(*words, kill=True) as address, page_at(browser, address, PHONE) as page:
+        until(page, "naming !== null && viewer.ids !== null")
+        assert page.locator("nav button").count() == 1
+        assert not wide(page)
+        cluster = page.evaluate("naming.clusters.reduce((a, b) => (a.share > b.share ? a : b)).id")
+        name_by_typing(page, cluster, "water")
+        # Point at a pixel: its cluster, and a point of truth.
+        page.locator("#view").click(position={"x": 60, "y": 60})
+        until(page, "!document.getElementById('spot').hidden")
+        at = page.evaluate("clusterAt(viewer.spot.x, viewer.spot.y).id")
+        page.locator("#spot .chips").first.get_by_role("button", name="sky").click()
+        until(page, "k => naming.clusters[k].name === 'sky'", at)
+        page.locator("#spot .chips").last.get_by_role("button", name="land").click()
+        until(page, "naming.clicks.points.length === 1")
+        page.screenshot(path=tmp_path / "phone.png")
+    clicks = load_clicks(model / "studio" / "clicks.json")
+    assert [(c.name, c.asked) for c in clicks] == [("land", False)]
+    # The process was killed. On the desk, in two tabs, everything is there.
+    with (
+        serving(*words) as address,
+        page_at(browser, address, DESKTOP) as page,
+        page_at(browser, address, DESKTOP) as other,
+    ):
+        for tab in (page, other):
+            until(tab, "naming !== null && viewer.ids !== null")
+        assert page.evaluate("k => naming.clusters[k].name", at) == "sky"
+        page.locator(f"#card-{at}").get_by_role("button", name="unsure").click()
+        until(page, "k => naming.clusters[k].name === 'unsure'", at)
+        until(other, "k => naming.clusters[k].name === 'unsure'", at)
+        other.evaluate("naming.revision -= 1")  # as if its answer were still under way
+        other.locator("#undo").click()
+        until(other, "!document.getElementById('notice').hidden")
+        assert "elsewhere" in other.locator("#notice").inner_text()
+        until(other, "naming.revision === state.revision")
+        other.locator("#undo").click()
+        until(page, "k => naming.clusters[k].name === 'sky'", at)
+        before = page.evaluate("naming.clusters.length")
+        page.locator(f"#card-{cluster}").get_by_role("button", name="Divide").click()
+        until(page, "n => naming.clusters.length === n + 1", before)
+        assert not wide(page)
+    named = load_checkpoint(model)
+    assert len(named.class_names) == before + 1
+    assert named.class_names[at] == "sky"
+    assert (model / "names.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dict[str, int]) -> None:
+    footage, project = tmp_path / "river", tmp_path / "project"
+    footage.mkdir()
+    for i in range(8):
+        write_image(footage / f"scene_{i}.jpg", render(i % 4, 11 * i, (96, 128))[0])
+    (footage / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    words = (
+        "studio",
+        footage,
+        "--project",
+        project,
+        "--backbone",
+        "tiny",
+        "--method",
+        "stego",
+        "--serve",
+        "0",
+    )
+    with serving(*words, kill=True) as address, page_at(browser, address, size) as page:
+        until(page, "state.footage.kept === 8")
+        assert page.locator("#thumbs img").count() == 8
+        assert "1 file" in page.locator("#unreadable summary").inner_text()
+        page.locator("#footage-next").click()
+        page.locator(".settings[data-job=train] [name=clusters]").fill("4")
+        page.locator(".settings[data-job=train] [name=steps]").fill("6")
+        page.locator(".job[data-job=train] .go").click()
+        until(page, "state.jobs.train.state === 'running'")
+    # The studio was killed while training ran: it went on, and the next studio shows it.
+    with serving(*words, kill=True) as address, page_at(browser, address, size) as page:
+        until(page, "state.jobs.train.state === 'done'", seconds=300)
+        page.evaluate("open('train')")
+        until(page, "state.jobs.train.losses === 6")
+        until(page, "document.getElementById('train-picture').naturalWidth > 100")
+        page.locator(".job[data-job=train] .next").click()
+        until(page, "naming !== null && viewer.ids !== null", seconds=300)
+        for cluster in range(4):
+            name_by_typing(page, cluster, "water" if cluster % 2 else "sky")
+        assert page.evaluate("naming.classes.length") == 2
+        page.evaluate("open('distill')")
+        page.locator(".settings[data-job=distill] [name=steps]").fill("2")
+        page.locator(".job[data-job=distill] .go").click()
+        until(page, "state.jobs.distill.state === 'done'", seconds=300)
+    with serving(*words) as address, page_at(browser, address, size) as page:
+        until(page, "step === 'export'")
+        page.locator(".job[data-job=export] .go").click()
+        until(page, "['done', 'failed'].includes(state.jobs.export.state)", seconds=300)
+        until(page, "!document.getElementById('parity').hidden")
+        assert "passed" in page.locator("#parity").inner_text()
+        assert not wide(page)
+        page.locator(".job[data-job=export] .next").click()
+        page.locator("#play").click()
+        until(
+            page,
+            "state.trial.record && document.querySelectorAll('#trial-legend li').length === 2",
+            seconds=300,
+        )
+        until(page, "document.getElementById('trial').naturalWidth > 100")
+    manifest = json.loads((project / "export" / "manifest.json").read_text())
+    assert sorted(c["name"] for c in manifest["classes"]) == ["sky", "water"]
