@@ -152,6 +152,24 @@ def check_alarm(value: Any, footage: Footage) -> None:
     assert value["message"].startswith(f"obstacle at {distance:.0f} m")
 
 
+def test_an_autopilot_is_told_where_the_buoy_is(quick: None, autopilot: Autopilot) -> None:
+    port = autopilot.line.port.getsockname()[1]
+    with mavlink.MavlinkSink(f"udp:127.0.0.1:{port}") as sink:
+        autopilot.hear("HEARTBEAT")
+        footage = drive([sink])
+        told = autopilot.hear("OBSTACLE_DISTANCE", len(TIMES))
+    assert len(told) == 39
+    for message in told:
+        view = footage.truth(message.time_usec / 1e6)
+        sectors = np.array(message.distances, float)
+        nearest = int(np.argmin(sectors))
+        assert sectors[nearest] / 100 == pytest.approx(view.range_m, abs=error(view) + 0.01)
+        direction = message.angle_offset + nearest * message.increment_f
+        assert direction == pytest.approx(view.bearing_deg + YAW, abs=1.5)  # a sector is 0.8 degrees
+        rest = np.delete(sectors, range(max(0, nearest - 4), nearest + 5))
+        assert (rest == message.max_distance + 1).all()  # open water
+
+
 def test_a_signal_k_server_is_told_where_the_buoy_is(quick: None) -> None:
     server = FakeSignalK()
     server.start()
