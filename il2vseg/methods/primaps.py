@@ -29,12 +29,20 @@ class MaskFitting(Stage):
     trains_prototypes: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
+    def derive(self, context: Context) -> dict[str, Tensor]:
+        """The masks (n, N) of all images."""
+        masks = []
+        for images in context.images.split(16):
+            context.images = images
+            masks.append(principal_masks.principal_masks(context.whitened()).to(torch.int8))
+        return {"masks": torch.cat(masks)}
+
     def losses(self, context: Context) -> dict[str, Tensor]:
         classifier, classes = context.classifier, context.recipe.prototypes
+        masks = context.derived["masks"][context.images].long()
         with torch.no_grad():
-            z = context.whitened()
-            labels = classifier.logits(classifier.head(z), classifier.global_prototypes).argmax(2)
-            labels = principal_masks.voted_labels(principal_masks.principal_masks(z), labels, classes)
+            logits = classifier.logits(classifier.head(context.whitened()), classifier.global_prototypes)
+            labels = principal_masks.voted_labels(masks, logits.argmax(2), classes)
             known = labels[labels >= 0]
             context.observe(USAGE, torch.bincount(known, minlength=classes) / max(len(known), 1))
             embeddings = classifier.head(context.whitened_view())
