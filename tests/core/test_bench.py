@@ -53,7 +53,7 @@ def test_table_has_a_row_for_every_hot_path(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "coco_memory", lambda: {"ViT-S/8, batch 32": 0.25})
-    bench(BenchConfig(backbone="tiny", size=(96, 128), num_classes=3, rounds=1, threads=1))
+    bench(BenchConfig(backbone="tiny", size=(64, 96), num_classes=3, rounds=1, threads=1))
     shown = capsys.readouterr().out
     for name in (
         "frame, eager",

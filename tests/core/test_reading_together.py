@@ -1,7 +1,7 @@
 """Processes read a data set together, each its share, through one cache."""
 
-import subprocess
-import sys
+import multiprocessing
+import random
 import threading
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,53 +130,33 @@ def test_processes_that_do_not_share_a_cache_or_find_nothing_say_so(tmp_path: Pa
         assert "none of 2 images could be read" in str(error)
 
 
-RACER = """
-import random, sys
-from pathlib import Path
-import numpy as np
-import torch
-from il2vseg.learning.features import FeatureCache
-
-class Backbone(torch.nn.Module):
-    name, size, mean, exposure = "fake", (8, 8), torch.zeros(1), None
-    def forward(self, images):
-        return torch.nn.functional.avg_pool2d(images, 4)
-
-folder, seed, go = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-frames = [np.full((8, 8, 3), i, np.uint8) for i in range(200)]
-random.Random(seed).shuffle(frames)
-cache = FeatureCache(Backbone(), "0" * 12, folder)
-print("ready", flush=True)
-while not go.exists():
-    pass
-for frame in frames:
-    path = cache.compute([frame])[0]
-    assert np.abs(np.load(path) - frame[0, 0, 0] / 255).max() < 1e-3
-"""
+def race(folder: Path, seed: int, start: Any) -> None:
+    """Compute 200 frames in the order of a seed, in a process of its own."""
+    frames = [np.full((8, 8, 3), i, np.uint8) for i in range(200)]
+    random.Random(seed).shuffle(frames)
+    own = cache(folder)
+    start.wait(60)
+    for frame in frames:
+        path = own.compute([frame])[0]
+        assert np.abs(np.load(path) - frame[0, 0, 0] / 255).max() < 1e-3
 
 
 def test_processes_that_race_for_one_cache_never_read_half_a_file(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(tmp_path), str(seed), str(go)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for seed in (0, 0, 1)  # two in the same order: they meet at every file
-    ]  # fmt: skip
+    forks = multiprocessing.get_context("fork")
+    start = forks.Barrier(3)
+    # Two in the same order: they meet at every file.
+    racers = [forks.Process(target=race, args=(tmp_path, seed, start)) for seed in (0, 0, 1)]
     for racer in racers:
-        assert racer.stdout is not None
-        assert racer.stdout.readline() == "ready\n", racer.communicate()[1]
-    go.touch()
+        racer.start()
     for racer in racers:
-        error = racer.communicate()[1]
-        assert racer.returncode == 0, error
+        racer.join(120)
+        assert racer.exitcode == 0
     files = [p for p in (tmp_path / "features").rglob("*") if p.is_file()]
     assert len(files) == 200
     assert not [p for p in files if p.name.startswith(".")]
 
 
-def test_a_bank_too_large_for_memory_gives_the_same_tokens(
+def test_a_store_too_large_for_memory_gives_the_same_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset("folder", images(tmp_path / "frames", 5), "train")

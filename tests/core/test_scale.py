@@ -67,15 +67,18 @@ def worker_ids(process: "subprocess.Popen[str]") -> list[int]:
 @pytest.mark.usefixtures("own_cache")
 def test_sigkill_at_a_random_step_and_resuming_give_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train.main([*LONG, "--out", str(whole)]) == 0
-    step = random.SystemRandom().randint(51, 90)
-    process = victim("-m", "il2vseg.train", *LONG, "--out", str(killed))
+    flags = [*LONG[:-1], "60"]
+    assert train.main([*flags, "--out", str(whole)]) == 0
+    step = random.SystemRandom().randint(11, 30)
+    code = "from il2vseg.learning import trainer; trainer.SAVE_EVERY = 10; "
+    code += "from il2vseg import train; raise SystemExit(train.main())"
+    process = victim("-c", code, *flags, "--out", str(killed))
     wait_for_steps(killed, step, process)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / FILE_NAME).exists()
-    assert train.main([*LONG, "--out", str(killed), "--resume"]) == 0
+    assert train.main([*flags, "--out", str(killed), "--resume"]) == 0
     metrics = [(folder / "metrics.jsonl").read_text() for folder in (killed, whole)]
     assert metrics[0] == metrics[1], f"killed after step {step}"
     assert (killed / FILE_NAME).read_bytes() == (whole / FILE_NAME).read_bytes(), f"killed after step {step}"

@@ -22,7 +22,7 @@ from il2vseg.export.variants import to_int8
 from il2vseg.models.checkpoint import assemble
 from il2vseg.models.eager import EagerBackend
 from il2vseg.models.segmenter import Classifier, Segmenter
-from il2vseg.models.spec import AdaptSpec
+from il2vseg.models.spec import AdaptSpec, LowLevelSpec
 from il2vseg.models.whitening import Whitening
 from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.manifest import Manifest, describe_file
@@ -37,7 +37,7 @@ ADAPT = AdaptSpec(strength=10.0, class_weight=0.4, sure=0.4, min_tokens=1.0)
 @pytest.fixture(scope="module")
 def adapted() -> Segmenter:
     """Five clusters of three classes, in a scene of 48 tokens. Not to be changed."""
-    plain = make_segmenter(alpha=0.15)
+    plain = make_segmenter(alpha=0.15, low_level=LowLevelSpec(iterations=1, refine=0))
     spec = dataclasses.replace(plain.spec, class_names=NAMES, adapt=ADAPT)
     generator = torch.Generator().manual_seed(3)
     classifier = Classifier(Whitening(plain.backbone.dim, 8, spec.centre), len(NAMES))

@@ -24,6 +24,7 @@ from il2vseg.export.variants import to_int8
 from il2vseg.models.eager import EagerBackend
 from il2vseg.models.lowlevel import AFFINITY_TILE
 from il2vseg.models.segmenter import Segmenter
+from il2vseg.models.spec import LowLevelSpec
 from tests.runtime.conftest import build_graph
 
 from .conftest import SIZE, make_segmenter
@@ -80,7 +81,7 @@ def test_without_the_low_level_branch_the_graph_has_none(frames: Frames, tmp_pat
 def test_affinity_of_a_large_grid_is_tiled(tmp_path: Path) -> None:
     size = (16 * 33, 16 * 32)
     assert AFFINITY_TILE < 33 * 32
-    segmenter = make_segmenter(size)
+    segmenter = make_segmenter(size, low_level=LowLevelSpec(iterations=1, refine=0))
     export_onnx(segmenter, tmp_path / "model.onnx")
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     report = compare(

@@ -113,7 +113,7 @@ def test_an_export_is_named_with_merges(checkpoint: Path, tmp_path: Path) -> Non
     from il2vseg.export.cli import ExportConfig, export
     from il2vseg.runtime.manifest import Manifest
 
-    folder = export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export"))
+    folder = export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export", verify_frames=1))
     assert len(Manifest.load(folder).classes) == 4
     assert main(["--model", str(folder), "--set", "0=water", "1=land", "2=land", "3=water"]) == 0
     manifest = Manifest.load(folder)
@@ -127,7 +127,9 @@ def test_names_of_a_checkpoint_reach_its_export(checkpoint: Path, tmp_path: Path
     from il2vseg.runtime.manifest import Manifest
 
     assert main(["--model", str(checkpoint), "--set", "0=water", "1=land", "2=land", "3=water"]) == 0
-    manifest = Manifest.load(export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export")))
+    manifest = Manifest.load(
+        export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "export", verify_frames=1))
+    )
     assert manifest.class_names == ("water", "land")
     assert manifest.clusters == (0, 1, 1, 0)
 

@@ -35,15 +35,15 @@ def test_a_transformer_passes_in_every_precision(precision: str, model: Path, fr
     assert obstacles(proto) == []
 
 
-@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(
-    "form",
+    ("form", "batch"),
     [
-        LowLevelSpec(space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0),
-        LowLevelSpec(scale=2, m=1.7, prior="pixel"),
-        LowLevelSpec(refine=1),
+        (LowLevelSpec(iterations=1, space="rgb", xy_weight=0, prior="none", sigma=0.1, refine=0), 4),
+        (LowLevelSpec(iterations=1, scale=2, m=1.7, prior="pixel"), 4),
+        (LowLevelSpec(iterations=1, scale=2, m=1.7, prior="pixel"), 1),
+        (LowLevelSpec(iterations=1, refine=1), 4),
     ],
-    ids=["paper", "fine", "refined"],
+    ids=["paper", "fine", "fine, one frame", "refined"],
 )
 def test_every_form_of_the_low_level_branch_passes(form: LowLevelSpec, batch: int, tmp_path: Path) -> None:
     export_onnx(make_segmenter(low_level=form), tmp_path / "model.onnx", batch)

@@ -60,7 +60,7 @@ def wait_for_readers() -> None:
     eventually(lambda: all(t.name != "reader" for t in threading.enumerate()))
 
 
-BACKOFF = (live.INITIAL_BACKOFF_S, live.MAX_BACKOFF_S, live.KEY_FRAME_S, live.CONNECT_S)
+BACKOFF = (live.INITIAL_BACKOFF_S, live.MAX_BACKOFF_S, live.KEY_FRAME_S, live.CONNECT_S, live._GRACE_S)
 """What holds outside of the tests."""
 
 
@@ -68,7 +68,8 @@ BACKOFF = (live.INITIAL_BACKOFF_S, live.MAX_BACKOFF_S, live.KEY_FRAME_S, live.CO
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "INITIAL_BACKOFF_S", 0.01)
     monkeypatch.setattr(live, "MAX_BACKOFF_S", 0.05)
-    monkeypatch.setattr(live, "CONNECT_S", 0.3)
+    monkeypatch.setattr(live, "CONNECT_S", 0.1)
+    monkeypatch.setattr(live, "_GRACE_S", 0.1)
     monkeypatch.setattr(Fake, "open", 0)
 
 
@@ -124,7 +125,7 @@ def test_a_connection_that_dies_or_freezes_is_made_again(release: threading.Even
 
 
 def test_attempts_come_ever_more_slowly(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert BACKOFF == (0.25, 4.0, 30.0, 10.0)
+    assert BACKOFF == (0.25, 4.0, 30.0, 10.0, 0.5)
     for name, value in zip(("INITIAL_BACKOFF_S", "MAX_BACKOFF_S"), BACKOFF, strict=False):
         monkeypatch.setattr(live, name, value)
     pauses: list[float] = []
@@ -140,6 +141,7 @@ def test_attempts_come_ever_more_slowly(release: threading.Event, monkeypatch: p
 
 def test_the_next_frame_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "CONNECT_S", 10.0)
+    monkeypatch.setattr(live, "_GRACE_S", BACKOFF[4])
     reader = live._Reader.__new__(live._Reader)
     reader.frames, reader.begun, reader.alive = 0, 100.0, 100.0
     assert reader.deadline(5.0) == 110.5  # ten seconds to connect, and half a second to tell why not
@@ -200,13 +202,23 @@ def test_a_waiting_read_can_be_interrupted(release: threading.Event) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_readers_that_hang_for_ever_are_bounded(release: threading.Event) -> None:
+def test_readers_that_hang_for_ever_are_bounded(
+    release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connect, calls = connecting(release, [1, "hang"], *[["hang"]] * 50)
     source = LiveSource(connect, "cam", Log(), freeze_s=0.02)
     assert source.read() is not None
-    threading.Timer(2.5, source.interrupt).start()
+    pauses: list[float] = []
+
+    def pause(source: LiveSource, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            source.interrupt()
+
+    monkeypatch.setattr(LiveSource, "_pause", pause)
     assert source.read() is None
-    assert len(calls) <= 5
+    assert len(pauses) == 20
+    assert len(calls) == 4
     release.set()
 
 
