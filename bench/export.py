@@ -16,25 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from fcm import CLASSES, EAGER, GRID, ITERATIONS, SCIKIT, fcm_cases, write_module
 from numpy.typing import NDArray
 
 from il2vseg.base.command import MAX_SIDE, MAX_THREADS, Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.base.sessions import open_session
 from il2vseg.bench import BenchConfig, interleaved, random_segmenter
 from il2vseg.export.runners import onnx_runner, openvino_runner
 from il2vseg.models.eager import EagerBackend
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-    import torch
 
     from il2vseg.export.parity import Runner
     from il2vseg.models.segmenter import Segmenter
 
 PROGRAM = "bench/export.py"
-EAGER = "eager"
-SCIKIT = "scikit-fuzzy"
 ARITHMETIC = "(arithmetic of the blocks)"
 CPU = "CPUExecutionProvider"
 FORMS: dict[str, str | None] = {
@@ -56,7 +53,6 @@ PLAIN = "plain.onnx"
 FRAMES = 8
 """How many frames the forms are to agree on."""
 
-FCM_GRID, FCM_CLASSES, FCM_ITERATIONS = (40, 40), 27, 10
 SIZES = ((336, 448), (224, 322))
 """The second is 224x320 in whole patches of 14."""
 
@@ -135,7 +131,7 @@ def write_low_level(path: Path, tile: int) -> None:
         def forward(self, colours: torch.Tensor, p_seg: torch.Tensor) -> torch.Tensor:
             return low_level_scores(colours, p_seg, LowLevelSpec(), tile)
 
-    inputs = (torch.zeros(1, 3, *LARGE), torch.full((1, FCM_CLASSES, *LARGE), 1 / FCM_CLASSES))
+    inputs = (torch.zeros(1, 3, *LARGE), torch.full((1, CLASSES, *LARGE), 1 / CLASSES))
     write_module(Branch(), inputs, path)
 
 
@@ -235,17 +231,6 @@ def low_level_share(folder: Path, frame: NDArray[np.uint8], threads: int) -> flo
     return (with_branch - without) / (inside + with_branch)
 
 
-def write_module(module: "torch.nn.Module", inputs: "tuple[torch.Tensor, ...]", path: Path) -> None:
-    """Write a module as an ONNX file with the shapes of its inputs."""
-    import warnings
-
-    import torch
-
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
-
-
 def arithmetic(segmenter: "Segmenter") -> Callable[[], Any]:
     """Linear layers, fused attention and GELU of the transformer's blocks and nothing else, in PyTorch: what
     the best of float32 runtimes still has to do."""
@@ -268,43 +253,6 @@ def arithmetic(segmenter: "Segmenter") -> Callable[[], Any]:
             functional.gelu(inputs[max(inputs)])
 
     return run
-
-
-def fcm_cases(path: Path, threads: int) -> dict[str, Callable[[], Any]]:
-    """Fuzzy c-means on the same data and seed: ours, and scikit-fuzzy's where it is installed."""
-    import torch
-
-    from il2vseg.learning import fcm_kernel
-    from il2vseg.models.lowlevel import fuzzy_cmeans
-
-    class Fcm(torch.nn.Module):
-        def forward(self, x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-            return fuzzy_cmeans(x, seed, FCM_ITERATIONS, spatial=False)
-
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, 3, *FCM_GRID, generator=generator)
-    seed = torch.rand(1, FCM_CLASSES, *FCM_GRID, generator=generator).softmax(1)
-    write_module(Fcm(), (x, seed), path)
-    session = open_session(path, threads)
-    values = dict(zip((v.name for v in session.get_inputs()), (x.numpy(), seed.numpy()), strict=True))
-
-    eager = partial(Fcm(), x, seed)
-    compiled = partial(fcm_kernel.fuzzy_cmeans, x, seed, FCM_ITERATIONS, spatial=False)
-    torch.testing.assert_close(compiled(), eager(), atol=1e-4, rtol=0)
-    cases: dict[str, Callable[[], Any]] = {
-        EAGER: eager,
-        "ONNX Runtime": partial(session.run, None, values),
-        "compiled": compiled,
-    }
-    try:
-        import skfuzzy
-    except ImportError:
-        return cases
-    data, start = x[0].flatten(1).double().numpy(), seed[0].flatten(1).double().numpy()
-    fuzzy = partial(skfuzzy.cmeans, data, FCM_CLASSES, 2.0, error=0, maxiter=FCM_ITERATIONS, init=start)
-    np.testing.assert_allclose(eager()[0].flatten(1).numpy(), fuzzy()[1], atol=1e-4)
-    return cases | {SCIKIT: fuzzy}
 
 
 @dataclass(frozen=True)
@@ -398,8 +346,8 @@ def bench(config: ExportBenchConfig) -> None:
     for only, tile in tiles.items():
         table.add_row(f"1280x720 low-level, tiles of {tile}", "", "", f"+{large[only]}")
     console.print(table)
-    grid = "x".join(map(str, FCM_GRID))
-    console.print(f"FCM: {grid} cells, {FCM_CLASSES} classes, {FCM_ITERATIONS} iterations, plain")
+    grid = "x".join(map(str, GRID))
+    console.print(f"FCM: {grid} cells, {CLASSES} classes, {ITERATIONS} iterations, plain")
     for (height, width), share in shares.items():
         console.print(f"the low-level branch is {share:.1%} of an fp32 frame at {height}x{width}")
 

@@ -16,6 +16,18 @@ GREY_STEP = 8
 """Grey levels between the patches of two frames in a row."""
 
 
+class Events:
+    def __init__(self) -> None:
+        self.all: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, kind: str, message: str, **data: Any) -> None:
+        self.all.append((kind, data))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.all]
+
+
 def numbered(index: int, size: tuple[int, int] = SIZE) -> Frame:
     """A frame (H, W, 3) with edges, whose brightness in its middle tells its number (below 25)."""
     height, width = size

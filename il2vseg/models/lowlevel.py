@@ -230,13 +230,6 @@ def affinity_rows(x: Tensor, p: Tensor, sigma: float, index: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, p.flatten(2).transpose(1, 2), scale=1.0).transpose(1, 2)
 
 
-def affinity_literal(x: Tensor, p: Tensor, sigma: float) -> Tensor:
-    """A·P exactly as eq. 12 prints it, without row normalisation: its scale grows with N."""
-    z = x.flatten(2).transpose(1, 2) / sigma
-    a = torch.exp(-0.5 * torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square())
-    return (a @ p.flatten(2).transpose(1, 2)).transpose(1, 2).reshape_as(p)
-
-
 def fuse(p_seg: Tensor, f_l: Tensor, alpha: float) -> Tensor:
     """F_f = (1 − α)·P_seg + α·F_l (eq. 13), α in [0, 1]."""
     return (1.0 - alpha) * p_seg + alpha * f_l

@@ -1,7 +1,6 @@
 """What a sink is."""
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 from il2vseg.runtime.events import Event
@@ -39,7 +38,5 @@ class Sink(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -11,19 +11,7 @@ import pytest
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.media.clips import Clip, Picture, count_frames
-from tests.footage import cut, number_of, numbered, rotated, write_clip
-
-
-class Events:
-    def __init__(self) -> None:
-        self.all: list[tuple[str, dict[str, Any]]] = []
-
-    def __call__(self, kind: str, message: str, **data: Any) -> None:
-        self.all.append((kind, data))
-
-    @property
-    def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.all]
+from tests.footage import Events, cut, number_of, numbered, rotated, write_clip
 
 
 def read(path: Path) -> tuple[list[Picture], Clip, Events]:

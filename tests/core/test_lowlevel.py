@@ -124,14 +124,6 @@ def test_affinity_rows_are_rows_of_the_affinity() -> None:
     torch.testing.assert_close(lowlevel.affinity_rows(x, p, 0.2, index), full[:, :, index])
 
 
-def test_literal_affinity_is_the_unnormalised_sum() -> None:
-    x, p = image(4), distribution(4)
-    flat = x[0].flatten(1).T.double().numpy()
-    a = np.exp(-((flat[:, None] - flat[None]) ** 2).sum(2) / (2 * 0.3**2))
-    expected = (a @ p[0].flatten(1).T.double().numpy()).T.reshape(p[0].shape)
-    np.testing.assert_allclose(lowlevel.affinity_literal(x, p, 0.3)[0].numpy(), expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_fusion_is_the_weighted_mean(alpha: float) -> None:
     p, f = distribution(6), distribution(7)

@@ -12,7 +12,7 @@ from il2vseg.methods import load_method
 from il2vseg.methods.base import Context
 from il2vseg.methods.cause import Cause, ConceptContrast
 from il2vseg.methods.primaps import MaskFitting, PriMaPs
-from tests.core.test_methods import BATCH, IMAGES, C, N, Reference, assert_step, cosines, per_image, trainer
+from tests.steps import BATCH, IMAGES, C, N, Reference, assert_step, cosines, per_image, trainer
 
 
 def slow_masks(x: Tensor) -> list[int]:

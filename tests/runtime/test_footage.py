@@ -18,21 +18,9 @@ from il2vseg.runtime.blindness import Blindness, nothing_to_see
 from il2vseg.runtime.cli import main
 from il2vseg.runtime.sources import SourceOptions, open_source
 from il2vseg.runtime.sources.base import Captured
-from tests.footage import cut, number_of, numbered, write_clip
+from tests.footage import Events, cut, number_of, numbered, write_clip
 
 FASTSTART = {"movflags": "faststart"}
-
-
-class Events:
-    def __init__(self) -> None:
-        self.all: list[tuple[str, dict[str, Any]]] = []
-
-    def __call__(self, kind: str, message: str, **data: Any) -> None:
-        self.all.append((kind, data))
-
-    @property
-    def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.all]
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from il2vseg.base.images import Labels
-from il2vseg.data import synthetic
-from il2vseg.data.synthetic import scene as scenes
-from il2vseg.data.synthetic.drawing import draw
 from il2vseg.runtime.marine.scene import (
     Alarm,
     Classes,
@@ -25,7 +21,9 @@ from il2vseg.runtime.marine.scene import (
     water_body,
     water_edge,
 )
-from il2vseg.runtime.marine.water_plane import Camera, Line, WaterPlane
+from il2vseg.runtime.marine.water_plane import Camera, Line
+
+from .test_marine_plane import project
 
 OBSTACLE, WATER, SKY = 0, 1, 2
 CLASSES = Classes(WATER, OBSTACLE, SKY)
@@ -258,64 +256,7 @@ def test_the_water_edge_of_a_large_frame_is_exact_to_the_row(
     assert np.abs(MarineAnalyser(CLASSES)(labels).water_edge - expected).max() <= 1
 
 
-# --- water plane ----------------------------------------------------------------------------------------
-
-
-def project(
-    camera: Camera, pitch: float, roll: float, distance: float, bearing: float
-) -> tuple[float, float, Line]:
-    """Project a point of the water and the horizon, by rotating world vectors: the slow and obvious way.
-
-    World: x right, y down, z ahead; pitch raises the axis, roll turns the camera about it.
-    """
-    f = camera.focal(SIZE[1])
-    cx, cy = (SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2
-    p, r, b = (math.radians(a) for a in (pitch, roll, bearing))
-    pitching = np.array([[1, 0, 0], [0, math.cos(p), math.sin(p)], [0, -math.sin(p), math.cos(p)]])
-    rolling = np.array([[math.cos(r), -math.sin(r), 0], [math.sin(r), math.cos(r), 0], [0, 0, 1]])
-
-    def image(world: np.ndarray) -> tuple[float, float]:
-        x, y, z = rolling @ pitching @ world
-        return cx + f * x / z, cy + f * y / z
-
-    u, v = image(np.array([distance * math.sin(b), camera.height, distance * math.cos(b)]))
-    (x0, y0), (x1, y1) = (image(np.array([math.sin(a), 0.0, math.cos(a)])) for a in (-0.3, 0.3))
-    slope = (y1 - y0) / (x1 - x0)
-    return u, v, Line(y0 - slope * x0, y0 + slope * (SIZE[1] - 1 - x0))
-
-
-@given(
-    st.floats(0.5, 10),
-    st.floats(30, 100),
-    st.floats(-12, 12),
-    st.floats(-15, 15),
-    st.floats(3, 300),
-    st.floats(-25, 25),
-)
-def test_range_and_bearing_invert_the_projection(
-    height: float, view: float, pitch: float, roll: float, distance: float, bearing: float
-) -> None:
-    camera = Camera(height, view)
-    u, v, line = project(camera, pitch, roll, distance, bearing)
-    position = WaterPlane(camera, line, SIZE).locate(u, v)
-    assert position.range == pytest.approx(distance, rel=1e-6)
-    assert position.bearing == pytest.approx(bearing, abs=1e-6)
-
-
-@given(st.floats(1, 5), st.floats(5, 200))
-def test_the_error_bound_is_that_of_a_pixel(height: float, distance: float) -> None:
-    camera = Camera(height, 60.0)
-    u, v, line = project(camera, 0, 0, distance, 0)
-    plane = WaterPlane(camera, line, SIZE)
-    one = plane.locate(u, v).error
-    nearer = plane.locate(u, v + 0.01).range
-    assert one is not None
-    assert nearer is not None
-    assert (distance - nearer) / 0.01 == pytest.approx(one, rel=0.05)
-
-
-def test_above_the_horizon_there_is_no_range() -> None:
-    assert WaterPlane(Camera(2, 60), Line(180, 180), SIZE).locate(320, 170).range is None
+# --- ranges -----------------------------------------------------------------------------------------------
 
 
 def test_the_mounting_stands_in_for_a_hidden_horizon() -> None:
@@ -431,63 +372,3 @@ def test_an_alarm_needs_some_frames_in_a_row_and_more_to_end() -> None:
         assert alarm.update(scene_of(danger))
     assert [alarm.update(scene_of(False)) for _ in range(15)] == [True] * 14 + [False]
     assert events == ["alarm", "alarm_over"]
-
-
-# --- synthetic scenes, where truth is known -------------------------------------------------------------
-
-
-def test_the_horizon_of_synthetic_scenes_is_found() -> None:
-    errors = []
-    for seed in range(12):
-        for frame in (0, 40):
-            _, labels = synthetic.render(seed, frame, SIZE)
-            horizon = MarineAnalyser(CLASSES)(labels).horizon
-            if horizon is not None:
-                row, slope = synthetic.horizon(seed, frame, SIZE)
-                middle = horizon.line.at(320, SIZE[1])
-                errors.append(abs(middle - (row + 320 * slope)))
-    assert len(errors) >= 4
-    assert np.median(errors) < 1.0
-
-
-def true_obstacles(seed: int, frame: int) -> tuple[Labels, list[tuple[int, int, int, int]]]:
-    """Mask of a scene and the boxes of its vessels, each rendered alone."""
-    scene = scenes.scene_of(seed)
-    labels = synthetic.render(seed, frame, SIZE)[1]
-
-    def mask(vessels: tuple[Any, ...]) -> Labels:
-        return draw(replace(scene, vessels=vessels), None, seed, frame, SIZE)[1]
-
-    empty, boxes = mask(()), []
-    for vessel in scene.vessels:
-        shape = (mask((vessel,)) != empty).astype(np.uint8)
-        if shape.sum() >= 40:
-            boxes.append(tuple(int(v) for v in cv2.boundingRect(shape)))
-    return labels, boxes  # type: ignore[return-value]
-
-
-def same_place(found: tuple[int, ...], true: tuple[int, ...]) -> bool:
-    """Whether a box stands where a vessel does: its foot within it, as high as a quarter of it or 4 pixels.
-
-    What rises above the shore line cannot be told from the shore, so the boxes' tops do not count.
-    """
-    centre = found[0] + found[2] / 2
-    bottoms = abs(found[1] + found[3] - true[1] - true[3])
-    return true[0] - 2 <= centre <= true[0] + true[2] + 2 and bottoms <= max(4, true[3] / 4)
-
-
-def test_vessels_of_synthetic_scenes_are_found() -> None:
-    hits, found, wanted = 0, 0, 0
-    for seed in range(10):
-        labels, truth = true_obstacles(seed, 10)
-        detections = [o.box for o in MarineAnalyser(CLASSES)(labels).obstacles]
-        free = list(truth)
-        for box in detections:
-            if match := next((t for t in free if same_place(box, t)), None):
-                free.remove(match)
-                hits += 1
-        found += len(detections)
-        wanted += len(truth)
-    precision, recall = hits / max(1, found), hits / wanted
-    print(f"precision {precision:.2f}, recall {recall:.2f} on {wanted} vessels")
-    assert 2 * precision * recall / (precision + recall) >= 0.7

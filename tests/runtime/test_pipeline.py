@@ -3,7 +3,6 @@
 import errno
 import threading
 import time
-from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,92 +12,13 @@ import pytest
 from il2vseg.base.errors import CheckFailed, UserError
 from il2vseg.base.images import Frame
 from il2vseg.runtime import pipeline as module
-from il2vseg.runtime.events import Event, EventLog
+from il2vseg.runtime.events import EventLog
 from il2vseg.runtime.pipeline import Pipeline
 from il2vseg.runtime.result import Result
-from il2vseg.runtime.sinks.base import Sink
-from il2vseg.runtime.sources.base import Captured, Source
+from il2vseg.runtime.sources.base import Captured
 
 from .conftest import make_result
-
-FRAME = np.zeros((8, 8, 3), np.uint8)
-
-
-class Counting(Source):
-    """So many frames, recorded or live; `hook` is called before each."""
-
-    def __init__(
-        self, count: int, *, live: bool = False, hook: Callable[[int], None] = lambda i: None
-    ) -> None:
-        self.live = live
-        self.closed = False
-        self._count, self._hook, self._next, self._stopped = count, hook, 0, False
-
-    def read(self) -> Captured | None:
-        if self._stopped or self._next >= self._count:
-            return None
-        self._hook(self._next)
-        self._next += 1
-        return Captured(FRAME, self._next - 1, f"frame_{self._next - 1:06d}")
-
-    def interrupt(self) -> None:
-        self._stopped = True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def engine(frame: Frame) -> Result:
-    return make_result(frame, latency_ms={"engine": 0.1})
-
-
-class Collect(Sink):
-    name = "collect"
-
-    def __init__(self, hook: Callable[[Result], None] = lambda result: None) -> None:
-        self.results: list[Result] = []
-        self.events: list[Event] = []
-        self.closed = False
-        self._hook = hook
-
-    def write(self, result: Result) -> None:
-        self._hook(result)
-        self.results.append(result)
-
-    def event(self, event: Event) -> None:
-        if event.kind != "camera_blind":  # most frames of these tests are black
-            self.events.append(event)
-
-    def close(self) -> None:
-        self.closed = True
-
-    def kinds(self) -> list[str]:
-        return [e.kind for e in self.events]
-
-
-def make(
-    source: Source,
-    sinks: Sequence[Sink],
-    run: Callable[[Frame], Result] = engine,
-    events: EventLog | None = None,
-    max_frames: int | None = None,
-) -> Pipeline:
-    return Pipeline(source, run, sinks, events, max_frames=max_frames)
-
-
-class Paced(Counting):
-    """A live source whose next frame comes when a sink has the one before, and says so by `written`."""
-
-    def __init__(self, count: int, hook: Callable[[int], None] = lambda i: None) -> None:
-        self._gate, self._then = threading.Semaphore(1), hook
-        super().__init__(count, live=True, hook=self._wait)
-
-    def _wait(self, index: int) -> None:
-        self._gate.acquire(timeout=5)
-        self._then(index)
-
-    def written(self, result: Result) -> None:
-        self._gate.release()
+from .misbehaving import Collect, Counting, Failing, Paced, engine, make
 
 
 def test_a_recorded_source_loses_nothing_however_slow_the_sinks() -> None:
@@ -162,19 +82,6 @@ def test_the_overlay_is_drawn_once_for_all_sinks(monkeypatch: pytest.MonkeyPatch
 
     make(Counting(5), [Collect(look), Collect(look), Collect()]).run()
     assert drawn == [0, 1, 2, 3, 4]
-
-
-class Failing:
-    """An engine that raises on the calls listed."""
-
-    def __init__(self, calls: set[int]) -> None:
-        self.calls, self.count = calls, -1
-
-    def __call__(self, frame: Frame) -> Result:
-        self.count += 1
-        if self.count in self.calls:
-            raise RuntimeError("device lost")
-        return engine(frame)
 
 
 def test_an_engine_that_raises_once_is_asked_again_and_no_frame_is_lost() -> None:

@@ -13,10 +13,6 @@ MAX_THREADS = 4
 """Threads of a decoder. Each holds a frame; more help little, and a damaged end loses as many frames."""
 
 
-class Unreachable(Exception):
-    """There is no answer now, or no permission; later there may be."""
-
-
 def open_container(
     name: str | Path, *, timeouts: tuple[float, float] | None = None, options: dict[str, str] | None = None
 ) -> Any:
