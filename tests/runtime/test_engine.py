@@ -39,6 +39,7 @@ def test_infer_is_the_bare_graph(engine: Engine, frames: list[Frame]) -> None:
 
 def test_a_stabiliser_decides_the_labels(model: Path, frames: list[Frame]) -> None:
     def only_sky(frame: Frame, scores: np.ndarray) -> np.ndarray:
+        assert (frame.shape, frame.dtype, len(scores)) == ((*SIZE, 3), np.uint8, 4)
         return np.eye(len(scores), dtype=np.float32)[2][:, None, None] * np.ones_like(scores)
 
     steady = open_engine(model, stabiliser=only_sky, say=lambda line: None)

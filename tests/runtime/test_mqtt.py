@@ -109,6 +109,7 @@ def test_a_run_without_its_broker_says_so_and_goes_on(
         ("mqtt://boat:1884/a/b/", ("boat", 1884, "a/b", None, None)),
         ("mqtt://u:p@ss/w:o?r#d@boat:1884/bow", ("boat", 1884, "bow", "u", "p@ss/w:o?r#d")),
         ("mqtt://u:p%40ss@boat", ("boat", 1883, "il2vseg", "u", "p@ss")),
+        ("mqtt://boat:65535", ("boat", 65535, "il2vseg", None, None)),
         ("mqtt://user@boat", ("boat", 1883, "il2vseg", "user", None)),
         ("mqtt://u:p@[::1]:1884/bow", ("::1", 1884, "bow", "u", "p")),
     ],
@@ -118,7 +119,7 @@ def test_addresses_of_brokers(url: str, expected: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mqtt://u:geheim@boat:0", "mqtt://u:geheim@boat:99999", "mqtts://u:geheim@b"]
+    "url", ["mqtt://u:geheim@boat:0", "mqtt://u:geheim@boat:65536", "mqtts://u:geheim@b"]
 )
 def test_a_wrong_address_shows_no_password(url: str) -> None:
     with pytest.raises(UserError) as error:

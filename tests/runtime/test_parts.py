@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from il2vseg.base.images import Frame
+from il2vseg.runtime import overlay
 from il2vseg.runtime.channel import Channel
 from il2vseg.runtime.histogram import RATIO, Histogram, Latencies
+from il2vseg.runtime.marine.scene import Obstacle
+from il2vseg.runtime.overlay import _caption
 
-from .conftest import make_result
+from .conftest import CLASSES, make_result
 
 
 @given(st.lists(st.floats(0.02, 50_000), min_size=1), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
@@ -118,3 +121,23 @@ def test_the_overlay_leaves_the_frame_alone_and_writes_a_legend(frames: list[Fra
 def test_the_overlay_fits_any_frame(size: tuple[int, int]) -> None:
     result = make_result(np.zeros((*size, 3), np.uint8), fps=1.0)
     assert result.draw().shape == (*size, 3)
+
+
+def test_a_caption_has_what_is_known() -> None:
+    assert _caption(Obstacle((0, 0, 1, 1), (0.0, 1.0))) == ""
+    assert _caption(Obstacle((0, 0, 1, 1), (0.0, 1.0), range_m=12.4)) == "12 m"
+    known = Obstacle((0, 0, 1, 1), (0.0, 1.0), range_m=12.4, track=3, nearest_s=9.6)
+    assert _caption(known) == "3: 12 m in 10 s"
+
+
+@pytest.mark.parametrize(("height", "scale"), [(100, 0.35), (900, 1.0), (3000, 1.2)])
+def test_letters_suit_the_image(height: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float]] = []
+    monkeypatch.setattr(overlay.cv2, "putText", lambda *a: written.append((a[1], a[4])))
+    fractions = {"obstacle": 0.01, "water": 0.0, "sky": 0.99}
+    overlay.draw_legend(np.zeros((height, 200, 3), np.uint8), CLASSES, fractions, 12.34)
+    assert [text for text, _ in written] == ["obstacle 1 %", "water 0 %", "sky 99 %", "12.3 fps"]
+    assert [size for _, size in written] == pytest.approx([scale] * 4)
+    written.clear()
+    overlay.draw_legend(np.zeros((height, 200, 3), np.uint8), CLASSES, fractions, make_result().fps)
+    assert len(written) == 3  # no rate before one is known

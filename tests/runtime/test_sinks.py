@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -24,7 +26,9 @@ from il2vseg.runtime.events import Event
 from il2vseg.runtime.marine.scene import Scene
 from il2vseg.runtime.notify import Notifier
 from il2vseg.runtime.result import Result
+from il2vseg.runtime.sinks import encoder
 from il2vseg.runtime.sinks.jsonl import JsonlSink
+from il2vseg.runtime.sinks.log import LogSink
 from il2vseg.runtime.sinks.quota import QuotaSink
 from il2vseg.runtime.sinks.ring import RingSink
 from il2vseg.runtime.sinks.video import VideoSink
@@ -126,7 +130,7 @@ def test_live_video_keeps_the_time(tmp_path: Path, suffix: str) -> None:
 
 def test_the_oldest_recordings_are_deleted_and_nothing_else(tmp_path: Path) -> None:
     now, ledger = time.time(), Ledger(tmp_path)
-    for i in range(6):
+    for i in (3, 0, 5, 1, 4, 2):  # recorded in another order than they were written
         path = tmp_path / f"sub/{i}.mkv"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 100)
@@ -360,3 +364,24 @@ def test_a_log_may_be_cut_from_outside(tmp_path: Path) -> None:
     sink.event(Event("two", "x"))
     sink.close()
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["two"]
+
+
+def test_a_kind_of_events_that_repeats_is_told_twenty_times(capsys: pytest.CaptureFixture[str]) -> None:
+    sink = LogSink()
+    for i in range(30):
+        sink.event(Event("noise", f"noise {i}"))
+    sink.event(Event("other", "something else"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:20] == [f"il2vseg-run: noise {i}" for i in range(20)]
+    assert lines[20:] == [
+        "il2vseg-run: further events noise are not shown", "il2vseg-run: something else"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("free", "enough"), [(16 << 20, True), ((16 << 20) - 1, False)])
+def test_sixteen_mebibytes_stay_free(
+    free: int, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with nullcontext() if enough else pytest.raises(OSError, match="No space"):
+        encoder.check_space(tmp_path / "o.mkv")
