@@ -125,3 +125,9 @@ def test_a_wrong_address_shows_no_password(url: str) -> None:
     with pytest.raises(UserError) as error:
         Broker.parse(url)
     assert "geheim" not in str(error.value)
+
+
+def test_a_broker_that_stays_away_costs_two_hundred_messages_of_memory(opened: Open) -> None:
+    opened(f"mqtt://127.0.0.1:{servers.free_port()}/boat")
+    (sink,) = opened.sinks  # type: ignore[attr-defined]
+    assert sink._client._max_queued_messages == 200
