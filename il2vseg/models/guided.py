@@ -64,7 +64,7 @@ def _corner_weights(pixels: int, device: torch.device) -> Tensor:
     return torch.stack([1.0 - second, second])
 
 
-def guided_quads(scores: Tensor, images: Tensor, cells: int = 2, eps: float = 1e-3) -> Tensor:
+def guided_quads(scores: Tensor, images: Tensor, cells: int, eps: float) -> Tensor:
     """Scores of every pixel, with their edges on those of the image, quad by quad.
 
     Args:

@@ -56,7 +56,7 @@ def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str]") -> N
         assert process.poll() is None, process.communicate()[1]
         return metrics.exists() and metrics.read_bytes().count(b"\n") >= steps
 
-    eventually(taken, 120)
+    eventually(taken, 600, f"step {steps}")
 
 
 def worker_ids(process: "subprocess.Popen[str]") -> list[int]:

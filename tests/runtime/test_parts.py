@@ -133,11 +133,15 @@ def test_a_caption_has_what_is_known() -> None:
 @pytest.mark.parametrize(("height", "scale"), [(100, 0.35), (900, 1.0), (3000, 1.2)])
 def test_letters_suit_the_image(height: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, float]] = []
-    monkeypatch.setattr(overlay.cv2, "putText", lambda *a: written.append((a[1], a[4])))
+    rows: list[int] = []
+    monkeypatch.setattr(
+        overlay.cv2, "putText", lambda *a: (written.append((a[1], a[4])), rows.append(a[2][1]))
+    )
     fractions = {"obstacle": 0.01, "water": 0.0, "sky": 0.99}
     overlay.draw_legend(np.zeros((height, 200, 3), np.uint8), CLASSES, fractions, 12.34)
     assert [text for text, _ in written] == ["obstacle 1 %", "water 0 %", "sky 99 %", "12.3 fps"]
     assert [size for _, size in written] == pytest.approx([scale] * 4)
+    assert rows == sorted(set(rows))  # one below the other
     written.clear()
     overlay.draw_legend(np.zeros((height, 200, 3), np.uint8), CLASSES, fractions, make_result().fps)
     assert len(written) == 3  # no rate before one is known

@@ -117,6 +117,7 @@ def test_a_connection_that_dies_or_freezes_is_made_again(release: threading.Even
     connect, _ = connecting(release, [1, 2, 3, failure], ConnectionFailed("refused"), [7, 8, 9, "hang"])
     log = Log()
     source = LiveSource(connect, "cam", log, freeze_s=0.1)
+    assert source.live
     assert take(source, 9)[-1] == 9
     assert log.kinds() == ["source_lost", "source_back"]
     release.set()
