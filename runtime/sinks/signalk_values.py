@@ -77,7 +77,11 @@ def _described(obstacle: Obstacle, fix: Fix) -> dict[str, Any]:
 
 def notification(notice: Notice, fix: Fix) -> dict[str, Any]:
     """The value of a notification."""
-    value = {"state": notice.state, "method": _METHODS[notice.state], "message": notice.message}
+    value: dict[str, Any] = {
+        "state": notice.state,
+        "method": _METHODS[notice.state],
+        "message": notice.message,
+    }
     if notice.obstacle is not None:
         about = _described(notice.obstacle, fix)
         value["data"] = {key: about[key] for key in ("distance", "distanceError", "bearingRelative")}

@@ -135,9 +135,9 @@ def test_an_alarm_comes_once_and_ends(fake: FakeSignalK, opened: Open) -> None:
     eventually(
         lambda: fake.value(ALARM) == {"state": "normal", "method": [], "message": "no obstacle is near"}
     )
-    for i in range(5):
-        sink.write(seen(NEAR, alarm=True, index=i))
-        eventually(lambda: fake.value(ALARM)["state"] == "alarm")
+    for metres in (20.0, 19.0, 18.0):
+        sink.write(seen(replace(NEAR, range_m=metres), alarm=True))
+        eventually(lambda m=metres: fake.value(f"{NEAREST}.distance") == m)  # type: ignore[misc]
     alarm = fake.value(ALARM)
     assert alarm["method"] == ["visual", "sound"]
     assert alarm["message"] == "obstacle at 20 m, bearing +10°"
@@ -255,6 +255,13 @@ def test_a_kilometre_on_the_ellipsoid(bearing: float, latitude: float, longitude
     assert found is not None
     assert found["latitude"] == pytest.approx(latitude, abs=2e-5)
     assert found["longitude"] == pytest.approx(longitude, abs=2e-5)
+
+
+def test_a_degree_of_latitude_is_shorter_at_the_equator() -> None:
+    """Reference: 110574 m there, 111694 m at the poles."""
+    north = Fix(position=(0.0, 0.0), heading=0.0).position_of(1000.0, 0.0)
+    assert north is not None
+    assert north["latitude"] == pytest.approx(1000 / 110574, abs=1e-7)
 
 
 def test_positions_go_round_the_earth_and_end_at_the_pole() -> None:
