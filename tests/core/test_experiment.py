@@ -79,7 +79,7 @@ def test_every_grid_has_rows_of_distinct_names_and_known_settings() -> None:
     from il2vseg.learning.preparation import recipe_of
     from il2vseg.train import TrainConfig
 
-    for grid in ("methods", "ablation", "alpha", "low-level", "seeds", "backbones"):
+    for grid in ("methods", "ablation", "alpha", "low-level", "seeds", "backbones", "transfer"):
         rows = experiment.variants(grid)
         assert len({v.name for v in rows}) == len(rows)
         for v in rows:
