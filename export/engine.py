@@ -102,7 +102,7 @@ def _require_device(folder: Path, precision: Precision) -> tuple[Any, Cuda]:
         # A stub of the package without its libraries imports, too.
         tensorrt.Builder  # noqa: B018
     except (ImportError, AttributeError, OSError):
-        raise UserError(f"no TensorRT here (pip install 'il2vseg[trt]'): {instead}") from None
+        raise UserError(f"TensorRT is not installed (pip install 'il2vseg[trt]'): {instead}") from None
     try:
         return tensorrt, Cuda()
     except CudaError as error:

@@ -122,7 +122,7 @@ def list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if not folder.is_dir():
-        raise UserError(f"{folder}: is a file, a folder is needed")
+        raise UserError(f"{folder}: is a file, but a folder is needed")
     return sorted(_walk(folder, suffixes, ()), key=_natural_key)
 
 

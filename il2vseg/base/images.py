@@ -32,7 +32,7 @@ def _decode(path: str | Path, flags: int) -> NDArray[np.generic]:
     path = Path(path)
     if path.suffix.lower() in UNREAD_SUFFIXES:
         kind = path.suffix[1:].upper()
-        raise UserError(f"{path}: {kind} pictures are not read; convert them to JPEG or PNG")
+        raise UserError(f"{path}: {kind} images are not supported; convert them to JPEG or PNG")
     # Not cv2.imread, which warns on standard error about a missing file and says the same of any failure.
     try:
         data = path.read_bytes()

@@ -75,7 +75,7 @@ def protect(
     for path in inputs:
         if (replaced := existing.get(_identity(path) or (-1, -1))) is not None:
             link = "" if str(replaced) == str(path) else f"is {path}, which "
-            raise UserError(f"{replaced}: {link}is read by this run and would be written over; {advice}")
+            raise UserError(f"{replaced}: {link}is read by this run and would be overwritten; {advice}")
 
 
 def footage_files(*roots: Path | None) -> Iterator[Path]:

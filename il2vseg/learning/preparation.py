@@ -45,7 +45,7 @@ def resolve_scale(config: "TrainConfig", processes: Processes) -> "TrainConfig":
     """
     precision: Any = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in AUTOCAST:
-        raise UserError(f"--mixed-precision {precision}: one of {', '.join(AUTOCAST)}")
+        raise UserError(f"--mixed-precision must be one of {', '.join(AUTOCAST)} (got {precision})")
     return dataclasses.replace(
         config, accumulate=config.accumulate or processes.count, mixed_precision=precision
     )

@@ -49,7 +49,7 @@ class LowLevelSpec:
         """Read the settings that a checkpoint or a manifest holds, of this version or an older one.
 
         Raises:
-            UserError: they ask for affinity in windows, which is no more.
+            UserError: they ask for affinity in windows, which is no longer supported.
         """
         known = dict(values)
         if known.pop("window", 0):

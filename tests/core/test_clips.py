@@ -235,7 +235,7 @@ def test_a_name_may_have_any_character_and_any_encoding(
 def test_heic_and_avif_are_refused_by_name_whatever_they_are_called(tmp_path: Path, brand: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"\x00\x00\x00\x1cftyp" + brand + bytes(100))
-    with pytest.raises(UserError, match="pictures are not read"):
+    with pytest.raises(UserError, match="images are not supported"):
         Clip(path)
 
 

@@ -37,7 +37,7 @@ def test_precision_of_accelerate_launch_is_taken_over(
     assert folders[0].endswith("-bf16")  # tokens of another precision are other tokens
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     assert train.main(short) == 2
-    assert "--mixed-precision fp8: one of no, bf16, fp16" in capsys.readouterr().err
+    assert "--mixed-precision must be one of no, bf16, fp16 (got fp8)" in capsys.readouterr().err
 
 
 # --- whole runs, killed and launched -----------------------------------------------------------------------

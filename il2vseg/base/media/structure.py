@@ -34,7 +34,7 @@ def refuse_picture_container(path: Path, start: bytes) -> None:
         UserError: it is one.
     """
     if kind := picture_container(start):
-        raise UserError(f"{path}: {kind} pictures are not read; convert them to JPEG or PNG")
+        raise UserError(f"{path}: {kind} images are not supported; convert them to JPEG or PNG")
 
 
 def missing_bytes(path: Path) -> int:
