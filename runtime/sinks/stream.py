@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
+
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import resize_frame
 from il2vseg.base.redact import redacted
@@ -136,7 +138,7 @@ class StreamSink(Sink):
         assert worker.stdout is not None
         try:
             worker.stdin.write(HEAD.pack(result.captured.moment))
-            worker.stdin.write(memoryview(picture).cast("B"))
+            worker.stdin.write(np.ascontiguousarray(picture).data.cast("B"))
             worker.stdin.flush()
         except BrokenPipeError:
             pass  # it said why, or did not

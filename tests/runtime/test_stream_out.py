@@ -262,3 +262,32 @@ def test_srt_is_refused_with_a_way_out_where_pyav_has_none(monkeypatch: pytest.M
     monkeypatch.setattr(stream, "_have_srt", lambda: False)
     with pytest.raises(UserError, match=r"ffmpeg -i udp://127.0.0.1:5000 -c copy -f mpegts srt://HOST:PORT"):
         StreamSink("srt://127.0.0.1:9000?passphrase=geheimnisvoll")
+
+
+@pytest.mark.slow
+def test_the_way_out_for_srt_works(
+    opened: Open, tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
+    require(servers.FFMPEG, "ffmpeg is not installed")
+    assert servers.FFMPEG
+    file = tmp_path / "received"
+    inner = f"udp://127.0.0.1:{servers.free_port(socket.SOCK_DGRAM)}"
+    outer = f"srt://127.0.0.1:{servers.free_port(socket.SOCK_DGRAM)}"
+    ffmpeg = [servers.FFMPEG, "-y", "-loglevel", "quiet"]
+    listening = [*ffmpeg, "-i", f"{outer}?mode=listener", "-c", "copy", "-flush_packets", "1", "-f", "h264"]
+    bridge = [*ffmpeg, "-i", inner, "-c", "copy", "-f", "mpegts", outer]
+    with (
+        servers.running(servers.Process(outer, [*listening, str(file)])),
+        servers.running(servers.Process(inner, bridge, restart=True)),
+    ):
+        sink, _ = opened(inner)
+        moments = itertools.count()
+        eventually(
+            lambda: (
+                sink.write(frame(next(moments)))
+                or time.sleep(0.05)
+                or (file.exists() and file.stat().st_size > 3000)
+            ),
+            60,
+        )
+    assert pictures(file)
