@@ -107,7 +107,8 @@ class Surveyed:
 
     def _batch(self, indices: Iterable[int]) -> Tensor:
         tokens = torch.from_numpy(self._tokens[list(indices)]).float()
-        return tokens.transpose(1, 2).unflatten(2, self.grid)
+        on_grid: Tensor = tokens.transpose(1, 2).unflatten(2, self.grid)
+        return on_grid
 
     @torch.no_grad()
     def cells(self) -> NDArray[np.uint8]:
@@ -135,8 +136,7 @@ class Surveyed:
         inside = torch.from_numpy(self.cells()[index].ravel() == cluster)
         whitening = self.classifier.whitening
         z = self.classifier.head(whitening(self._batch([index]).flatten(2).transpose(1, 2))[0, inside])
-        unit: Tensor = F.normalize(z, dim=1)
-        return unit
+        return F.normalize(z, dim=1)
 
     @torch.no_grad()
     def divide(self, cluster: int, parts: int = 2) -> Tensor:

@@ -120,10 +120,17 @@ function card(c) {
   });
   const input = make("input", { value: c.name ?? "", placeholder: `cluster ${c.id}: what is it?`, list: "names", maxLength: 40, autocomplete: "off" });
   input.setAttribute("aria-label", `Name of cluster ${c.id}`);
-  input.addEventListener("change", () => { if (input.value.trim() !== (c.name ?? "")) nameIt(c.id, input.value.trim() || null); });
+  // Enter makes a "change" too, unless the field was drawn anew under the typing.
+  let sent = c.name ?? "";
+  const commit = () => {
+    if (input.value.trim() === sent) return;
+    sent = input.value.trim();
+    nameIt(c.id, sent || null);
+  };
+  input.addEventListener("change", commit);
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
-    if (input.value.trim() !== (c.name ?? "")) nameIt(c.id, input.value.trim() || null);
+    commit();
     nextUnnamed(c.id);
   });
   const divide = make("button", { type: "button", textContent: "Divide", title: "make two clusters of it", onclick: () => act({ do: "divide", cluster: c.id, parts: 2 }) });

@@ -25,6 +25,7 @@ COMMANDS = {
     "il2vseg.export.tools.naming": "NameConfig",
     "il2vseg.export.tools.annotations": "AnnotateConfig",
     "il2vseg.runtime.cli": "RunConfig",
+    "il2vseg.studio.cli": "StudioConfig",
 }
 
 

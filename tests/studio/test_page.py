@@ -95,7 +95,13 @@ def until(page: Any, condition: str, argument: Any = None, seconds: float = 120)
     """Wait for a condition in the page. Playwright's own waiting evaluates there, which our CSP forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(condition, argument):
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s: {condition}"
+        if time.monotonic() > deadline:
+            shown = page.evaluate(
+                "[document.getElementById('notice').textContent, state.tasks, state.jobs.train.state]"
+            )
+            raise AssertionError(
+                f"it did not happen within {seconds:g} s: {condition}; the page shows {shown}"
+            )
         page.wait_for_timeout(50)
 
 
