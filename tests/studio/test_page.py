@@ -171,13 +171,8 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
     assert (model / "names.yaml").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dict[str, int]) -> None:
-    footage, project = tmp_path / "river", tmp_path / "project"
-    footage.mkdir()
-    for i in range(8):
-        write_image(footage / f"scene_{i}.jpg", render(i % 4, 11 * i, (96, 128))[0])
+def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> None:
+    """All six steps on eight frames and a broken one; the studio is killed twice on the way."""
     (footage / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     words = (
         "studio",
@@ -232,3 +227,22 @@ def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dic
         until(page, "document.getElementById('trial').naturalWidth > 100")
     manifest = json.loads((project / "export" / "manifest.json").read_text())
     assert sorted(c["name"] for c in manifest["classes"]) == ["sky", "water"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dict[str, int]) -> None:
+    footage = tmp_path / "river"
+    footage.mkdir()
+    for i in range(8):
+        write_image(footage / f"scene_{i}.jpg", render(i % 4, 11 * i, (96, 128))[0])
+    drive(browser, footage, tmp_path / "project", size)
+
+
+@pytest.mark.slow
+def test_the_whole_way_on_real_frames(browser: Any, tmp_path: Path, real_data: Path) -> None:
+    footage = tmp_path / "boat"
+    footage.mkdir()
+    for file in sorted((real_data / "intcatch" / "train" / "images").iterdir())[::40][:8]:
+        shutil.copy(file, footage)
+    drive(browser, footage, tmp_path / "project", DESKTOP)
