@@ -11,12 +11,12 @@ const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 
 async function loadClusters(force = false) {
   if (loading || !state.ready.clusters) return;
-  if (!force && naming && naming.revision === state.revision) return;
+  if (!force && naming && naming.fresh && naming.revision === state.revision) return;
   loading = true;
   try {
     const like = likeShown === null ? "" : `?like=${likeShown}`;
     const before = naming, found = await get(`api/clusters${like}`);
-    naming = { ...found, clicks: before ? before.clicks : NO_CLICKS };
+    naming = { ...found, fresh: true, clicks: before ? before.clicks : NO_CLICKS };
     const changed = !before || before.clusters.length !== naming.clusters.length
       || before.clusters.some((c, i) => c.share !== naming.clusters[i].share);
     if (changed) pictures = {};

@@ -32,8 +32,15 @@ async function get(path) {
   return response.json();
 }
 
-// Do something; true if it was done.
-async function act(action) {
+// Do something, after what was asked for before; true if it was done.
+let queue = Promise.resolve();
+function act(action) {
+  const done = queue.then(() => send(action));
+  queue = done;
+  return done;
+}
+
+async function send(action) {
   try {
     const response = await fetch("api/act", {
       method: "POST",
@@ -43,9 +50,13 @@ async function act(action) {
     if (!response.ok) {
       notice(await response.text());
       await poll();
-      if (response.status === 409) await loadClusters(true);
+      if (step === "name") await loadClusters(true);
       return false;
     }
+    // What was done is the only change since: the next request may build on it.
+    const { revision } = await response.json();
+    state.revision = Math.max(state.revision, revision);
+    if (naming !== null && NAMING.has(action.do)) Object.assign(naming, { revision, fresh: false });
   } catch {
     notice("The studio does not answer. Was it ended? Start it again: nothing is lost.");
     return false;

@@ -111,14 +111,16 @@ def wide(page: Any) -> bool:
 
 
 def name_by_typing(page: Any, cluster: int, name: str) -> None:
+    before = page.evaluate("naming.revision")
     field = page.locator(f"#card-{cluster} input")
     field.fill(name)
     field.press("Enter")
     until(
         page,
-        "([k, n]) => naming.clusters[k].name === n && state.revision === naming.revision",
-        [cluster, name],
+        "before => naming.fresh && naming.revision > before && naming.revision === state.revision",
+        before,
     )
+    assert page.evaluate("k => naming.clusters[k].name", cluster) == name
 
 
 def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: Path, footage: Path) -> None:
@@ -162,6 +164,12 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
         other.locator("#undo").click()
         until(page, "k => naming.clusters[k].name === 'sky'", at)
         before = page.evaluate("naming.clusters.length")
+        # Two presses of one tab, one right after the other, are not two tabs.
+        page.evaluate(
+            "k => { act({ do: 'name', clusters: [k], name: 'lake' }); act({ do: 'undo' }); }", cluster
+        )
+        until(page, "naming.fresh && state.named.redo === 1 && naming.revision === state.revision")
+        assert page.locator("#notice").is_hidden()
         page.locator(f"#card-{cluster}").get_by_role("button", name="Divide").click()
         until(page, "n => naming.clusters.length === n + 1", before)
         assert not wide(page)
