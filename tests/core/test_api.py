@@ -112,7 +112,7 @@ def test_a_picture_becomes_a_result(model: il2vseg.Model, frame: Frame, tmp_path
     assert result.obstacles
     assert f"{len(result.obstacles)} obstacles" in repr(result)
     assert "Result(river, 320x180: " in repr(result)
-    assert repr(model) == f"Model(marine-lite, 512x288 on cpu: {', '.join(model.names)})"
+    assert repr(model) == f"Model(marine-lite, 640x352 on cpu: {', '.join(model.names)})"
 
 
 def test_several_pictures_become_a_list(model: il2vseg.Model, frame: Frame, tmp_path: Path) -> None:
