@@ -118,8 +118,8 @@ def serve(read: BinaryIO, answer: Callable[[str], None]) -> None:
         answer(reason(error, setup["url"]))
 
 
-def main() -> None:
-    """Serve standard input."""
+def serve_standard_input() -> None:
+    """Be the worker: the parent alone says when it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # for the parent, which then closes the pipe
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_standard_input()
