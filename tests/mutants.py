@@ -1,6 +1,6 @@
 """python tests/mutants.py: plant bugs, one at a time, and see which ones no test notices.
 
-A random sample of small changes (cosmic-ray's operators and three of our own), each tried against the tests
+A random sample of small changes (cosmic-ray's operators and four of our own), each tried against the tests
 that run the changed line. Nothing is written into the repository: the tests run in a copy of it, and the
 changed module is handed to Python from memory. The heavy libraries are imported once; every mutant is a fork.
 See docs/testing.md.

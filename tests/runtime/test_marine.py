@@ -17,11 +17,12 @@ from il2vseg.runtime.marine.scene import (
     Scene,
     _whole_box,
     far_edge,
+    find_obstacles,
     fit_horizon,
     water_body,
     water_edge,
 )
-from il2vseg.runtime.marine.water_plane import Camera, Line
+from il2vseg.runtime.marine.water_plane import Camera
 
 from .test_marine_plane import project
 
@@ -201,9 +202,31 @@ def test_the_foot_of_a_piece_is_its_own() -> None:
     assert feet == pytest.approx([105.5, 164.5], abs=2)
 
 
-def test_a_line_is_read_at_a_column() -> None:
-    line = Line(10.0, 20.0)
-    assert (line.at(0, 11), line.at(5, 11), line.at(10, 11)) == (10.0, 15.0, 20.0)
+@pytest.mark.parametrize(("height", "width", "found"), [(2, 4, True), (1, 7, False)])
+def test_an_obstacle_is_eight_of_a_hundred_thousand_pixels_at_least(
+    height: int, width: int, found: bool
+) -> None:
+    labels = np.full((200, 500), WATER, np.uint8)
+    labels[:50] = SKY
+    labels[150 : 150 + height, 100 : 100 + width] = OBSTACLE
+    edge = np.full(500, 50, np.int64)
+    assert bool(find_obstacles(labels, water_body(labels, WATER), edge, CLASSES)) == found
+
+
+@pytest.mark.parametrize(("bottom", "found"), [(104, False), (107, True)])
+def test_an_obstacle_reaches_clearly_below_the_far_edge(bottom: int, found: bool) -> None:
+    """By more than 0.006 of the height: three rows of five hundred."""
+    labels = np.full((500, 1000), WATER, np.uint8)
+    labels[:100] = SKY
+    labels[80:bottom, 400:420] = OBSTACLE
+    body = water_body(labels, WATER)
+    assert bool(find_obstacles(labels, body, water_edge(body), CLASSES)) == found
+
+
+def test_the_far_edge_runs_behind_boats_on_half_of_the_columns() -> None:
+    edge = np.full(640, 100, np.int64)
+    edge[np.arange(640) // 16 % 2 == 0] = 140
+    assert np.abs(far_edge(edge) - 100).max() <= 1.5
 
 
 def test_a_single_column_has_a_level_horizon() -> None:

@@ -67,3 +67,8 @@ def test_the_error_bound_is_that_of_a_pixel(height: float, distance: float) -> N
 
 def test_above_the_horizon_there_is_no_range() -> None:
     assert WaterPlane(Camera(2, 60), Line(180, 180), SIZE).locate(320, 170).range is None
+
+
+def test_a_line_is_read_at_a_column() -> None:
+    line = Line(10.0, 20.0)
+    assert (line.at(0, 11), line.at(5, 11), line.at(10, 11)) == (10.0, 15.0, 20.0)

@@ -130,6 +130,25 @@ def test_an_engine_that_never_works_ends_the_run(live: bool, frames: int) -> Non
     assert failing.count + 1 == 2 * frames  # each is tried twice
 
 
+def test_frames_lost_now_and_then_do_not_end_a_live_run() -> None:
+    """Every second frame, twelve in all; ten in a row would be the end."""
+    failing = Failing({call for k in range(12) for call in (3 * k + 1, 3 * k + 2)})
+    gate = threading.Semaphore(1)
+
+    def run(frame: Frame) -> Result:
+        try:
+            return failing(frame)
+        finally:
+            if failing.count % 3 != 1:  # the second attempt is at the same frame
+                gate.release()
+
+    sink = Collect()
+    pipeline = make(Counting(24, live=True, hook=lambda i: gate.acquire(timeout=5) and None), [sink], run)
+    pipeline.run()
+    assert pipeline.failed == 12
+    assert [r.index for r in sink.results] == list(range(0, 24, 2))
+
+
 def test_a_sink_that_cannot_write_ends_a_recording_and_closes_the_others() -> None:
     def full(result: Result) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "o.jsonl")

@@ -55,6 +55,21 @@ def test_a_gap_of_a_second_is_bridged_and_a_longer_one_is_not() -> None:
     assert numbers(found) == [2]
 
 
+@pytest.mark.parametrize(("moved", "number"), [(12, 1), (60, None)])
+def test_what_is_three_and_a_half_deviations_away_is_somebody_else(moved: int, number: int | None) -> None:
+    tracker = Tracker()
+    for i in range(10):
+        tracker(scene(at(100)), 0.1 * i)
+    assert numbers(tracker(scene(at(100 + moved)), 1.0)) == [number]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1.0, False), (1.2, True)])
+def test_a_velocity_is_told_after_a_second(seconds: float, told: bool) -> None:
+    (obstacle,) = course((40.0, 8.0), (-2.0, 0.0), seconds, Tracker()).obstacles
+    assert obstacle.track == 1
+    assert (obstacle.closing_mps is not None) == told
+
+
 def test_something_far_away_is_somebody_else() -> None:
     tracker = Tracker()
     for i in range(5):
