@@ -1,4 +1,4 @@
-"""Where each data set keeps its images and masks: one function a layout."""
+"""Where each data set keeps its images and masks: one function per layout."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
