@@ -137,6 +137,7 @@ function open(name, remember = true) {
   for (const [known] of STEPS) $(`step-${known}`).hidden = known !== step;
   if (remember) location.hash = step;
   showSteps();
+  $(`nav-${step}`)?.scrollIntoView({ inline: "center", block: "nearest" });
   scrollTo(0, 0);
   for (const watch of watchers) watch(state, state);
 }

@@ -157,7 +157,7 @@ async function exporting(now, before) {
   if (!now.ready.student && now.ready.model && what.dataset.touched !== "1") what.value = "model";
   const job = now.jobs.export;
   const over = job.state === "done" || job.state === "failed";
-  $("parity").hidden = !over;
+  if (!over) $("parity").hidden = true;
   if (!over || !(now === before || before?.jobs.export.state !== job.state)) return;
   const report = await get("api/parity").catch(() => null);
   $("parity").hidden = !report;
