@@ -49,6 +49,12 @@ def reference_correspondence(ca: Tensor, cb: Tensor, fa: Tensor, fb: Tensor) -> 
     return float(-(np.maximum(cosines(ca, cb), 0) * reference_similarity(fa, fb)).mean())
 
 
+def test_similarities_give_no_gradient_to_either_side() -> None:
+    a, b = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True)
+    assert not similarity.standardized_similarity(a, b.detach()).requires_grad
+    assert not similarity.standardized_similarity(a.detach(), b).requires_grad
+
+
 def test_standardized_similarity_agrees_with_the_reference() -> None:
     a, b = tensor(0, B, S, K), tensor(1, B, S + 2, K)
     out = similarity.standardized_similarity(a, b).numpy()
