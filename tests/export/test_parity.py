@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from il2vseg.base.images import Frame, read_frame
-from il2vseg.export.parity import LIMITS, Limits, Output, compare
+from il2vseg.export.parity import LIMITS, Limits, Output, compare, failures, least_alike
 
 H, W, C = 8, 12, 3
 
@@ -149,6 +149,18 @@ def test_the_limits_of_every_precision(precision: str, changed: int, offset: flo
 
     report = compare(reference, candidate, [("grey", frame)], LIMITS[precision])
     assert report.passed == passed
+
+
+def test_a_report_that_failed_is_shown_before_one_that_agrees_less() -> None:
+    report = compare(reference, reference, random_frames(1), LIMITS["fp32"])
+    good, fair, failed = (
+        dataclasses.replace(report, label_agreement=share, failures=reasons)
+        for share, reasons in ((1.0, []), (0.97, []), (0.99, ["labels differ"]))
+    )
+    assert least_alike([good, fair]) is fair
+    assert least_alike([good, failed, fair]) is failed
+    assert failures({"a": good, "b": failed}) == "b: labels differ"
+    assert failures({"a": good, "c": fair}) == ""
 
 
 def test_no_frame_is_an_error() -> None:
