@@ -302,6 +302,19 @@ def test_living_prototypes_are_counted_over_all_micro_batches() -> None:
     assert float(t.usage.sum()) == pytest.approx(1.0)
 
 
+def test_a_prototype_that_labels_nothing_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = trainer(SHORT)
+
+    def step(name: str, index: int) -> dict[str, float]:
+        t.usage = torch.tensor([0.7, 0.0, 0.3])
+        return {}
+
+    monkeypatch.setattr(t, "step", step)
+    seen: list[int | None] = []
+    t.run(lambda report: seen.append(report.alive))
+    assert set(seen) == {2}
+
+
 def test_score_maps_are_distributions_that_the_prediction_fuses() -> None:
     t = trainer(SHORT)
     t.run()
