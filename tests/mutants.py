@@ -54,10 +54,7 @@ TESTS = {
         "core/test_micro_batches.py",
     ),
     "il2vseg/learning/batches.py": ("core/test_trainer*.py", "core/test_method*.py"),
-    "il2vseg/learning/clustering.py": (
-        "core/test_clustering.py",
-        "core/test_trainer*.py",
-    ),
+    "il2vseg/learning/clustering.py": ("core/test_clustering.py", "core/test_trainer*.py"),
     "il2vseg/learning/selection.py": ("core/test_clustering.py", "core/test_trainer*.py"),
     "il2vseg/learning/distiller.py": ("core/test_distiller*.py",),
     "il2vseg/learning/targets.py": ("core/test_distiller*.py", "core/test_targets.py"),
@@ -384,10 +381,8 @@ def main(argv: list[str] | None = None) -> int:
     copy = copied(folder)
     baseline = measure(copy, paths, options.jobs)
     ready = time.monotonic()
-    print(
-        f"{len(mutants)} mutants of {len(paths)} files; {len(baseline.seconds)} tests, measured in "
-        f"{ready - begun:.0f} s", file=sys.stderr,
-    )  # fmt: skip
+    told = f"{len(mutants)} mutants of {len(paths)} files; {len(baseline.seconds)} tests"
+    print(f"{told}, measured in {ready - begun:.0f} s", file=sys.stderr)
     try_all(mutants, sources, baseline, copy, options.jobs, begun + options.seconds)
     tried = [m for m in mutants if m.outcome]
     print(report(mutants, sources))

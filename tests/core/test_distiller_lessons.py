@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from il2vseg.learning.distiller import DistillRecipe
+from il2vseg.losses.distillation import feature_loss
 from tests.core.test_distiller import distiller
 
 
@@ -44,3 +45,9 @@ def test_beyond_the_frame_is_its_mirror_image() -> None:
     ones = d._warp(torch.ones(1, 2, 12, 24), wide, 8)
     assert ones.shape == (1, 2, 12, 16)
     torch.testing.assert_close(ones, torch.ones_like(ones))
+
+
+def test_feature_loss_sees_direction_only() -> None:
+    tokens = torch.randn(1, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert float(feature_loss(3.0 * tokens, tokens)) == pytest.approx(0.0, abs=1e-5)
+    assert float(feature_loss(-tokens, tokens)) == pytest.approx(2.0, abs=1e-5)

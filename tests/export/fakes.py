@@ -108,30 +108,10 @@ class FakeCuda:
         return (0,)
 
 
-def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: str = "") -> Any:
-    """A module like `tensorrt` of a version.
-
-    Args:
-        answer: what an engine computes: frame array -> (labels, scores).
-        broken: "parse" or "build" makes that step fail.
-    """
-    import numpy as np
-    import onnx
-
-    major = int(version.split(".")[0])
-    log: list[str] = []
-    network_flags: dict[str, int] = {
-        8: {"EXPLICIT_BATCH": 0},
-        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
-    }.get(major, {"STRONGLY_TYPED": 1})
-    typed_only = major >= 11
-    layer_types = IntEnum(
-        "LayerType", ["CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "SOFTMAX", "MATRIX_MULTIPLY"]
-    )
-
+def _layer(trt: Any, types: Any) -> Any:
     class Layer:
         def __init__(self, kind: str, reads: list[str], makes: str, dtype: str = "float") -> None:
-            self.type = layer_types[kind]
+            self.type = types[kind]
             self._inputs = [SimpleNamespace(name=name) for name in reads]
             self._output = SimpleNamespace(name=makes, dtype=dtype)
             self.pinned: str | None = None
@@ -152,19 +132,25 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
 
         @precision.setter
         def precision(self, value: str) -> None:
-            assert not typed_only, "layer.precision was removed in TensorRT 11"
+            assert trt.major < 11, "layer.precision was removed in TensorRT 11"
             self.pinned = value
+
+    return Layer
+
+
+def _network(trt: Any, Layer: Any) -> tuple[Any, Any]:
+    import onnx
 
     class Network:
         def __init__(self) -> None:
-            self.layers: list[Layer] = []
+            self.layers: list[Any] = []
             self.input: Any = None
 
         @property
         def num_layers(self) -> int:
             return len(self.layers)
 
-        def get_layer(self, index: int) -> Layer:
+        def get_layer(self, index: int) -> Any:
             return self.layers[index]
 
         def get_input(self, index: int) -> Any:
@@ -173,11 +159,11 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
     class Parser:
         num_errors = 1
 
-        def __init__(self, network: Network, logger: object) -> None:
+        def __init__(self, network: Any, logger: object) -> None:
             self._network = network
 
         def parse(self, data: bytes) -> bool:
-            log.append("parse")
+            trt.log.append("parse")
             given = onnx.load_from_string(data).graph.input[0]
             shape = tuple(d.dim_value or -1 for d in given.type.tensor_type.shape.dim)
             self._network.input = SimpleNamespace(name=given.name, shape=shape)
@@ -188,11 +174,15 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
                 Layer("DEQUANTIZE", ["integers"], "rounded"),
                 Layer("MATRIX_MULTIPLY", ["rounded", "weights"], "scores"),
             ]
-            return broken != "parse"
+            return trt.broken != "parse"
 
         def get_error(self, index: int) -> Any:
             return SimpleNamespace(desc=lambda: "no importer for NoSuchOperator")
 
+    return Network, Parser
+
+
+def _config(major: int) -> Any:
     class Config:
         def __init__(self) -> None:
             self.flags = {"TF32"}
@@ -234,19 +224,23 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
             def progress_monitor(self, value: Any) -> None:
                 self.monitor = value
 
+    return Config
+
+
+def _builder(trt: Any) -> Any:
     class Builder:
         def __init__(self, logger: object) -> None:
-            self.last: tuple[Network, Config] | None = None
-            module.builder = self
+            self.last: Any = None
+            trt.builder = self
 
-        def create_network(self, bits: int) -> Network:
-            assert bits & ~sum(1 << b for b in network_flags.values()) == 0, "unknown network flag"
-            if major == 8:
+        def create_network(self, bits: int) -> Any:
+            assert bits & ~sum(1 << b for b in trt.network_flags.values()) == 0, "unknown network flag"
+            if trt.major == 8:
                 assert bits & 1, "TensorRT 8 parses ONNX with an explicit batch only"
-            return Network()
+            return trt.Network()
 
-        def create_builder_config(self) -> Config:
-            return Config()
+        def create_builder_config(self) -> Any:
+            return trt.Config()
 
         def create_optimization_profile(self) -> Any:
             shapes: dict[str, Any] = {}
@@ -254,24 +248,30 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
                 shapes=shapes, set_shape=lambda name, *bounds: shapes.__setitem__(name, bounds)
             )
 
-        def build_serialized_network(self, network: Network, config: Config) -> Memory | None:
+        def build_serialized_network(self, network: Any, config: Any) -> Memory | None:
             assert network.num_layers, "nothing was parsed"
             assert config.workspace > 0
             if -1 in network.input.shape:
                 assert config.profiles, "a free axis needs an optimisation profile"
                 assert network.input.name in config.profiles[0].shapes
             self.last = (network, config)
-            log.append("build")
+            trt.log.append("build")
             if config.monitor is not None:
                 config.monitor.phase_start("Tactics", None, 2)
                 assert config.monitor.step_complete("Tactics", 0)
                 config.monitor.phase_finish("Tactics")
-            return None if broken == "build" else Memory(b"engine")
+            return None if trt.broken == "build" else Memory(b"engine")
+
+    return Builder
+
+
+def _runtime(trt: Any) -> Any:
+    import numpy as np
 
     class Context:
         def __init__(self) -> None:
             self.addresses: dict[str, int] = {}
-            self.shape = (1,) if module.builder is None else module.builder.last[0].input.shape
+            self.shape = (1,) if trt.builder is None else trt.builder.last[0].input.shape
             self.warm = False
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -279,23 +279,23 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
             return True
 
         def set_tensor_address(self, name: str, address: int) -> bool:
-            assert address in cuda.memory
+            assert address in trt.cuda.memory
             self.addresses[name] = address
             return True
 
         def execute_async_v3(self, stream: Any) -> bool:
             assert set(self.addresses) == {"frame", "labels", "scores"}, "an address is missing"
             assert -1 not in self.shape, "the shape of an input with a free axis is not set"
-            assert self.warm or cuda.recording is None, "first execution allocates: not while capturing"
+            assert self.warm or trt.cuda.recording is None, "first execution allocates: not while capturing"
             self.warm = True
 
             def work() -> None:
-                given = np.frombuffer(cuda.memory[self.addresses["frame"]], np.uint8)
-                for name, value in zip(("labels", "scores"), answer(given), strict=True):
+                given = np.frombuffer(trt.cuda.memory[self.addresses["frame"]], np.uint8)
+                for name, value in zip(("labels", "scores"), trt.answer(given), strict=True):
                     data = np.ascontiguousarray(value).tobytes()
                     ctypes.memmove(self.addresses[name], data, len(data))
 
-            cuda.submit(work)
+            trt.cuda.submit(work)
             return True
 
     class Runtime:
@@ -305,23 +305,42 @@ def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: s
         def deserialize_cuda_engine(self, data: bytes) -> Any:
             return SimpleNamespace(create_execution_context=Context) if data == b"engine" else None
 
-    builder_flags: dict[str, str] = (
-        {} if typed_only else {n: n for n in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")}
-    ) | {"TF32": "TF32"}
-    module = SimpleNamespace(
+    return Runtime
+
+
+def fake_tensorrt(version: str, cuda: FakeCuda, answer: Any = None, *, broken: str = "") -> Any:
+    """A module like `tensorrt` of a version.
+
+    Args:
+        answer: what an engine computes: frame array -> (labels, scores).
+        broken: "parse" or "build" makes that step fail.
+    """
+    major = int(version.split(".")[0])
+    network_flags = {8: {"EXPLICIT_BATCH": 0}, 10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}}.get(
+        major, {"STRONGLY_TYPED": 1}
+    )
+    types = IntEnum(
+        "LayerType", ["CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "SOFTMAX", "MATRIX_MULTIPLY"]
+    )
+    flags = ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "TF32") if major < 11 else ("TF32",)
+    trt = SimpleNamespace(
         __version__=version,
         Logger=type("Logger", (), {"ERROR": 1, "WARNING": 2, "__init__": lambda self, level: None}),
-        Builder=Builder,
-        OnnxParser=Parser,
-        Runtime=Runtime,
         NetworkDefinitionCreationFlag=SimpleNamespace(**network_flags),
-        BuilderFlag=SimpleNamespace(**builder_flags),
+        BuilderFlag=SimpleNamespace(**{name: name for name in flags}),
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
-        LayerType=layer_types,
+        LayerType=types,
         float32="float",
         builder=None,
-        log=log,
+        log=[],
+        major=major,
+        network_flags=network_flags,
+        cuda=cuda,
+        answer=answer,
+        broken=broken,
     )
+    trt.Network, trt.OnnxParser = _network(trt, _layer(trt, types))
+    trt.Config, trt.Builder, trt.Runtime = _config(major), _builder(trt), _runtime(trt)
     if major >= 10:
-        module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
-    return module
+        trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
+    return trt
