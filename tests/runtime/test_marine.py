@@ -297,6 +297,7 @@ def test_the_mounting_stands_in_for_a_hidden_horizon() -> None:
     assert obstacle.bearing_deg == pytest.approx(5.0, abs=0.3)
     (without,) = MarineAnalyser(CLASSES, Camera(2.0, 60.0))(labels).obstacles
     assert without.range_m is None
+    assert (without.box, without.foot) == (obstacle.box, obstacle.foot)
     assert without.bearing_deg == pytest.approx(5.0, abs=0.3)
 
 
