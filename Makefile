@@ -21,7 +21,6 @@ demo: venv ## render a clip, train on it, evaluate, export with parity, stream (
 
 test: $(VENV)/.optional ## install what the tests need and run them
 	tests/debian-packages.sh
-	tests/npm-packages.sh
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(VENV)/.optional ## run the slow tests too

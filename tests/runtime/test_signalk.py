@@ -514,6 +514,7 @@ def real(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[Rea
     server.kill()
 
 
+@pytest.mark.slow
 def test_the_real_server_grants_access_and_takes_obstacles_and_alarms(
     real: RealSignalK, opened: Open
 ) -> None:
