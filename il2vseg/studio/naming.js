@@ -15,7 +15,10 @@ async function loadClusters(force = false) {
   loading = true;
   try {
     const like = likeShown === null ? "" : `?like=${likeShown}`;
-    const before = naming, found = await get(`api/clusters${like}`);
+    let found;
+    do found = await get(`api/clusters${like}`);
+    while (naming && found.revision < naming.revision);  // an answer from before what was done meanwhile
+    const before = naming;
     naming = { ...found, fresh: true, clicks: before ? before.clicks : NO_CLICKS };
     const changed = !before || before.clusters.length !== naming.clusters.length
       || before.clusters.some((c, i) => c.share !== naming.clusters[i].share);

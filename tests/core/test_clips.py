@@ -1,5 +1,6 @@
 """Recordings: every frame at its own time, and an account of what was not read."""
 
+import gc
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -300,3 +301,17 @@ def test_a_pause_in_even_footage_without_a_count_is_reported(tmp_path: Path) -> 
     _, clip, events = read(write_clip(tmp_path / "a.mkv", 10, times=times, fps=10))
     assert [(k, d["frames"]) for k, d in events.all] == [("clip_gap", 4)]
     assert clip.lost == 0
+
+
+def test_frames_that_were_read_are_let_go(tmp_path: Path) -> None:
+    """Frames that wait for the garbage collector make reading slow, and memory grow with every clip."""
+    path = write_clip(tmp_path / "clip.mp4", 20)
+    gc.collect()
+    gc.disable()
+    try:
+        with Clip(path) as clip:
+            assert sum(1 for _ in clip) == 20
+        kept = sum(type(o).__name__ == "VideoFrame" for o in gc.get_objects())
+    finally:
+        gc.enable()
+    assert kept <= 3

@@ -102,4 +102,7 @@ def test_a_method_without_a_row_is_refused_before_anything_slow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(["--method", "toys", "--root", "/nowhere", "--out", str(tmp_path / "out")]) == 2
-    assert "unknown method 'toys'; known: kmeans, smooseg, stego, hp, eagle, joint" in capsys.readouterr().err
+    assert (
+        "unknown method 'toys'; known: kmeans, smooseg, stego, hp, eagle, primaps, cause, joint"
+        in capsys.readouterr().err
+    )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from il2vseg.base.images import read_frame, read_labels
 from il2vseg.labelling.index import PARTS
 from tests.waiting import eventually
@@ -70,6 +72,7 @@ def parts(out: Path) -> set[Path]:
     return set((out / PARTS).glob("[0-9]*.parquet"))
 
 
+@pytest.mark.slow
 def test_killed_driver_and_killed_worker_lose_nothing_and_do_nothing_twice(
     tmp_path: Path, model: Path, clip: Path
 ) -> None:

@@ -123,6 +123,7 @@ def name_by_typing(page: Any, cluster: int, name: str) -> None:
     assert page.evaluate("k => naming.clusters[k].name", cluster) == name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: Path, footage: Path) -> None:
     model = tmp_path / "mine"
     write_model(model)

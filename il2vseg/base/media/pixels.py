@@ -24,6 +24,7 @@ class ToFrame:
 
         self._reformatter = VideoReformatter()
         self._bits = 8
+        self._turn: tuple[int, NDArray[np.int32] | None] | None = None  # degrees, and the whole matrix
 
     def __call__(self, picture: Any) -> Frame:
         """Convert a frame.
@@ -41,8 +42,19 @@ class ToFrame:
             # One thread: handing a frame to several takes longer than converting it.
             plain = self._reformatter.reformat(picture, format="bgr24", threads=1)
             frame = np.ascontiguousarray(plain.to_ndarray())
-        matrix = picture.side_data.get("DISPLAYMATRIX")
-        return frame if matrix is None else oriented(frame, np.frombuffer(matrix, "<i4", 9))
+        matrix = self._matrix(picture)
+        return frame if matrix is None else oriented(frame, matrix)
+
+    def _matrix(self, picture: Any) -> NDArray[np.int32] | None:
+        """The display matrix, looked at again where the angle changes.
+
+        Side data and their frame refer to each other: each look keeps one until the garbage collector comes.
+        """
+        if self._turn is None or self._turn[0] != picture.rotation:
+            data = picture.side_data.get("DISPLAYMATRIX")
+            matrix = None if data is None else np.frombuffer(bytes(data), "<i4", 9)
+            self._turn = picture.rotation, matrix
+        return self._turn[1]
 
 
 def oriented(frame: Frame, matrix: NDArray[np.int32]) -> Frame:
