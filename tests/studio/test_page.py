@@ -249,9 +249,12 @@ def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dic
 
 
 @pytest.mark.slow
-def test_the_whole_way_on_real_frames(browser: Any, tmp_path: Path, real_data: Path) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_whole_way_on_real_frames(
+    browser: Any, tmp_path: Path, real_data: Path, size: dict[str, int]
+) -> None:
     footage = tmp_path / "boat"
     footage.mkdir()
     for file in sorted((real_data / "intcatch" / "train" / "images").iterdir())[::40][:8]:
         shutil.copy(file, footage)
-    drive(browser, footage, tmp_path / "project", DESKTOP)
+    drive(browser, footage, tmp_path / "project", size)
