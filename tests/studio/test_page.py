@@ -107,7 +107,7 @@ def until(page: Any, condition: str, argument: Any = None, seconds: float = 120)
 
 def wide(page: Any) -> bool:
     """Whether the page has to be scrolled sideways."""
-    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth + 1"))
+    return bool(page.evaluate("document.documentElement.scrollWidth > screen.width + 1"))
 
 
 def name_by_typing(page: Any, cluster: int, name: str) -> None:
