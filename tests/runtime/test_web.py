@@ -1,5 +1,6 @@
 """The web server without a browser: access, streams, numbers, slow viewers."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -105,7 +106,9 @@ def test_only_plain_questions_are_answered(web: WebSink) -> None:
         connection.request(method, "/api/status", body=content)
         assert connection.getresponse().status == status
         connection.close()
-    assert get(web, "/", Cookie="x" * 100_000).status in (400, 431)
+    with contextlib.suppress(ConnectionError):  # closed while the rest of it was still being sent
+        assert get(web, "/", Cookie="x" * 100_000).status in (400, 431)
+    assert get(web, "/").status == 200
 
 
 def test_names_of_other_machines_are_refused(web: WebSink) -> None:
