@@ -4,9 +4,11 @@ IL2VSEG_STRICT=1, which continuous integration sets, turns every such skip into 
 """
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +65,30 @@ def dinov2_weights() -> Path:
 def densecrf() -> None:
     """The package `pydensecrf` of the extra `crf`."""
     _require(find_spec("pydensecrf"), "pydensecrf is not installed (pip install 'il2vseg[crf]')")
+
+
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, driven by Playwright, to look at our pages."""
+    chromium = shutil.which("chromium")
+    _require(chromium, "chromium is not installed")
+    for module, extra in (("playwright", "dev"), ("uvicorn", "web")):
+        _require(find_spec(module), f"{module} is not installed (pip install 'il2vseg[{extra}]')")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        launched = p.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()

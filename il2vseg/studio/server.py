@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from il2vseg.base.errors import UserError
-from il2vseg.runtime.web.guard import MAX_HEADERS, Access, Guard, Rules
-from il2vseg.runtime.web.server import Door
+from il2vseg.runtime.web.guard import Access, Guard, Rules
+from il2vseg.runtime.web.server import Door, server_of
 from il2vseg.studio.footage import small
 from il2vseg.studio.project import Stale
 from il2vseg.studio.studio import Studio
@@ -192,19 +192,7 @@ def build_app(studio: Studio, access: Access) -> Starlette:
 
 def make_server(studio: Studio, access: Access) -> uvicorn.Server:
     """A server of the page; run it on the sockets of a `Door`."""
-    config = uvicorn.Config(
-        build_app(studio, access),
-        log_level="error",
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=MAX_HEADERS,
-        http="h11",
-        proxy_headers=False,
-        timeout_graceful_shutdown=1,
-    )
-    return uvicorn.Server(config)
+    return server_of(build_app(studio, access), MAX_CONNECTIONS)
 
 
 def serve(studio: Studio, door: Door) -> None:

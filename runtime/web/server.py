@@ -115,6 +115,27 @@ def open_door(address: str, token: str | None, names: Iterable[str] = ()) -> Doo
     return Door(listening, Access.bound_to(host, token, names, port=port), url)
 
 
+def server_of(app: Starlette, connections: int, http: Any = "h11") -> uvicorn.Server:
+    """A server that says nothing of itself, to be run on the socket of a `Door`.
+
+    Args:
+        connections: at once; more are refused. http: uvicorn's protocol, or a class of it.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=connections,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        http=http,
+        proxy_headers=False,  # they would hide which connection a request came by
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
+
+
 async def _frames(broadcaster: Broadcaster, encode: Encode, line: Line, first: Scale) -> AsyncIterator[bytes]:
     """Yield the newest frame as often as a line takes one, smaller where large ones take too long.
 
@@ -276,19 +297,8 @@ class WebSink(Sink):
         asyncio.set_event_loop(self._loop)
         self._broadcaster = Broadcaster()
         connections = _Connections()
-        config = uvicorn.Config(
-            build_app(self._state, self._broadcaster, self._access, connections.queued),
-            log_level="error",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            h11_max_incomplete_event_size=MAX_HEADERS,
-            http=connections.protocol,
-            proxy_headers=False,  # they would hide which connection a request came by
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        app = build_app(self._state, self._broadcaster, self._access, connections.queued)
+        self._server = server_of(app, MAX_CONNECTIONS, connections.protocol)
         self._ready.set()
         self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
 
