@@ -21,7 +21,7 @@ demo: venv ## render a clip, train on it, evaluate, export with parity, stream (
 
 test: $(VENV)/.optional ## install what the tests need and run them
 	tests/debian-packages.sh
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.optional ## run the slow tests too
 	tests/debian-packages.sh
