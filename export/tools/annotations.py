@@ -30,6 +30,7 @@ from il2vseg.base.images import Labels, read_frame, resize_frame, resize_labels
 from il2vseg.base.outputs import model_files, protect
 from il2vseg.export.tools.naming import NamedModel, open_model
 from il2vseg.export.tools.outlines import regions
+from il2vseg.runtime.catalog import find_model
 
 PROGRAM = "il2vseg-annotate"
 MODEL_VERSION = "il2vseg"
@@ -39,7 +40,9 @@ MODEL_VERSION = "il2vseg"
 class AnnotateConfig(Settings):
     """Write what a model sees in a folder of images as pre-annotations for people to correct."""
 
-    model: Path = flag(dataclasses.MISSING, "folder of a checkpoint or of an export", metavar="DIR")
+    model: Path = flag(
+        dataclasses.MISSING, "folder of a checkpoint or of an export, or a bundled model", metavar="DIR"
+    )
     images: Path = flag(dataclasses.MISSING, "folder of images", metavar="DIR")
     out: Path = flag(dataclasses.MISSING, "file to write: .json, or .xml for cvat", metavar="FILE")
     ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
@@ -228,9 +231,10 @@ def annotate(config: AnnotateConfig) -> None:
     files = list_files(config.images, IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"{config.images}: no images")
-    protect([config.out], [*files, *model_files(config.model)], advice="choose another --out")
+    folder = find_model(config.model)
+    protect([config.out], [*files, *model_files(folder)], advice="choose another --out")
     require_writable_dir(config.out.parent)
-    model = open_model(config.model, config.weights)
+    model = open_model(folder, config.weights)
     names, _ = merge(model.names)
     left_out: list[str] = []
     items = predict(model, files, config.images, left_out, IgnoreMask.of(config.ignore_mask))

@@ -126,6 +126,14 @@ def test_a_folder_without_images_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "no images" in capsys.readouterr().err
 
 
+def test_a_bundled_model_is_called_by_its_name(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    out = tmp_path / "out.json"
+    arguments = ["--model", "marine-lite", "--images", str(tmp_path), "--out", str(out)]
+    assert main(arguments) == 0
+    assert {c["name"] for c in json.loads(out.read_text())["categories"]} == {"obstacle", "water", "sky"}
+
+
 # --- what other tools read ------------------------------------------------------------------------------
 
 
