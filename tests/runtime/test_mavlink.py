@@ -30,9 +30,10 @@ needs("pymavlink", "mavlink")
 
 from pymavlink import mavutil  # noqa: E402
 
-from il2vseg.runtime.sinks import link, mavlink  # noqa: E402
-from il2vseg.runtime.sinks.link import Address  # noqa: E402
+from il2vseg.runtime.sinks import mavlink  # noqa: E402
 from il2vseg.runtime.sinks.mavlink import MavlinkSink  # noqa: E402
+
+from .autopilot import Autopilot  # noqa: E402
 
 SIZE = (48, 64)
 HORIZON = Horizon(Line(20.0, 20.0), 0.0)
@@ -48,31 +49,6 @@ def seen(*obstacles: Obstacle, camera: Camera | None = CAMERA, **fields: Any) ->
 
 
 BUOY = Obstacle((40, 20, 1, 6), (40.5, 26.0), 11.5, 37.5, 0.4)
-
-
-class Autopilot:
-    """A receiver on loopback that keeps what comes, and speaks as an ArduPilot does."""
-
-    def __init__(self, address: str, system: int = 7) -> None:
-        self.line: Any = mavutil.mavlink_connection(address, source_system=system, dialect="common")
-        self.received: list[Any] = []
-
-    def speak(self) -> None:
-        self.line.mav.heartbeat_send(10, 3, 0, 0, 4)  # a surface boat, ArduPilot, active
-
-    def hear(self, kind: str, count: int = 1, seconds: float = 5.0) -> list[Any]:
-        """Wait until so many messages of a kind have come, and return all of that kind."""
-
-        def enough() -> bool:
-            while (message := self.line.recv_msg()) is not None:
-                self.received.append(message)
-            return len(self.all(kind)) >= count
-
-        eventually(enough, seconds)
-        return self.all(kind)
-
-    def all(self, kind: str) -> list[Any]:
-        return [m for m in self.received if m.get_type() == kind]
 
 
 @pytest.fixture
@@ -315,22 +291,6 @@ def test_every_kind_of_line(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("udp:10.0.0.7:14550", ("udp", "10.0.0.7", 14550)),
-        ("udpout:boat:14550", ("udp", "boat", 14550)),
-        ("udp://[::1]:14550", ("udp", "::1", 14550)),
-        ("udpin:14550", ("udpin", "0.0.0.0", 14550)),
-        ("tcp:127.0.0.1:5760", ("tcp", "127.0.0.1", 5760)),
-        ("serial:/dev/ttyACM0:57600", ("serial", "/dev/ttyACM0", 57600)),
-        ("serial:COM3:4800", ("serial", "COM3", 4800)),
-    ],
-)
-def test_addresses(text: str, expected: tuple[str, str, int]) -> None:
-    assert tuple(vars(Address.parse("mavlink", text)).values()) == expected
-
-
-@pytest.mark.parametrize(
     "text",
     ["", "boat", "udp:boat", "udp:boat:0", "udp:boat:65536", "udp:14550", "tcp:u:geheim@h:1",
      "serial:/dev/x", "serial:/dev/x:9", "serial:/dev/x:9999999", "http://x:80"],
@@ -366,30 +326,6 @@ def test_a_run_speaks_to_an_autopilot_and_goes_on_without_one(
     assert main([*arguments, "--mavlink", f"udp:127.0.0.1:{nobody}"]) == 0
     assert main([*arguments, "--mavlink", f"udp:x:{nobody}", "--source", "a.mp4", "b.mp4"]) == 2
     assert "--mavlink: one source only" in capsys.readouterr().err
-
-
-def test_what_was_true_while_nobody_was_there_is_not_sent() -> None:
-    port, events = servers.free_port(), []
-    line = link.Link("nmea", f"tcp:127.0.0.1:{port}", lambda kind, message: events.append(kind))
-    line.start()
-    try:
-        eventually(lambda: events == ["nmea_lost"])
-        line.send(b"old")
-        with socket.create_server(("127.0.0.1", port)) as server:
-            connection, _ = server.accept()
-            eventually(lambda: events[1:] == ["nmea_connected"])
-            line.send(b"new")
-            assert connection.recv(100) == b"new"
-            connection.close()
-    finally:
-        line.close()
-
-
-def test_a_slow_line_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = link.Link("mavlink", "udp:127.0.0.1:9")
-    for i in range(1000):
-        line.send(bytes([i % 256]))
-    assert len(line._queue) == 256
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from il2vseg.runtime.sinks import mavlink, signalk  # noqa: E402
 
 from . import servers  # noqa: E402
 from .approach import FIELD_OF_VIEW, Approach, View  # noqa: E402
-from .signalk import FakeSignalK, RealSignalK, installed  # noqa: E402
+from .signalk.server import FakeSignalK, RealSignalK, installed  # noqa: E402
 from .test_mavlink import Autopilot  # noqa: E402
 
 BEGIN = 1.7e9

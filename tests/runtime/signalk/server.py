@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import servers
+from .. import servers
 
 ROOT = Path(__file__).parents[2]
 _SECRET = "0" * 64
