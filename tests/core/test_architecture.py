@@ -143,8 +143,6 @@ BESIDE = {
     for folder in ("tests", "bench", "examples")
     for file in (ROOT / folder).rglob("*.py")
 }
-    str(f.relative_to(ROOT)): f for d in ("tests", "bench", "examples") for f in (ROOT / d).rglob("*.py")
-}
 """Python files that are not in the package."""
 
 
