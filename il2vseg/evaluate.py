@@ -32,6 +32,8 @@ from il2vseg.evaluation.scoring import (
 )
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from il2vseg.models.network import Predictor
 
 __all__ = ["EvaluationReport", "evaluate", "evaluate_splits", "false_alarms", "main", "obstacle_score", "run"]
@@ -63,6 +65,16 @@ class EvaluateConfig(Settings):
     )
     flip: bool = flag(False, "average the scores with those of the mirrored frame")
     crf: bool = flag(False, "refine with a dense CRF (extra `crf`)")
+    protocol: Literal["own", "paper"] = flag(
+        "own",
+        "paper: evaluate as the literature does, by cosine mini-batch k-means of the embeddings (one cluster "
+        "per class) instead of the trained prototypes, bilinear upsampling and a dense CRF",
+    )
+    cluster_split: str | None = flag(
+        None,
+        "with --protocol paper, the split to be clustered; default: those that are scored",
+        metavar="SPLIT",
+    )
     assignment: Path | None = flag(
         None, "use the cluster-to-class mapping in this JSON, found on another split"
     )
@@ -74,7 +86,9 @@ class EvaluateConfig(Settings):
     )
     batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
     limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)
-    seed: int = flag(0, "seed of the scenes of --dataset synthetic", low=0, high=MAX_SEED)
+    seed: int = flag(
+        0, "seed of the scenes of --dataset synthetic and of --protocol paper", low=0, high=MAX_SEED
+    )
     weights: Path | None = flag(None, "weights file of the backbone, where it cannot be downloaded")
     json: Path | None = flag(None, "write the numbers to this file")
     plots: Path | None = flag(None, "write IoU bars, confusion matrix and a sheet of examples to this folder")
@@ -154,12 +168,52 @@ def check(config: EvaluateConfig) -> None:
         )
     if config.by_name and config.assignment is not None:
         raise UserError("--by-name and --assignment cannot be used together")
+    unmasked = config.obstacles and config.dataset == "folder"
+    if config.protocol == "paper" and (config.by_name or config.assignment is not None or unmasked):
+        raise UserError(
+            "--protocol paper finds clusters of its own and matches them to masks; leave --by-name, "
+            "--assignment and --dataset folder out"
+        )
+    if config.protocol != "paper" and config.cluster_split is not None:
+        raise UserError("--cluster-split is for --protocol paper")
     outputs = [] if config.json is None else [config.json]
     if config.plots is not None:
         outputs += [config.plots / name for name in PLOTS]
     models = [*model_files(config.checkpoint), *model_files(config.model)]
     read = [path for path in (config.assignment, config.weights) if path is not None]
     protect(outputs, [*footage_files(config.root), *models, *read])
+
+
+def open_split(config: EvaluateConfig, split: str, labelled: bool = True) -> Dataset:
+    """Open a split as the flags say."""
+    return open_dataset(
+        config.dataset,
+        config.root,
+        split,
+        labelled=labelled,
+        seed=config.seed,
+        limit=config.limit,
+        crop=config.crop,
+        ignore=IgnoreMask.of(config.ignore_mask),
+    )
+
+
+def clustered(
+    config: EvaluateConfig, model: "Predictor", datasets: Sequence[Dataset], bar: "Progress"
+) -> "Predictor":
+    """The model with clusters of its embeddings as classes, see `as_in_paper`; `datasets` are scored."""
+    from il2vseg.evaluation.protocol import as_in_paper
+
+    split = config.cluster_split
+    frames = datasets if split is None else [open_split(config, split, labelled=False)]
+    task = bar.add_task("clustering the embeddings", total=sum(map(len, frames)))
+    return as_in_paper(
+        model,
+        frames,
+        len(datasets[0].class_names),
+        config.seed,
+        progress=lambda done: bar.update(task, completed=done),
+    )
 
 
 def run_false_alarms(config: EvaluateConfig) -> ObstacleScore:
@@ -194,19 +248,7 @@ def run(config: EvaluateConfig) -> EvaluationReport | ObstacleScore:
             require_writable_dir(folder)
     if config.obstacles and config.dataset == "folder":
         return run_false_alarms(config)
-    datasets = [
-        open_dataset(
-            config.dataset,
-            config.root,
-            split,
-            labelled=True,
-            seed=config.seed,
-            limit=config.limit,
-            crop=config.crop,
-            ignore=IgnoreMask.of(config.ignore_mask),
-        )
-        for split in config.split
-    ]
+    datasets = [open_split(config, split) for split in config.split]
     names = datasets[0].class_names
     assignment = None if config.assignment is None else read_assignment(config.assignment, names)
 
@@ -217,13 +259,15 @@ def run(config: EvaluateConfig) -> EvaluationReport | ObstacleScore:
     if config.by_name:
         assignment = named_assignment(model.class_names, names)
     with Progress(console=Console(stderr=True), transient=True) as bar:
+        if config.protocol == "paper":
+            model = clustered(config, model, datasets, bar)
         total = sum(map(len, datasets))
         task = bar.add_task(f"evaluating {config.dataset} {' '.join(config.split)}", total=total)
         reports, report = evaluate_splits(
             model,
             datasets,
             flip=config.flip,
-            crf=config.crf,
+            crf=config.crf or config.protocol == "paper",
             batch_size=config.batch_size,
             assignment=assignment,
             obstacles=config.obstacles,
@@ -271,7 +315,8 @@ def to_json(
         "model": None if config.model is None else str(config.model),
         "alpha": alpha,
         "flip": config.flip,
-        "crf": config.crf,
+        "crf": config.crf or config.protocol == "paper",
+        "protocol": config.protocol,
     }
     if several:
         setting["splits"] = {name: part.to_json() for name, part in zip(config.split, reports, strict=True)}

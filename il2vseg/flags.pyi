@@ -48,6 +48,8 @@ class EvaluateFlags(TypedDict, total=False):
     alpha: float | None
     flip: bool
     crf: bool
+    protocol: Literal["own", "paper"]
+    cluster_split: str | None
     assignment: str | Path | None
     by_name: bool
     obstacles: bool

@@ -44,6 +44,19 @@ def refine(frame: Frame, scores: NDArray[np.float32]) -> Labels:
     return np.asarray(refined.reshape(height, width), dtype=np.uint8)
 
 
+def require_crf() -> None:
+    """Make sure that a CRF can run, before anything slow starts.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    if find_spec("pydensecrf") is None:
+        raise UserError(
+            "the CRF of --crf and --protocol paper needs pydensecrf: pip install 'il2vseg[crf]' (or "
+            "pip install pydensecrf2==1.1; it is compiled, so a C++ compiler must be there)"
+        )
+
+
 class CrfPool:
     """Refines frames in worker processes; use it as a context.
 
@@ -57,11 +70,7 @@ class CrfPool:
         Raises:
             UserError: the extra is not installed.
         """
-        if find_spec("pydensecrf") is None:
-            raise UserError(
-                "--crf needs pydensecrf: pip install 'il2vseg[crf]' (or pip install pydensecrf2==1.1; "
-                "it is compiled, so a C++ compiler must be there)"
-            )
+        require_crf()
         import multiprocessing
 
         # Not forked: torch's threads do not survive a fork.

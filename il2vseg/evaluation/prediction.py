@@ -22,7 +22,8 @@ class Reading(TypedDict, total=False):
     batch_size: int
 
 
-def _batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
+def frame_batches(dataset: Dataset, size: int) -> Iterator[list[Sample]]:
+    """Yield the samples of a data set, `size` at a time."""
     batch: list[Sample] = []
     for sample in dataset:
         batch.append(sample)
@@ -58,7 +59,7 @@ def predictions(
 
     with ExitStack() as stack:
         pool = stack.enter_context(CrfPool()) if reading.get("crf") else None
-        for batch in _batches(dataset, reading.get("batch_size", 8)):
+        for batch in frame_batches(dataset, reading.get("batch_size", 8)):
             frames = [resize_frame(sample.frame, model.size) for sample in batch]
             labels, scores = _predict(model, frames, reading.get("flip", False))
             if pool is not None:
