@@ -19,13 +19,11 @@ from il2vseg.base.command import (
     Settings,
     flag,
     parse,
-    read_yaml,
-    to_dict,
-    to_yaml,
 )
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json, write_text
-from il2vseg.evaluation.grids import Variant, variants
+from il2vseg.evaluation.grids import Variant, check_kept, variants
+from il2vseg.evaluation.paper import PaperConfig, run_paper
 from il2vseg.evaluation.tables import METRICS, markdown, plot
 from il2vseg.train import TrainConfig, train
 
@@ -44,7 +42,8 @@ class ExperimentConfig(Settings):
         "methods: every method; ablation: which losses and branches are on; alpha: weight of the low-level "
         "branch in training, at prediction and in both; low-level: forms of that branch at prediction; "
         "seeds: one method, ten times; backbones: those whose weights are available; transfer: every method "
-        "trained on each site and scored on every other",
+        "trained on each site and scored on every other. `paper`, in the same place, runs the paper's tables "
+        "and has flags of its own: `paper --help`",
         positional=True,
     )
     dataset: str = flag("synthetic", "layout of the data, one with masks", metavar="NAME")
@@ -178,25 +177,6 @@ def consistency(config: ExperimentConfig, folder: Path, segmenter: "Segmenter") 
     return outline_consistency(segmenter, fine, (sample.frame for sample in unlabelled))
 
 
-def check_settings(config: ExperimentConfig, out: Path) -> None:
-    """Make sure that the results kept in `out` are of the same settings; write those of a new folder.
-
-    Raises:
-        UserError: they are not.
-    """
-    path = out / "settings.yaml"
-    ours = {k: v for k, v in to_dict(config).items() if k not in ("grid", "rows", "seeds", "out")}
-    if path.exists():
-        theirs = read_yaml(path)
-        changed = [k for k in ours if ours[k] != theirs.get(k)]
-        if changed:
-            raise UserError(
-                f"{out} holds results of other settings ({', '.join(changed)}); use another --out"
-            )
-    else:
-        write_text(path, to_yaml(replace(config, out=None)))
-
-
 def with_weights(grid: list[Variant]) -> list[Variant]:
     """The rows whose backbone's weights are available; prints which are not.
 
@@ -221,7 +201,7 @@ def with_weights(grid: list[Variant]) -> list[Variant]:
 def run(config: ExperimentConfig) -> str:
     """Run the grid, write its three files (anew after every seed) and return the Markdown table."""
     out = require_writable_dir(config.out or Path("runs/experiments") / config.dataset)
-    check_settings(config, out)
+    check_kept(config, out, ("grid", "rows", "seeds", "out"))
     grid = with_weights(variants(config.grid))
     if config.rows and (unknown := set(config.rows) - {variant.name for variant in grid}):
         raise UserError(f"no row {', '.join(sorted(unknown))}; known: {', '.join(v.name for v in grid)}")
@@ -255,8 +235,16 @@ def write_results(
     return table
 
 
+def paper(config: PaperConfig) -> str:
+    """Run the paper's tables, see `run_paper`."""
+    return run_paper(config, lambda settings, changes: train(TrainConfig(**settings), changes), load_cached)
+
+
 def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Entry point of `python -m il2vseg.experiment`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["paper"]:
+        return run_command(lambda: print(paper(parse(PaperConfig, f"{prog} paper", arguments[1:]))), prog)
     return run_command(lambda: print(run(parse(ExperimentConfig, prog, argv))), prog)
 
 

@@ -1,8 +1,13 @@
 """The grids of `il2vseg.experiment`: which trainings, and which forms of them, are compared."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from il2vseg.base.command import read_yaml, to_dict, to_yaml
+from il2vseg.base.errors import UserError
+from il2vseg.base.files import write_text
 from il2vseg.methods import METHODS
 from il2vseg.models.spec import PREDICTION_ALPHA, LowLevelSpec
 
@@ -38,6 +43,27 @@ class Variant:
 
 def _name(changes: dict[str, Any]) -> str:
     return "_".join(f"{k}-{v}" for k, v in changes.items())
+
+
+def check_kept(config: Any, out: Path, free: Collection[str]) -> None:
+    """Make sure that the results kept in `out` are of the same settings; write those of a new folder.
+
+    Args:
+        config: the dataclass of the command, with a field `out`. free: fields that may differ.
+    Raises:
+        UserError: they are not.
+    """
+    path = out / "settings.yaml"
+    ours = {k: v for k, v in to_dict(config).items() if k not in free}
+    if path.exists():
+        theirs = read_yaml(path)
+        changed = [k for k in ours if ours[k] != theirs.get(k)]
+        if changed:
+            raise UserError(
+                f"{out} holds results of other settings ({', '.join(changed)}); use another --out"
+            )
+    else:
+        write_text(path, to_yaml(replace(config, out=None)))
 
 
 JOINT = {"method": "joint"}

@@ -51,6 +51,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "dinov2_vits14_reg": BackboneSpec("vit_small_patch14_reg4_dinov2.lvd142m", patch=14, dim=384),
     "dinov2_vitb14_reg": BackboneSpec("vit_base_patch14_reg4_dinov2.lvd142m", patch=14, dim=768),
     "dinov3_vits16": BackboneSpec("vit_small_patch16_dinov3.lvd1689m", patch=16, dim=384),
+    "resnet50": BackboneSpec("resnet50.tv_in1k", patch=32, dim=2048, stride=32),
     "resnet50_mocov2": BackboneSpec("resnet50", patch=32, dim=2048, stride=32, moco=True),
     "resnet50_mocov2_s16": BackboneSpec("resnet50", patch=16, dim=2048, stride=16, moco=True),
     "tiny": BackboneSpec("vit_tiny_patch16_224", patch=16, dim=192, depth=2),

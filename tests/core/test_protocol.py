@@ -1,7 +1,6 @@
 """Evaluation as the paper states it: clusters of the embeddings instead of prototypes, and a CRF."""
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from il2vseg.evaluation.protocol import as_in_paper
 from il2vseg.models.segmenter import Classifier, Segmenter
 from il2vseg.models.spec import AdaptSpec, LowLevelSpec, ModelSpec
 from il2vseg.models.whitening import Whitening
+from tests.no_crf import NoCrf, install
 
 SIZE, GRID = (24, 32), (6, 8)
 COLOURS = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 0]], np.uint8)
@@ -72,28 +72,9 @@ def bands(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class NoCrf:
-    """In the place of the processes: labels are the best scores; counts its frames."""
-
-    frames = 0
-
-    def __enter__(self) -> "NoCrf":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def refine(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
-        for frame, scores in pairs:
-            NoCrf.frames += 1
-            yield cv2.resize(scores.argmax(0).astype(np.uint8), frame.shape[1::-1], interpolation=0)
-
-
 @pytest.fixture
 def no_crf(monkeypatch: pytest.MonkeyPatch) -> None:
-    NoCrf.frames = 0
-    monkeypatch.setattr(crf, "find_spec", lambda name: name)
-    monkeypatch.setattr(crf, "CrfPool", NoCrf)
+    install(monkeypatch)
 
 
 @pytest.mark.usefixtures("no_crf")
