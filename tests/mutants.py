@@ -53,6 +53,7 @@ TESTS = {
         "core/test_method*.py",
         "core/test_micro_batches.py",
     ),
+    "il2vseg/learning/crops.py": ("core/test_crops.py", "core/test_method*.py"),
     "il2vseg/learning/batches.py": ("core/test_trainer*.py", "core/test_method*.py"),
     "il2vseg/learning/clustering.py": ("core/test_clustering.py", "core/test_trainer*.py"),
     "il2vseg/learning/selection.py": ("core/test_clustering.py", "core/test_trainer*.py"),

@@ -65,8 +65,19 @@ class Taken:
     after: dict[str, Tensor]
 
 
-def take(t: Trainer, stage: str) -> Taken:
+def set_up(t: Trainer, stage: str) -> Trainer:
+    """Make the stage's parts and make them random."""
     t.optimizer = t.make_optimizer(t.stages[stage])
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for value in t.classifier.parts.state_dict().values():
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+    return t
+
+
+def take(t: Trainer, stage: str) -> Taken:
+    if t.optimizer is None:
+        t.optimizer = t.make_optimizer(t.stages[stage])
     before = {k: v.clone() for k, v in t.classifier.state_dict().items()}
     losses = t.step(stage, STEP)
     gradients = {k: None if p.grad is None else p.grad.clone() for k, p in t.classifier.named_parameters()}
@@ -80,7 +91,8 @@ class Reference:
         self.generator: Generator = step_generator(0, stage, STEP)
         self.images = torch.randperm(IMAGES, generator=self.generator)[:BATCH]
         state = {k: v.double() for k, v in t.classifier.state_dict().items()}
-        self.parameters = {k: v.requires_grad_() for k, v in state.items() if k.startswith(("head", "local"))}
+        trained = [k for k, p in t.classifier.named_parameters() if p.requires_grad]
+        self.parameters = {k: state[k].requires_grad_() for k in trained}
         self.state = state
         store = t.store
         self.tokens = store.tokens(self.images).double()
@@ -103,16 +115,16 @@ class Reference:
         centred = tokens - tokens.mean(1, keepdim=True) - self.state["whitening.mean"]
         return centred @ self.state["whitening.basis"].T
 
-    def head(self, z: Tensor) -> Tensor:
-        p = self.parameters
-        hidden = F.silu(z @ p["head.mlp.0.weight"].T + p["head.mlp.0.bias"])
-        linear = z @ p["head.linear.weight"].T + p["head.linear.bias"]
-        return linear + hidden @ p["head.mlp.2.weight"].T + p["head.mlp.2.bias"]
+    def head(self, z: Tensor, name: str = "head") -> Tensor:
+        p = {k.removeprefix(f"{name}."): v for k, v in self.state.items() if k.startswith(f"{name}.")}
+        hidden = F.silu(z @ p["mlp.0.weight"].T + p["mlp.0.bias"])
+        linear = z @ p["linear.weight"].T + p["linear.bias"]
+        return linear + hidden @ p["mlp.2.weight"].T + p["mlp.2.bias"]
 
-    def embed(self, z: Tensor) -> Tensor:
+    def embed(self, z: Tensor, name: str = "head") -> Tensor:
         """With a fifth of the channels dropped, others in every image, and the rest scaled up."""
         kept = torch.rand(len(z), 1, K, generator=self.generator) >= 0.2
-        return self.head(z * kept / 0.8)
+        return self.head(z * kept / 0.8, name)
 
     def logits(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return cosines(embeddings, prototypes) / 0.1

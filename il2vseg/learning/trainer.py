@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning import clustering
@@ -105,6 +105,7 @@ class Trainer:
                 if (i + 1) % SAVE_EVERY == 0:
                     save()
             self.position = (index + 1, 0)
+            self.classifier.parts = nn.Module()
         trained = any(stage.trains_prototypes for stage in self.stages.values())
         if not trained or self.recipe.recluster:
             self.initialise_prototypes()
@@ -145,13 +146,14 @@ class Trainer:
             )
         index, step = description["position"]
         self.position = (index, step)
+        if step > 0:
+            self.optimizer = self.make_optimizer(list(self.stages.values())[index])
         self.classifier.load_state_dict(
             {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
         )
         self.scaler.load_state_dict(description["scaler"])
-        if step == 0:
+        if self.optimizer is None:
             return
-        self.optimizer = self.make_optimizer(list(self.stages.values())[index])
         values: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
@@ -180,7 +182,9 @@ class Trainer:
         return self.steps_done()
 
     def make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        """A fresh optimiser of a stage."""
+        """A fresh optimiser of a stage and of its parts, which are made here."""
+        generator = step_generator(self.recipe.seed, "parts", 0)
+        self.classifier.parts = stage.parts(self.classifier, generator).to(self.device)
         return torch.optim.Adam(stage.parameter_groups(self.classifier))
 
     def initialise_prototypes(self) -> None:
@@ -203,22 +207,54 @@ class Trainer:
 
     def begin(self, name: str) -> None:
         """Set up a stage: its prototypes, if it trains them, and its optimiser."""
-        if self.stages[name].trains_prototypes:
-            self.initialise_prototypes()
-        self.optimizer = self.make_optimizer(self.stages[name])
+        stage = self.stages[name]
+        if stage.trains_prototypes:
+            self.classifier.set_prototypes(self.processes.from_main(lambda: self._first_prototypes(name)))
+        self.optimizer = self.make_optimizer(stage)
+
+    @torch.no_grad()
+    def _first_prototypes(self, name: str) -> Tensor:
+        """Where a stage's prototypes start (C, d), on the CPU."""
+        found = self.stages[name].first_prototypes(self._context_of_all(name, f"first {name}", 0))
+        return self.find_prototypes() if found is None else found.cpu()
+
+    def _context(
+        self, images: Tensor, generator: Generator, step: int, derived: dict[str, Tensor]
+    ) -> Context:
+        return Context(
+            self.store, self.classifier, self.recipe, self.device, images, generator, step, derived
+        )
+
+    def _context_of_all(self, name: str, purpose: str, step: int) -> Context:
+        """A context of all images, for what a stage finds out beside its steps."""
+        generator = step_generator(self.recipe.seed, purpose, step)
+        return self._context(torch.arange(len(self.store)), generator, step, self.derived(name))
 
     def derived(self, name: str) -> dict[str, Tensor]:
         """What a stage needs of the whole footage, found once: a function of the footage and the seed."""
         if name not in self._derived:
-            r, everything = self.recipe, torch.arange(len(self.store))
-            generator = step_generator(r.seed, f"derive {name}", 0)
-            context = Context(self.store, self.classifier, r, self.device, everything, generator, 0)
+            generator = step_generator(self.recipe.seed, f"derive {name}", 0)
+            context = self._context(torch.arange(len(self.store)), generator, 0, {})
             self._derived[name] = self.stages[name].derive(context)
         return self._derived[name]
+
+    @torch.no_grad()
+    def _before_step(self, name: str, step: int) -> None:
+        """Let a stage with parts change them before a step, alike in all processes."""
+        parts = self.classifier.parts
+        if not parts.state_dict():
+            return
+
+        def changed() -> dict[str, Tensor]:
+            self.stages[name].before_step(self._context_of_all(name, f"before {name}", step))
+            return {key: value.cpu() for key, value in parts.state_dict().items()}
+
+        parts.load_state_dict(self.processes.from_main(changed))
 
     def step(self, name: str, step: int) -> dict[str, float]:
         """One optimisation step; returns the values of the losses, over all micro-batches and processes."""
         stage, r = self.stages[name], self.recipe
+        self._before_step(name, step)
         generator = step_generator(r.seed, name, step)
         images = draw_batch(len(self.store), r.batch, generator)
         micro_batches = images.tensor_split(r.micro_batches)
@@ -228,10 +264,7 @@ class Trainer:
         for i in range(self.processes.rank, r.micro_batches, self.processes.count):
             if i > 0:
                 generator = step_generator(r.seed, name, step, micro_batch=i)
-            derived = self.derived(name)
-            context = Context(
-                self.store, self.classifier, r, self.device, micro_batches[i], generator, step, derived
-            )
+            context = self._context(micro_batches[i], generator, step, self.derived(name))
             losses = stage.losses(context)
             weight = len(micro_batches[i]) / len(images)
             self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()

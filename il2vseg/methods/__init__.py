@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "kmeans": "il2vseg.methods.kmeans:KMeans",
+    "iic": "il2vseg.methods.iic:IIC",
+    "mdc": "il2vseg.methods.mdc:MDC",
+    "picie": "il2vseg.methods.picie:PiCIE",
+    "picie_h": "il2vseg.methods.picie:PiCIEH",
+    "slotcon": "il2vseg.methods.slotcon:SlotCon",
+    "transfgu": "il2vseg.methods.transfgu:TransFGU",
     "smooseg": "il2vseg.methods.smooseg:SmooSeg",
     "stego": "il2vseg.methods.stego:Stego",
     "hp": "il2vseg.methods.hp:HP",

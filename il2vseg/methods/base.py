@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from il2vseg.learning.draws import channel_dropout, derangement
 from il2vseg.learning.precision import MixedPrecision, autocast
@@ -63,9 +63,27 @@ class Stage(ABC):
         are then the same, and not on the classifier's trained parts."""
         return {}
 
+    def first_prototypes(self, context: "Context") -> Tensor | None:
+        """Where a stage that `trains_prototypes` starts: (C, d), None for clusters of the embeddings."""
+        return None
+
+    def parts(self, classifier: Classifier, generator: Generator) -> nn.Module:
+        """What the training needs beside the classifier and prediction does not, such as an auxiliary head.
+
+        It is `classifier.parts` while the stage runs, and is saved and restored with it.
+
+        Args:
+            generator: of what is random in it; on the CPU, as the parts are at first.
+        """
+        return nn.Module()
+
     def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
         """Groups of parameters with their learning rates, for the optimiser: by default the head alone."""
         return [{"params": list(classifier.head.parameters()), "lr": self.lr}]
+
+    def before_step(self, context: "Context") -> None:  # noqa: B027 (nothing to do in most stages)
+        """Called before every step of a stage with parts, without gradients, with a context of all images:
+        in the main process, which hands its parts to the others."""
 
     def after_step(self, classifier: Classifier) -> None:  # noqa: B027 (nothing to do in most stages)
         """Called after every step of the optimiser, without gradients."""
@@ -204,11 +222,15 @@ class Context:
         z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images), positions)
         return z
 
-    def embeddings(self, z: Tensor) -> Tensor:
-        """Embeddings (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout."""
+    def embeddings(self, z: Tensor, head: nn.Module | None = None) -> Tensor:
+        """Embeddings (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout.
+
+        Args:
+            head: None for the classifier's.
+        """
         z = channel_dropout(z, self.recipe.channel_dropout, self.generator)
         with autocast(self.device, self.recipe.mixed_precision):
-            embeddings: Tensor = self.classifier.head(z)
+            embeddings: Tensor = (head or self.classifier.head)(z)
         return embeddings.float()
 
     def rgb(self, positions: Tensor) -> Tensor:

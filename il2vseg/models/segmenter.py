@@ -40,7 +40,11 @@ class ProjectionHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The trained part: whitening, head and prototypes. Tokens in, class distributions out."""
+    """The trained part: whitening, head and prototypes. Tokens in, class distributions out.
+
+    Attributes:
+        parts: what a stage of the training needs beside them (`Stage.parts`); empty at all other times.
+    """
 
     def __init__(
         self, whitening: Whitening, num_classes: int, temperature: float = 0.1, dim: int | None = None
@@ -57,6 +61,7 @@ class Classifier(nn.Module):
         self.global_prototypes: Tensor
         self.register_buffer("global_prototypes", torch.zeros(num_classes, dim))
         self.temperature = temperature
+        self.parts = nn.Module()
 
     def set_prototypes(self, prototypes: Tensor) -> None:
         """Start both prototype sets (C, d) from clusters of the embeddings."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from il2vseg.data import DATASETS
 from il2vseg.data.classes import Classes
 from il2vseg.data.dataset import Sample
 from il2vseg.data.layouts import Listing, Request
-from il2vseg.methods import METHODS
+from il2vseg.methods import METHODS, iic
 from il2vseg.methods.base import Context, Method, Stage
 from il2vseg.models.backbones import BACKBONES, BackboneSpec
 from il2vseg.models.checkpoint import load_checkpoint
@@ -98,11 +99,28 @@ def test_rows_of_ones_own_are_trained_and_scored_by_the_commands(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("_toys")
+def test_a_copied_file_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_method.py").write_text(Path(iic.__file__).read_text().replace("IIC", "Mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METHODS, "mine", "my_method:Mine")
+    out = tmp_path / "out"
+    arguments = ["--method", "mine", "--backbone", "toybone", "--dataset", "toyset", "--num-classes", "2"]
+    assert train.main([*arguments, "--steps", "2", "--out", str(out)]) == 0
+    assert load_checkpoint(out).spec.method == "mine"
+
+
+def test_a_method_is_a_file_of_less_than_150_lines() -> None:
+    files = {import_module(row.partition(":")[0]).__file__ for row in METHODS.values()}
+    assert len(files) == len(METHODS) - 1  # picie and picie_h share one
+    assert all(len(Path(str(file)).read_text().splitlines()) < 150 for file in files)
+
+
+@pytest.mark.usefixtures("_toys")
 def test_a_method_without_a_row_is_refused_before_anything_slow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(["--method", "toys", "--root", "/nowhere", "--out", str(tmp_path / "out")]) == 2
     assert (
-        "unknown method 'toys'; known: kmeans, smooseg, stego, hp, eagle, primaps, cause, joint"
+        "unknown method 'toys'; known: kmeans, iic, mdc, picie, picie_h, slotcon, transfgu, smooseg, stego"
         in capsys.readouterr().err
     )

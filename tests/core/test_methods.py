@@ -248,6 +248,30 @@ def test_memberships_are_seeded_without_gradient_and_weighted_by_their_prior(pri
 
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "kmeans": {},
+    "iic": {
+        "information": {"steps": 300, "lr": 5e-4, "lr_prototypes": 5e-3, "over_clustering": 5, "radius": 1}
+    },
+    "mdc": {"clusters": {"steps": 300, "lr": 5e-4, "every": 50, "images": 64, "samples": 256}},
+    "picie": {
+        "consistency": {
+            "steps": 300, "lr": 5e-4, "every": 50, "images": 64, "samples": 256, "smallest": 0.5,
+            "auxiliary": 0,
+        }
+    },
+    "picie_h": {
+        "consistency": {
+            "steps": 300, "lr": 5e-4, "every": 50, "images": 64, "samples": 256, "smallest": 0.5,
+            "auxiliary": 100,
+        }
+    },
+    "slotcon": {
+        "slot_groups": {
+            "steps": 300, "lr": 5e-4, "lr_prototypes": 5e-4, "ema": 0.99, "centre_ema": 0.9, "smallest": 0.6
+        }
+    },
+    "transfgu": {
+        "bootstrapping": {"steps": 300, "lr": 5e-4, "lr_prototypes": 5e-4, "round": 100}
+    },
     "stego": {"correspondence": {"steps": 300, "lr": 5e-4, "samples": 121, "negatives": 3}},
     "smooseg": {
         "smoothness": {

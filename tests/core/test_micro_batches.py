@@ -13,6 +13,7 @@ from il2vseg.learning.precision import MixedPrecision
 from il2vseg.learning.processes import Processes
 from il2vseg.learning.selection import token_statistics
 from il2vseg.learning.trainer import Trainer
+from il2vseg.methods import load_method
 from il2vseg.methods.base import Context, Recipe
 from il2vseg.methods.joint import FusedSmoothness, Joint
 from il2vseg.methods.stego import Correspondence
@@ -60,6 +61,29 @@ def test_the_result_depends_on_the_micro_batches_and_not_on_who_computes_them(
     for t in train_in_threads(recipe, processes):
         for name, value in t.classifier.state_dict().items():
             torch.testing.assert_close(value, alone[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("method", ["picie_h", "slotcon", "transfgu"])
+def test_processes_share_the_parts_of_a_stage(method: str) -> None:
+    settings = load_method(method)().with_steps(4)
+    if method == "transfgu":
+        settings = Recipe(settings).changed({"method.bootstrapping.round": 2}).method
+    recipe = dataclasses.replace(SHORT, micro_batches=2, method=settings)
+    alone = losses_of(trainer(recipe))
+    barrier, table = threading.Barrier(2), dict[int, object]()
+    seen: dict[int, list[dict[str, float]]] = {}
+
+    def work(rank: int) -> None:
+        seen[rank] = losses_of(trainer(recipe, Thread(rank, barrier, table)))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rank in range(2):
+        for here, there in zip(seen[rank], alone, strict=True):
+            assert here == {key: pytest.approx(value, abs=1e-4) for key, value in there.items()}
 
 
 def test_gradients_of_micro_batches_add_up_to_the_gradient_of_their_mean_weighted_by_size() -> None:

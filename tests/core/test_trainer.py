@@ -114,6 +114,32 @@ def test_resuming_takes_exactly_the_steps_that_were_left(stop: int) -> None:
     assert seen == whole
 
 
+@pytest.mark.parametrize("method", ["iic", "picie_h", "slotcon", "transfgu"])
+def test_resuming_restores_the_parts_of_a_stage_and_the_end_drops_them(method: str) -> None:
+    recipe = dataclasses.replace(SHORT, method=load_method(method)().with_steps(6))
+    whole: list[dict[str, float]] = []
+    finished = trainer(recipe)
+    keys = set(finished.classifier.state_dict())
+    finished.run(lambda report: whole.append(report.losses))
+    assert set(finished.classifier.state_dict()) == keys
+
+    class Killed(Exception):
+        pass
+
+    def kill(report: object) -> None:
+        if report.step == 3:  # type: ignore[attr-defined]
+            raise Killed
+
+    first, second = trainer(recipe), trainer(recipe)
+    with pytest.raises(Killed):
+        first.run(kill)
+    assert any(key.startswith("classifier.parts.") for key in first.state()[0])
+    second.restore(*first.state())
+    rest: list[dict[str, float]] = []
+    second.run(lambda report: rest.append(report.losses))
+    assert rest == whole[4:]
+
+
 def test_a_finished_run_resumes_at_its_end() -> None:
     first, second = trainer(SHORT), trainer(SHORT)
     first.run()
