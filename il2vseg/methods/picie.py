@@ -50,7 +50,7 @@ class Consistency(PixelClusters):
         views = crop(context.embeddings(z), boxes, grid), context.embeddings(z_view)
         sizes = len(parts[0].first), self.auxiliary
         weights = pixel_clusters.balance(*sizes) if self.auxiliary else (1.0,)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for clusters, weight, name in zip(parts, weights, ("", "_more"), strict=False):
             centroids = clusters.first, clusters.second
             with torch.no_grad():
