@@ -230,7 +230,7 @@ class Context:
         """
         z = channel_dropout(z, self.recipe.channel_dropout, self.generator)
         with autocast(self.device, self.recipe.mixed_precision):
-            embeddings: Tensor = (head or self.classifier.head)(z)
+            embeddings: Tensor = (self.classifier.head if head is None else head)(z)
         return embeddings.float()
 
     def rgb(self, positions: Tensor) -> Tensor:
