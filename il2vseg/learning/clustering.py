@@ -13,8 +13,7 @@ OVER_CLUSTERING = 3
 def _plus_plus(x: Tensor, k: int, generator: Generator) -> Tensor:
     """Greedy k-means++ on unit vectors: of a few candidates the one that lowers the inertia most."""
     trials = 2 + int(torch.tensor(float(k)).log())
-    first = torch.randint(len(x), (1,), generator=generator)
-    centroids = [x[first[0]]]
+    centroids = [x[torch.randint(len(x), (), generator=generator)]]
     closest = 1.0 - x @ centroids[0]
     for _ in range(k - 1):
         weights = closest.clamp_min(0.0)
@@ -75,8 +74,8 @@ def minibatch_kmeans(batches: Iterable[Tensor], k: int, generator: Generator) ->
             centroids, _ = cosine_kmeans(x, k, generator)
         assignment = (x @ centroids.T).argmax(1)
         sums = torch.zeros_like(centroids).index_add_(0, assignment, x)
-        given = given + torch.bincount(assignment, minlength=k)
         size = torch.bincount(assignment, minlength=k)
+        given = given + size
         step = sums - size[:, None] * centroids
         centroids = F.normalize(centroids + step / given.clamp_min(1)[:, None], dim=1)
     return centroids

@@ -111,7 +111,7 @@ class Distiller:
         warmup = max(1, round(r.warmup * r.steps))
         if step < warmup:
             return r.lr * (step + 1) / warmup
-        return r.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, r.steps - warmup)))
+        return r.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (r.steps - warmup)))
 
     def prepare(self, batch: Batch) -> "Lesson":
         """Bring a batch to the device, with the targets of its crops.
@@ -154,7 +154,7 @@ class Distiller:
             losses["features"] = r.feature_weight * feature_loss(projected, lesson.tokens, lesson.kept)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step()
         self._update_average(step)

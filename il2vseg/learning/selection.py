@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from il2vseg.base.errors import UserError
-from il2vseg.learning.clustering import OVER_CLUSTERING, adjusted_rand_index, over_clustered_prototypes
+from il2vseg.learning.clustering import adjusted_rand_index, over_clustered_prototypes
 from il2vseg.learning.draws import step_generator
 from il2vseg.learning.store import FeatureStore
 from il2vseg.models.whitening import TokenStatistics, Whitening
@@ -157,8 +157,8 @@ def propose_classes(
         raise UserError(
             "--num-classes auto compares scenes and needs more than one image; pass a number of classes"
         )
-    sample, dim = _sample(store), len(statistics.total)
-    most = min(MAX_CLASSES, dim - 1, len(store) // 2 * TOKENS_PER_IMAGE // OVER_CLUSTERING)
+    sample = _sample(store)
+    most = min(MAX_CLASSES, len(statistics.total) - 1)
     centrings = (False, True) if centre is None else (centre,)
     tokens = [sample(statistics.whitening(most + 1, c)) for c in centrings]
     curve = []

@@ -260,7 +260,7 @@ class Trainer:
         micro_batches = images.tensor_split(r.micro_batches)
         values: dict[str, Tensor] = {}
         assert self.optimizer is not None
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         for i in range(self.processes.rank, r.micro_batches, self.processes.count):
             if i > 0:
                 generator = step_generator(r.seed, name, step, micro_batch=i)

@@ -29,7 +29,7 @@ class ConceptContrast(Stage):
 
         def drawn(count: int) -> Tensor:
             context.images = images[draw_batch(len(images), count, generator)]
-            return context.whitened(context.positions_per_image(self.samples)).detach()
+            return context.whitened(context.positions_per_image(self.samples))
 
         seeds = drawn(context.recipe.batch).flatten(0, 1)
         order = torch.randperm(len(seeds), generator=generator)[: self.concepts].to(seeds.device)

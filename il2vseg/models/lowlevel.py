@@ -151,7 +151,7 @@ def fcm_centroids(z: Tensor, u: Tensor, m: float = 2.0) -> Tensor:
     return sums[:, :-2] / sums[:, -1:].clamp_min(EPS)
 
 
-def fcm_objective(z: Tensor, u: Tensor, centroids: Tensor, m: float = 2.0) -> Tensor:
+def fcm_objective(z: Tensor, u: Tensor, centroids: Tensor, m: float) -> Tensor:
     """J = Σ_ij U_ji^m ‖x_i − v_j‖² (eq. 3), one value per image: (B,)."""
     return (u**m * squared_distances(z, centroids)).sum((1, 2))
 

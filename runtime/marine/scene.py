@@ -90,11 +90,10 @@ class Scene:
     def to_dict(self, samples: int = 32) -> dict[str, Any]:
         """Return the scene as JSON values, the water edge at so many columns, null where there is none."""
         columns = np.linspace(0, self.size[1] - 1, samples).round().astype(int)
-        edge = self.water_edge[columns]
         return {
             "size": list(self.size),
             "water_edge": [
-                [int(x), None if np.isnan(y) else float(y)] for x, y in zip(columns, edge, strict=True)
+                [int(x), None if np.isnan(y := self.water_edge[x]) else float(y)] for x in columns
             ],
             "horizon": self.horizon
             and {
@@ -202,7 +201,8 @@ def far_edge(edge: NDArray[np.int64]) -> NDArray[np.float64]:
     half = max(1, round(_WINDOW * len(samples) / 2))
     padded = np.pad(samples - slope * columns, half, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
-    level = np.partition(windows, round(_QUANTILE * 2 * half), axis=1)[:, round(_QUANTILE * 2 * half)]
+    rank = round(_QUANTILE * 2 * half)
+    level = np.partition(windows, rank, axis=1)[:, rank]
     return np.interp(np.arange(width), columns, level) + slope * np.arange(width)
 
 
@@ -249,7 +249,7 @@ def fit_horizon(labels: Labels, edge: NDArray[np.int64], sky: int | None) -> Hor
     for _ in range(_FIT_ROUNDS):
         slope, start = _line(x, y, weights)
         distance = np.abs(y - start - slope * x)
-        weights = 1 / np.maximum(distance, 0.5)
+        weights = np.reciprocal(np.maximum(distance, 0.5))
     inliers = distance <= max(1.0, 3 * float(np.median(distance)))
     slope, start = _line(x[inliers], y[inliers], np.ones(inliers.sum()))
     residual = float(np.median(np.abs(y - start - slope * x)))

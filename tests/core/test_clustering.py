@@ -164,3 +164,88 @@ def test_clusters_that_nothing_is_nearest_to_still_give_directions(monkeypatch: 
     monkeypatch.setattr(clustering, "lloyd", lambda x, centroids, iterations: (centroids, two))
     found = clustering.over_clustered_prototypes(points(6, 10, 3), 3, torch.Generator())
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+def slow_seeds(x: F64, k: int, generator: torch.Generator) -> list[list[float]]:
+    """Greedy k-means++, one candidate at a time; it draws what `_plus_plus` draws."""
+    chosen = [int(torch.randint(len(x), (1,), generator=generator))]
+    trials = 2 + int(np.log(k))
+    while len(chosen) < k:
+        nearest = [max(0.0, 1 - max(float(v @ x[c]) for c in chosen)) for v in x]
+        drawn = torch.multinomial(torch.tensor(nearest), trials, replacement=True, generator=generator)
+        chosen.append(
+            min(
+                drawn.tolist(),
+                key=lambda c: sum(min(n, 1 - float(v @ x[c])) for n, v in zip(nearest, x, strict=True)),
+            )
+        )
+    return x[chosen].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_seeds_are_those_of_greedy_k_means_plus_plus(k: int) -> None:
+    """Two candidates and one more for every factor of e of the clusters; the best of them is taken."""
+    x = torch.nn.functional.normalize(points(3, 60, 4), dim=1)
+    for seed in range(5):
+        found = clustering._plus_plus(x, k, torch.Generator().manual_seed(seed))
+        expected = slow_seeds(x.double().numpy(), k, torch.Generator().manual_seed(seed))
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_more_clusters_than_distinct_vectors_are_seeded_all_the_same() -> None:
+    seeds = clustering._plus_plus(torch.eye(2).repeat(3, 1), 4, torch.Generator().manual_seed(0))
+    assert sorted(map(tuple, seeds[:2].tolist())) == [(0, 1), (1, 0)]
+    assert len(seeds) == 4
+
+
+def test_k_means_seeds_with_twenty_thousand_directions_and_takes_thirty_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def seeds(x: torch.Tensor, k: int, _: torch.Generator) -> torch.Tensor:
+        torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
+        seen.append((len(x), k))
+        return x[:k]
+
+    def lloyd(x: torch.Tensor, centroids: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
+        seen.append((len(x), len(centroids), iterations))
+        return centroids, torch.zeros(len(x), dtype=torch.long)
+
+    monkeypatch.setattr(clustering, "_plus_plus", seeds)
+    monkeypatch.setattr(clustering, "lloyd", lloyd)
+    clustering.cosine_kmeans(3 * points(0, 20_010, 2), 4, torch.Generator())
+    clustering.cosine_kmeans(points(0, 50, 2), 4, torch.Generator())
+    assert seen == [(20_000, 4), (20_010, 4, 30), (50, 4), (50, 4, 30)]
+    seen.clear()
+    clustering.over_clustered_prototypes(points(0, 50, 2), 2, torch.Generator())
+    assert seen == [(50, 6), (50, 6, 30), (50, 2, 10)]
+
+
+def test_mini_batches_leave_a_centroid_that_nothing_is_nearest_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    seeded: list[int] = []
+
+    def seed(x: torch.Tensor, k: int, _: torch.Generator) -> tuple[torch.Tensor, None]:
+        seeded.append(len(x))
+        return start, None
+
+    monkeypatch.setattr(clustering, "cosine_kmeans", seed)
+    batches = [torch.tensor([[2.0, 0.0]]).expand(5, 2), torch.tensor([[3.0, 0.1]])]
+    found = clustering.minibatch_kmeans(iter(batches), 2, torch.Generator())
+    assert seeded == [5]  # by the first batch alone
+    assert found[1].tolist() == [0.0, 1.0]
+    assert bool(torch.isfinite(found).all())
+
+
+def test_ward_numbers_its_groups_by_their_size() -> None:
+    centroids = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.1, 0.0], [0.0, 9.0]])
+    assert clustering.ward_merge(centroids, torch.tensor([1, 5, 2, 9]), 3).tolist() == [2, 1, 2, 0]
+    assert clustering.ward_merge(centroids, torch.tensor([1, 5, 2, 9]), 4).tolist() == [3, 1, 2, 0]
+
+
+def test_one_cluster_agrees_with_itself() -> None:
+    one = torch.zeros(5, dtype=torch.long)
+    assert adjusted_rand_index(one, one) == 1.0
+    assert adjusted_rand_index(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])) == pytest.approx(-0.5)

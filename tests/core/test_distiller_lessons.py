@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from il2vseg.learning.distiller import DistillRecipe
+from il2vseg.learning import distiller as distiller_module
+from il2vseg.learning.batches import Marine
+from il2vseg.learning.distiller import DistillRecipe, marine_classes
+from il2vseg.learning.monitor import StepReport
+from il2vseg.learning.paste import Pasting
 from il2vseg.losses.distillation import feature_loss
 from tests.core.test_distiller import distiller
 
@@ -52,3 +56,62 @@ def test_feature_loss_sees_direction_only() -> None:
     tokens = torch.randn(1, 8, 2, 2, generator=torch.Generator().manual_seed(0))
     assert float(feature_loss(3.0 * tokens, tokens)) == pytest.approx(0.0, abs=1e-5)
     assert float(feature_loss(-tokens, tokens)) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_pasting_finds_its_classes_by_name() -> None:
+    pasting = Pasting()
+    assert marine_classes(("sky", "obstacle", "water"), pasting) == Marine(2, 1, pasting)
+    assert marine_classes(("sky", "obstacle", "water"), None) is None
+
+
+def test_in_its_first_steps_the_rate_rises_and_a_run_may_be_warm_up_alone() -> None:
+    rate = distiller(steps=4, warmup=1.0).learning_rate
+    assert [rate(i) for i in range(4)] == pytest.approx([5e-4, 1e-3, 1.5e-3, 2e-3])
+    assert distiller(steps=1).learning_rate(0) == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "reported"), [("cpu", 3, [0, 1, 2]), ("cuda", 45, [0, 20, 40, 44])]
+)
+def test_losses_are_read_after_every_step_and_on_a_gpu_after_every_twentieth(
+    monkeypatch: pytest.MonkeyPatch, device: str, steps: int, reported: list[int]
+) -> None:
+    d = distiller(steps=steps)
+    d.device = torch.device(device)
+    taken: list[int] = []
+    seen: list[StepReport] = []
+
+    def step(index: int, batch: object) -> dict[str, torch.Tensor]:
+        assert batch == f"batch {index}"
+        taken.append(index)
+        return {"kl": torch.tensor(float(index))}
+
+    monkeypatch.setattr(d, "step", step)
+    monkeypatch.setattr(distiller_module, "ahead", lambda _, wanted, workers: (f"batch {i}" for i in wanted))
+    assert d.run(seen.append) is d.average
+    assert taken == list(range(steps))
+    assert [(r.step, r.steps, r.losses) for r in seen] == [(i, steps, {"kl": float(i)}) for i in reported]
+
+
+def test_the_average_takes_counts_over_as_they_are() -> None:
+    d = distiller(steps=20)
+    name = next(k for k, v in d.student.state_dict().items() if not v.is_floating_point())
+    d.student.state_dict()[name].fill_(7)
+    d._update_average(0)
+    assert int(d.average.state_dict()[name]) == 7
+
+
+def test_a_step_forgets_the_gradients_of_the_one_before() -> None:
+    twice, once = distiller(steps=20), distiller(steps=20)
+    for d in (twice, once):
+        d.optimizer = torch.optim.SGD(d.optimizer.param_groups, lr=0.0)
+        d.recipe = dataclasses.replace(d.recipe, lr=0.0)
+        d.student.eval()  # or the second pass sees other statistics
+    batch = once.batches(3)
+    twice.step(0, batch)
+    for d in (twice, once):
+        d.step(1, batch)
+    for a, b in zip(twice.student.parameters(), once.student.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None and b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad)

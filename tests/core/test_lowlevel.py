@@ -86,6 +86,69 @@ def test_centroids_are_weighted_means() -> None:
     np.testing.assert_allclose(v[0].numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("m", [1.5, 2.0, 3.0])
+def test_weights_up_to_a_factor_of_each_pixel_give_the_same_centroids(m: float) -> None:
+    z, u = lowlevel.homogeneous(image(2).double()), distribution(2).double().flatten(2)
+    factors = torch.rand(1, 1, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
+    weights = u**m
+    expected = (z[:, :3] @ weights.mT) / weights.sum(2)[:, None]
+    torch.testing.assert_close(lowlevel.fcm_centroids(z, u * factors, m), expected)
+    assert torch.equal(lowlevel.fcm_centroids(z, u, m), lowlevel.fcm_centroids(z, u)) == (m == 2.0)
+
+
+def test_distances_and_masses_have_a_floor_of_a_millionth() -> None:
+    z = lowlevel.homogeneous(torch.zeros(1, 3, 1, 2))
+    at, far = torch.zeros(1, 3, 1), torch.full((1, 3, 1), 2.0)
+    assert lowlevel.squared_distances(z, at).flatten().tolist() == pytest.approx([1e-6, 1e-6], rel=1e-6)
+    assert lowlevel.squared_distances(z, far).flatten().tolist() == [12.0, 12.0]
+    assert lowlevel.class_sums(torch.zeros(1, 2, 3)).flatten().tolist() == pytest.approx([1e-6] * 3, rel=1e-6)
+    assert lowlevel.class_sums(torch.ones(1, 2, 3)).flatten().tolist() == [2.0] * 3
+    absent = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    colours = lowlevel.homogeneous(torch.full((1, 3, 1, 2), 0.5))
+    found = lowlevel.fcm_centroids(colours, absent)
+    torch.testing.assert_close(found, torch.tensor([[[0.5, 0.0]] * 3]))
+
+
+def test_a_cell_is_its_colour_and_its_place() -> None:
+    colours = image(1, h=2, w=3)
+    assert torch.equal(lowlevel.low_level_features(colours), colours)
+    found = lowlevel.low_level_features(colours, "rgb", 2.0)[0]
+    torch.testing.assert_close(found[:3], colours[0])
+    assert found[3].tolist() == [[-1.0, 0.0, 1.0]] * 2  # across, then down
+    assert found[4].tolist() == [[-1.0] * 3, [1.0] * 3]
+    lab = lowlevel.low_level_features(colours, "lab", 0.5)[0]
+    torch.testing.assert_close(lab[:3], lowlevel.rgb_to_lab(colours)[0])
+    assert float(lab[3:].abs().max()) == 0.25
+
+
+def test_memberships_are_those_of_eq_3_to_8() -> None:
+    """Two steps in float64, the neighbourhood in and out of them, with and without a prior."""
+    x, seed = image(3), distribution(3)
+    prior = torch.tensor([0.2, 0.3, 0.5]).reshape(1, 3, 1, 1)
+    xs = x[0].double().numpy()
+    for spatial in (True, False):
+        for weights in (None, prior):
+            u = seed[0].double().numpy()
+            for _ in range(2):
+                v = np.stack([(u[c] ** 2 * xs).sum((1, 2)) / (u[c] ** 2).sum() for c in range(3)])
+                u = reference_memberships(xs, v, 2.0)
+                if weights is not None:
+                    u = u * prior[0].numpy()
+                    u = u / u.sum(0)
+                u = reference_spatial(u) if spatial else u
+            found = lowlevel.fuzzy_cmeans(x, seed, 2, spatial=spatial, prior=weights)[0].numpy()
+            np.testing.assert_allclose(found, u, atol=2e-5)
+    assert torch.equal(lowlevel.fuzzy_cmeans(x, seed, 2), lowlevel.fuzzy_cmeans(x, seed, 2, 2.0, True, None))
+    torch.testing.assert_close(lowlevel.fuzzy_cmeans(x, seed, 0), seed)
+
+
+def test_upsampling_is_by_whole_factors_and_keeps_what_fits() -> None:
+    x = torch.tensor([[[[0.0, 1.0]]]])
+    assert lowlevel.upsample(x, (1, 2)) is x
+    assert lowlevel.upsample(x, (2, 4))[0, 0].tolist() == [[0.0, 0.25, 0.75, 1.0]] * 2
+    assert lowlevel.upsample(x, (3, 2))[0, 0].tolist() == [[0.0, 1.0]] * 3
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), m=st.sampled_from([1.5, 2.0, 3.0]), c=st.integers(2, 5))
 def test_plain_fcm_never_increases_its_objective(seed: int, m: float, c: int) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from il2vseg.learning.draws import channel_dropout
 from il2vseg.losses import eigen_aggregation, eigenfunction, hidden_positives
-from il2vseg.methods import load_method
-from il2vseg.methods.base import Method, Recipe
+from il2vseg.methods import METHODS, load_method
+from il2vseg.methods.base import Method, Recipe, Stage
 from il2vseg.methods.eagle import Eagle, EigenAggregation
 from il2vseg.methods.hp import HP, HiddenPositives
 from il2vseg.methods.joint import FusedSmoothness, Joint
@@ -122,6 +122,9 @@ def test_losses_of_weight_zero_are_left_out_and_the_others_stay() -> None:
         ({"fused_weight": 0.0}, ["smooth", "data", "corr", "fs", "reg"]),
         ({"gamma": 0.0, "beta": 0.0}, ["smooth", "data", "corr", "fused"]),
         ({"gamma": 0.0, "beta": 0.0, "fused_weight": 0.0}, ["smooth", "data", "corr"]),
+        ({"beta": 0.0}, ["smooth", "data", "corr", "fused", "fs", "reg"]),
+        ({"gamma": 0.0, "fused_weight": 0.0}, ["smooth", "data", "corr", "fs", "reg"]),
+        ({"beta": 0.0, "fused_weight": 0.0}, ["smooth", "data", "corr", "fs", "reg"]),
     ):
         some = take(trainer(Joint(smoothness=dataclasses.replace(stage, **changes))), "smoothness").losses
         assert list(some) == left
@@ -299,7 +302,21 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "il2vseg": {},
+    "paper": {
+        "correspondence": {"steps": 0, "lr": 5e-4, "samples": 121, "negatives": 3},
+        "smoothness": {
+            "steps": 500, "lr": 1e-4, "samples": 144, "weight": 1.0, "lr_prototypes": 5e-4, "ema": 0.99,
+            "correspondence_weight": 1.0, "negatives": 3, "train_alpha": 0.5, "eigen_samples": 64,
+            "gamma": 0.1, "beta": 0.05, "fused_weight": 0.0, "fused_alpha": 0.3,
+        },
+    },
 }  # fmt: skip
+PREDICT_ALPHA = {"il2vseg": 0.15, "joint": 0.15, "paper": 0.5}
+OURS = {
+    "scale": 1, "space": "lab", "xy_weight": 2.0, "iterations": 3, "m": 2.0, "prior": "mass", "sigma": 0.2,
+    "refine": 2, "refine_eps": 1e-3,
+}  # fmt: skip
+PRINTED = {"space": "rgb", "xy_weight": 0.0, "prior": "none", "sigma": 0.1, "refine": 0}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -311,11 +328,27 @@ def test_settings_of_a_method(name: str) -> None:
     assert (method.centre, method.even_exposure, method.restarts) == (
         (True, True, 16) if alone else (None, False, 1)
     )
-    assert (method.predict_alpha, method.adapts) == ((0.15, True) if ours else (0.0, False))
-    assert method.low_level.refine == (2 if ours else 0)
+    assert (method.predict_alpha, method.adapts) == (PREDICT_ALPHA.get(name, 0.0), ours)
+    low_level = OURS | (PRINTED if name == "paper" else {} if ours else {"refine": 0})
+    assert dataclasses.asdict(method.low_level) == low_level
     recipe = Recipe(method)
     assert (recipe.batch, recipe.channel_dropout, recipe.temperature) == (16, 0.2, 0.1)
     assert (recipe.clustering, recipe.recluster, recipe.micro_batches) == ("ward", False, 1)
+
+
+def test_stages_say_whether_they_look_at_copies_and_train_prototypes() -> None:
+    views = {"correspondence", "hidden_positives", "eigen_aggregation", "mask_fitting"}
+    prototypes = {"smoothness", "mask_fitting"}
+    assert set(DEFAULTS) == set(METHODS)
+    for name in METHODS:
+        for stage, settings in load_method(name)().stages().items():
+            fused = isinstance(settings, FusedSmoothness)
+            assert settings.uses_views == (stage in views or fused), stage
+            assert settings.trains_prototypes == (stage in prototypes), stage
+
+
+def test_a_stage_of_another_kind_trains_the_head_alone() -> None:
+    assert (Stage.steps, Stage.lr, Stage.uses_views, Stage.trains_prototypes) == (300, 5e-4, False, False)
 
 
 def test_copies_are_only_made_for_stages_that_look_at_them() -> None:

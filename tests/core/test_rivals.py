@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from il2vseg.learning.draws import step_generator
+from il2vseg.learning.trainer import Trainer
 from il2vseg.losses import clusterbook, principal_masks
 from il2vseg.methods import load_method
 from il2vseg.methods.base import Context
 from il2vseg.methods.cause import Cause, ConceptContrast
 from il2vseg.methods.primaps import MaskFitting, PriMaPs
-from tests.steps import BATCH, IMAGES, C, N, Reference, assert_step, cosines, per_image, trainer
+from tests.steps import BATCH, IMAGES, C, N, Reference, assert_step, cosines, per_image, take, trainer
 
 
 def slow_masks(x: Tensor) -> list[int]:
@@ -189,6 +190,61 @@ def test_the_clusterbook_gains_modularity_and_depends_on_the_footage_and_the_see
     other_head = {"head.linear.weight": torch.zeros(64, 6)}
     assert torch.equal(book(small()), book(small(), **other_head))
     assert not torch.equal(book(small()), book(small(), 1))
+
+
+def slow_book(t: Trainer, stage: ConceptContrast) -> Tensor:
+    """The clusterbook step by step, in float64, with the draws that `derive` makes."""
+    r = Reference(t, "contrast")
+    generator = step_generator(0, "derive contrast", 0)
+
+    def drawn(count: int) -> Tensor:
+        images = torch.randperm(IMAGES, generator=generator)[:count]
+        positions = torch.rand(count, N, generator=generator).argsort(1)[:, : stage.samples]
+        return per_image(r.whiten(r.all_tokens[images]), positions)
+
+    seeds = drawn(BATCH).flatten(0, 1)
+    order = torch.randperm(len(seeds), generator=generator)[: stage.concepts]
+    concepts = seeds[order] / seeds[order].norm(dim=1, keepdim=True)
+    mean, square = torch.zeros_like(concepts), torch.zeros_like(concepts)
+    for step in range(1, stage.book_steps + 1):
+        concepts.requires_grad_()
+        (gradient,) = torch.autograd.grad(-slow_modularity(concepts, drawn(BATCH // 2)), concepts)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        upward = mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        concepts = (concepts - stage.book_lr * upward).detach()
+    return concepts
+
+
+def test_the_clusterbook_is_adams_from_tokens_of_the_batch() -> None:
+    stage = small()
+    t = trainer(Cause(contrast=stage))
+    found = t.derived("contrast")["concepts"]
+    assert not found.requires_grad
+    torch.testing.assert_close(found.double(), slow_book(t, stage), atol=2e-4, rtol=0)
+
+
+def test_a_bank_has_a_token_of_every_image_at_least() -> None:
+    t = trainer(Cause())
+    generator = step_generator(0, "any", 0)
+    context = Context(t.store, t.classifier, t.recipe, t.device, torch.arange(2), generator, 0)
+    sizes = [len(ConceptContrast(bank=bank)._bank(context)) for bank in (1, BATCH, 2 * BATCH + 1)]
+    assert sizes == [BATCH, BATCH, 2 * BATCH]
+
+
+def test_without_a_mask_there_is_nothing_to_learn_and_nobody_labels() -> None:
+    t = trainer(PriMaPs())
+    t._derived["mask_fitting"] = {"masks": torch.full((IMAGES, N), -1, dtype=torch.int8)}
+    taken = take(t, "mask_fitting")
+    assert taken.losses == {"focal": 0.0}
+    assert t.usage is not None
+    assert t.usage.tolist() == [0.0] * C
+
+
+def test_masks_are_of_all_images() -> None:
+    t = trainer(PriMaPs())
+    masks = t.derived("mask_fitting")["masks"]
+    z = t.classifier.whitening(t.store.tokens(torch.arange(IMAGES)))
+    assert torch.equal(masks, principal_masks.principal_masks(z).to(torch.int8))
 
 
 def test_their_settings() -> None:

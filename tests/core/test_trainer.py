@@ -9,18 +9,8 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.learning import clustering
-from il2vseg.learning import selection as selection_module
 from il2vseg.learning.draws import derangement, step_generator
-from il2vseg.learning.selection import (
-    ClassCount,
-    adjusted_rand_index,
-    choose_whitening,
-    chosen_count,
-    components_for,
-    cross_scene_stability,
-    propose_classes,
-    token_statistics,
-)
+from il2vseg.learning.selection import adjusted_rand_index, token_statistics
 from il2vseg.learning.trainer import Trainer
 from il2vseg.methods import METHODS, load_method
 from il2vseg.methods.base import Recipe
@@ -213,75 +203,6 @@ def test_whitening_of_selected_positions_is_that_of_all() -> None:
     torch.testing.assert_close(whitening(tokens, index), whitening(tokens)[:, index])
 
 
-class SceneStore(BandStore):
-    """Band images from four scenes, each with an offset of its own that is larger than the classes."""
-
-    def __init__(self) -> None:
-        super().__init__(images=40)  # more than are whitened at once
-        scene = torch.arange(40) // 10
-        self._tokens = self._tokens + 12.0 * torch.eye(12)[4 + scene][:, None]
-
-
-def test_centring_is_chosen_where_clusters_would_follow_scenes() -> None:
-    store = SceneStore()
-    selection = choose_whitening(store, token_statistics(store), 3)
-    assert selection.centre
-    by_centre = {c.centre: c.stability for c in selection.candidates}
-    assert by_centre[True] > by_centre[False] + 0.2
-
-
-class PlainStore(BandStore):
-    """Images of a single class each: their mean tokens are all that tells them apart."""
-
-    def __init__(self) -> None:
-        super().__init__(images=16)
-        generator = torch.Generator().manual_seed(1)
-        self._tokens = 3.0 * torch.eye(3, 12)[torch.arange(16) % 3][:, None]
-        self._tokens = self._tokens + 0.3 * torch.randn(16, 48, 12, generator=generator)
-
-
-def test_centring_is_left_out_where_it_would_take_the_classes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection_module, "MAX_CLASSES", 3)
-    store = PlainStore()
-    assert not choose_whitening(store, token_statistics(store), 3).centre
-    statistics = token_statistics(store)
-    either, not_centred = (propose_classes(store, statistics, centre) for centre in (None, False))
-    assert either.curve[1] == not_centred.curve[1]
-    assert either.curve[1].stability > 0.98
-
-
-def test_one_image_is_not_centred() -> None:
-    store = BandStore(images=1)
-    selection = choose_whitening(store, token_statistics(store), 3)
-    assert (selection.components, selection.centre, selection.candidates) == (6, False, ())
-
-
-def test_scenes_are_the_halves_of_the_footage_and_its_alternate_quarters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[list[int]] = []
-
-    def prototypes(tokens: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-        seen.append(sorted(set(tokens.argmax(1).tolist())))
-        return torch.eye(8)[:num_classes]
-
-    monkeypatch.setattr(selection_module, "over_clustered_prototypes", prototypes)
-    images = torch.eye(8)[:, None].expand(8, 5, 8)  # image i points along axis i
-    assert len(cross_scene_stability(images, 3)) == 2 * 3
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]] * 3 + [[0, 1, 4, 5], [2, 3, 6, 7]] * 3
-    seen.clear()
-    cross_scene_stability(images[:3], 3, restarts=1)
-    assert seen == [[0, 1], [2], [0, 2], [1]]
-    seen.clear()
-    cross_scene_stability(images[:2], 2, restarts=1)
-    assert seen == [[0], [1]] * 2  # two images: every second one where the quarters do not divide them
-
-
-def test_dimensions_follow_the_number_of_classes() -> None:
-    assert [components_for(c, 384) for c in (2, 3, 11, 27)] == [3, 6, 64, 64]
-    assert components_for(27, 12) == 12
-
-
 def test_rand_index_of_equal_and_unrelated_labelings() -> None:
     a = torch.arange(3000) % 3
     assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1.0)
@@ -350,23 +271,3 @@ def test_score_maps_are_distributions_that_the_prediction_fuses() -> None:
         torch.testing.assert_close(scores.sum(1), torch.ones(2, 6, 8))
     alpha = 0.15
     torch.testing.assert_close(maps["F_f"], (1 - alpha) * maps["F_seg"] + alpha * maps["F_l"])
-
-
-def test_the_number_of_classes_that_the_scenes_agree_on_is_proposed() -> None:
-    store = BandStore(images=16)
-    proposal = propose_classes(store, token_statistics(store))
-    assert proposal.num_classes == 3
-    stability = {c.num_classes: c.stability for c in proposal.curve}
-    assert stability[3] > 0.98 > stability[5]
-    assert proposal.to_dict()["curve"][1]["num_classes"] == 3
-
-
-def test_a_larger_number_counts_when_it_is_nearly_as_stable() -> None:
-    curve = [ClassCount(2, 0.8, 0.1), ClassCount(3, 0.71, 0.2), ClassCount(4, 0.69, 0.3)]
-    assert chosen_count(curve) == 3
-
-
-def test_one_image_has_no_scenes_to_compare() -> None:
-    store = BandStore(images=1)
-    with pytest.raises(UserError, match="pass a number of classes"):
-        propose_classes(store, token_statistics(store))

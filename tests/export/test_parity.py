@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from il2vseg.base.images import Frame, read_frame
-from il2vseg.export.parity import LIMITS, Limits, Output, compare, failures, least_alike
+from il2vseg.export import parity
+from il2vseg.export.parity import LIMITS, Limits, Output, Runner, compare, failures, least_alike
 
 H, W, C = 8, 12, 3
 
@@ -115,6 +116,109 @@ def test_the_picture_shows_frame_labels_and_what_differs(tmp_path: Path) -> None
     assert not (below[0, 120] == below[0, 48]).all()
     assert (below[:, 144:168] == 30).all()  # a third as bright where they agree
     assert (below[:, 168:] == 255).all()
+
+
+class Clock:
+    """Stands for the module `time`; runners move it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def runner(self, *milliseconds: float) -> Runner:
+        spent = iter(milliseconds)
+
+        def run(frame: NDArray[np.uint8]) -> Output:
+            self.now += next(spent) / 1000
+            return reference(frame)
+
+        return run
+
+
+def test_latencies_are_each_ones_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(parity, "time", clock)
+    report = compare(clock.runner(4, 30, 5), clock.runner(50, 8, 9), random_frames(3), LIMITS["fp32"])
+    assert (report.reference_ms, report.candidate_ms) == (pytest.approx(5), pytest.approx(9))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(report.table("t"))
+    assert "latency, model / export │ 5 / 9 ms" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_the_tail_of_the_differences_is_their_thousandth() -> None:
+    """Of the differences 0, 1e-4, 2e-4, ... all are looked at."""
+    ramp = np.arange(9999, dtype=np.float32) * np.float32(1e-4)
+
+    def with_scores(scores: NDArray[np.float32]) -> Runner:
+        return lambda frame: (reference(frame)[0], scores.reshape(1, C, 33, 101))
+
+    frames = random_frames(1)
+    report = compare(with_scores(np.zeros_like(ramp)), with_scores(ramp), frames, LIMITS["int8"])
+    assert report.p999_score_difference == pytest.approx(0.999 * 0.9998, abs=1e-6)
+    assert report.max_score_difference == pytest.approx(0.9998)
+    assert report.non_finite == 0
+    assert parity.TAIL_SAMPLE == 20_000
+
+
+def test_a_confidence_has_to_agree_as_scores_have() -> None:
+    def sure(value: float) -> Runner:
+        return lambda frame: (*reference(frame), np.full((1, 4, 6), value, np.float32))
+
+    report = compare(sure(0.5), sure(0.75), random_frames(2), LIMITS["fp32"])
+    assert report.max_score_difference == 0.25
+    assert report.failures == ["scores differ by 2.5e-01, the limit is 1e-03"]
+
+
+def test_classes_that_the_reference_does_not_have_are_counted_as_its_last() -> None:
+    def strange(frame: NDArray[np.uint8]) -> Output:
+        labels, scores = reference(frame)
+        return np.where(labels == 2, np.uint8(7), labels), scores
+
+    report = compare(reference, strange, random_frames(2), LIMITS["int8"])
+    assert report.per_class_iou == [1.0, 1.0, 1.0]
+    assert report.label_agreement < 1
+
+
+def test_a_class_that_neither_shows_has_no_iou() -> None:
+    dark = [("dark", np.zeros((H, W, 3), np.uint8))]
+    assert compare(reference, reference, dark, LIMITS["int8"]).per_class_iou == [1.0, None, None]
+
+
+def test_a_limit_may_be_reached() -> None:
+    def runner(change: int, score: float) -> Runner:
+        def run(frame: NDArray[np.uint8]) -> Output:
+            labels, _ = reference(frame)
+            labels[:, : H // 2] = (labels[:, : H // 2] + change) % C
+            return labels, np.full((1, C, 2, 3), score, np.float32)
+
+        return run
+
+    report = compare(runner(0, 0.0), runner(1, 0.25), random_frames(2), Limits(0.5, 0.25))
+    assert (report.label_agreement, report.max_score_difference, report.failures) == (0.5, 0.25, [])
+
+
+def test_four_frames_are_kept_worst_first() -> None:
+    shares = {"a": 0, "b": 30, "c": 10, "d": 40, "e": 20, "f": 0}
+    wrong = iter(shares.values())
+
+    def candidate(frame: NDArray[np.uint8]) -> Output:
+        labels, scores = reference(frame)
+        flat = labels.reshape(-1)
+        count = next(wrong)
+        flat[:count] = (flat[:count] + 1) % C
+        return labels, scores
+
+    frames = [(name, frame) for name, (_, frame) in zip(shares, random_frames(6), strict=True)]
+    report = compare(reference, candidate, frames, LIMITS["int8"])
+    assert [w.name for w in report.worst] == ["d", "b", "e", "c"]
+    assert [w.agreement for w in report.worst] == pytest.approx([1 - n / 96 for n in (40, 30, 20, 10)])
+    d = report.worst[0]
+    np.testing.assert_array_equal(d.frame, dict(frames)["d"])
+    assert (d.reference != d.candidate).sum() == 40
+    np.testing.assert_array_equal(d.reference, reference(d.frame[None])[0][0])
+    assert report.to_dict()["worst_frames"][0] == {"name": "d", "label_agreement": pytest.approx(1 - 40 / 96)}
 
 
 def test_the_table_has_every_measure_beside_its_limit() -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,101 @@ def test_nothing_there_at_the_start_is_an_error(release: threading.Event) -> Non
         LiveSource(connecting(release)[0], "cam", Log())
     with pytest.raises(UserError, match="no frame came"):
         LiveSource(connecting(release, ["hang"])[0], "cam", Log(), freeze_s=0.1)
+
+
+class Lively:
+    """A connection that lives and brings no frame, until it is closed."""
+
+    fps = 30.0
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def grab(self) -> tuple[Frame | None, float | None]:
+        time.sleep(0.002)
+        return None, None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_source_that_never_shows_anything_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "KEY_FRAME_S", 0.25)
+    connection = Lively()
+    with pytest.raises(UserError, match="cam: no frame came"):
+        LiveSource(lambda: connection, "cam", Log(), freeze_s=0.05)
+    eventually(lambda: connection.closed, 5)
+    wait_for_readers()
+
+
+def test_frames_without_a_time_stamp_are_all_new() -> None:
+    frames = iter([np.full((2, 2, 3), value, np.uint8) for value in (1, 2, 3)])
+
+    class Unstamped(Lively):
+        def grab(self) -> Any:
+            frame = next(frames, None)
+            return None if frame is None else (frame, None)
+
+    reader = live._Reader(Unstamped, threading.Condition())
+    reader.thread.join(5)
+    assert (reader.frames, reader.ended, reader.mistake, reader.fps) == (3, "the stream ended", None, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "mistake"), [(ConnectionFailed("refused"), False), (UserError("no codec"), True)]
+)
+def test_a_reader_keeps_the_reason_and_who_can_mend_it(error: Exception, mistake: bool) -> None:
+    def connect() -> Lively:
+        raise error
+
+    reader = live._Reader(connect, threading.Condition())
+    reader.thread.join(5)
+    assert reader.ended == str(error)
+    assert reader.mistake is (error if mistake else None)
+
+
+def test_a_frame_after_a_loss_tells_how_long_it_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: 107.12345))
+    monkeypatch.setattr(live, "INITIAL_BACKOFF_S", 0.25)
+    told: list[tuple[str, str, dict[str, Any]]] = []
+    source = LiveSource.__new__(LiveSource)
+    source._changed, source._name = threading.Condition(), "cam"
+    source._report = lambda kind, message, **data: told.append((kind, message, data))
+    source._earlier, source._lost_at, source._backoff = 40, 100.0, 4.0
+    frame = np.zeros((2, 2, 3), np.uint8)
+    source._reader = SimpleNamespace(newest=(frame, 1.75e9, 88.5), frames=3)  # type: ignore[assignment]
+    captured = source._take()
+    assert captured.frame is frame
+    assert (captured.index, captured.name) == (42, "frame_000042")
+    assert (captured.unix, captured.clock) == (1.75e9, 88.5)
+    assert told == [("source_back", "cam: back after 7.1 s", {"seconds": 7.123})]
+    assert (source._last, source._lost_at, source._backoff) == (43, None, 0.25)
+    source._take()
+    assert len(told) == 1
+
+
+def test_a_frame_has_the_time_at_which_it_came(release: threading.Event) -> None:
+    before = (time.time(), time.perf_counter())
+    source = LiveSource(connecting(release, [1, "hang"])[0], "cam", Log(), freeze_s=30)
+    captured = source.read()
+    assert captured is not None
+    assert captured.unix is not None
+    assert captured.clock is not None
+    assert before[0] <= captured.unix <= time.time()
+    assert before[1] <= captured.clock <= time.perf_counter()
+    assert source.fps == 30.0
+    source.interrupt()
+
+
+def test_a_loss_is_told_once_with_its_reason(release: threading.Event) -> None:
+    refused = [ConnectionFailed("refused")] * 3
+    log = Log()
+    source = LiveSource(connecting(release, [1, "hang"], *refused, [2, "hang"])[0], "cam", log, freeze_s=0.1)
+    take(source, 2)
+    assert log.events[0] == ("source_lost", "cam: no new frame for 0.1 s or more; trying again")
+    assert log.kinds() == ["source_lost", "source_back"]
+    release.set()
+    source.close()
 
 
 def test_waiting_for_the_first_frame_can_be_asked_for(release: threading.Event) -> None:

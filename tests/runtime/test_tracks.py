@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from il2vseg.runtime.marine import tracks as module
 from il2vseg.runtime.marine.scene import Obstacle, Scene
-from il2vseg.runtime.marine.tracks import Motion, Tracker, _place, approach
+from il2vseg.runtime.marine.tracks import Approach, Motion, Tracker, _place, _Track, approach
 
 SIZE = (360, 640)
 
@@ -214,3 +215,119 @@ def test_slow_and_close_things_have_their_speed_and_time_too() -> None:
     aside = approach(np.array([3.0, 4.0]), np.array([0.0, -1.0]))
     assert aside.closing_mps == pytest.approx(0.8)
     assert (aside.seconds, aside.metres) == (pytest.approx(4.0), pytest.approx(3.0))
+
+
+def test_what_a_track_starts_with() -> None:
+    track = _Track(np.array([0.5, 0.25]), 3.0)
+    foot = track.foot
+    np.testing.assert_allclose(foot.state, [0.5, 0.25, 0, 0])
+    np.testing.assert_allclose(foot.covariance, np.diag([6.4e-5, 6.4e-5, 0.04, 0.04]))
+    assert (foot._acceleration, track.hits, track.seen, track.place) == (0.15, 1, 3.0, None)
+    track.locate(at(320), 4.0)
+    assert track.place is None
+    track.locate(at(320, 200, 0.0, 20.0), 5.0)
+    assert track.place is not None
+    np.testing.assert_allclose(track.place.state, [20, 0, 0, 0])
+    np.testing.assert_allclose(np.diag(track.place.covariance)[2:], [9, 9])
+    assert (track.place._acceleration, track.place_since) == (0.5, 5.0)
+    track.locate(at(320, 200, 0.0, 24.0), 6.0)
+    assert 20 < track.place.state[0] < 24
+    assert track.place_since == 5.0
+
+
+def test_a_distance_is_in_deviations_of_the_expected_and_the_measured_place() -> None:
+    motion = Motion(np.array([1.0, 1.0]), 3 * np.eye(2), 0.0, 0.0)
+    assert motion.distance(np.array([1.0, 7.0]), np.eye(2)) == pytest.approx(3.0)
+
+
+def test_a_range_of_unknown_error_is_trusted_to_ten_centimetres() -> None:
+    found = _place(Obstacle((0, 0, 1, 1), (0.0, 1.0), 0.0, 0.0, None))
+    assert found is not None
+    np.testing.assert_allclose(found[1], np.diag([0.01, 0.01]))
+    assert _place(Obstacle((0, 0, 1, 1), (0.0, 1.0), None, 5.0)) is None
+    assert _place(Obstacle((0, 0, 1, 1), (0.0, 1.0), 5.0, None)) is None
+
+
+def test_a_thing_that_comes_at_a_centimetre_a_second_has_a_time() -> None:
+    assert approach(np.array([2.0, 0.0]), np.array([-0.0099, 0.0])).seconds is None
+    assert approach(np.array([2.0, 0.0]), np.array([-0.0101, 0.0])).seconds == pytest.approx(198.0, rel=1e-3)
+    assert approach(np.zeros(2), np.array([1.0, 0.0])) == Approach(0.0, None, None)
+    aside = approach(np.array([4.0, 0.0]), np.array([0.0, 2.0]))  # across: no nearer than now
+    assert (aside.seconds, aside.metres) == (None, None)
+
+
+@pytest.mark.parametrize(("gone", "number"), [(1.5, 1), (1.5625, None)])
+def test_a_track_ends_after_a_second_and_a_half(gone: float, number: int | None) -> None:
+    tracker = Tracker()
+    for i in range(4):
+        tracker(scene(at(100)), 0.25 * i)
+    tracker(scene(), 0.75 + gone)
+    assert numbers(tracker(scene(at(100)), 0.75 + gone)) == [number]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(4, False), (5, True)])
+def test_a_velocity_is_told_from_the_first_second_on(steps: int, told: bool) -> None:
+    tracker = Tracker()
+    for i in range(steps):
+        found = tracker(scene(at(320, 200, 0.0, 20.0)), 0.25 * i)
+    assert (found.obstacles[0].closing_mps is not None) == told
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(60.0, True), (60.1, False)])
+def test_a_minute_is_as_far_as_an_approach_is_told(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, told: bool
+) -> None:
+    met = Approach(1.5, seconds, 4.0)
+    monkeypatch.setattr(module, "approach", lambda place, velocity: met)
+    events: list[str] = []
+    tracker = Tracker(4.0, lambda kind, message, **data: events.append(kind))
+    for i in range(9):
+        found = tracker(scene(at(320, 200, 0.0, 20.0)), 0.25 * i)
+        assert len(events) == int(told and i == 8)  # known for a second, and a threat for another one
+    (obstacle,) = found.obstacles
+    assert obstacle.closing_mps == 1.5
+    assert (obstacle.nearest_s, obstacle.nearest_m) == ((60.0, 4.0) if told else (None, None))
+
+
+def test_a_threat_is_told_after_a_second_of_it_and_again_after_a_break() -> None:
+    told: list[tuple[str, str, dict[str, object]]] = []
+    tracker = Tracker(5.0, lambda kind, message, **data: told.append((kind, message, data)))
+    threat, clear = Approach(1.0, 12.34, 5.0), Approach(1.0, 12.34, 5.1)
+    for second in (0.0, 0.5, 1.0, 1.5, 4.0):
+        tracker._warn(7, threat, second)
+    message = ("collision_course", "obstacle 7 comes within 5 m in 12 s")
+    assert told == [(*message, {"track": 7, "nearest_m": 5.0, "nearest_s": 12.3})]
+    for met in (clear, Approach(1.0, 60.5, 1.0), Approach(-1.0, None, None)):
+        tracker._warn(7, met, 5.0)
+        tracker._warn(7, threat, 6.0)
+        tracker._warn(7, threat, 6.9)
+    assert len(told) == 1
+    tracker._warn(7, threat, 7.0)
+    assert len(told) == 2
+    tracker._warn(8, threat, 7.5)  # another one has its own second
+    assert len(told) == 2
+    silent = Tracker(5.0)
+    for second in (0.0, 1.0, 2.0):
+        silent._warn(1, threat, second)
+
+
+def test_a_clock_that_goes_back_moves_nothing() -> None:
+    tracker = Tracker()
+    for i in range(4):
+        tracker(scene(at(100 + 20 * i)), 0.5 * i)
+    (track,) = tracker._tracks
+    before = track.foot.covariance.copy()
+    tracker(scene(), 1.0)
+    np.testing.assert_array_equal(track.foot.covariance, before)
+
+
+def test_the_older_of_two_tracks_that_are_as_near_wins() -> None:
+    tracker = Tracker()
+    for i in range(4):
+        tracker(scene(at(100)), 0.25 * i)
+    (old,) = tracker._tracks
+    new = _Track(old.foot.state[:2], 0.75)
+    new.foot = old.foot
+    for order in ([old, new], [new, old]):
+        tracker._tracks = list(order)
+        assert [(i, t) for i, t in tracker._pairs([np.array([100, 200]) / 640])] == [(0, old)]

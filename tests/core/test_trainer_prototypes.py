@@ -1,0 +1,88 @@
+"""How a trainer finds prototypes: by which clustering, of which embeddings, with which draws."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from il2vseg.learning import clustering
+from il2vseg.learning import trainer as trainer_module
+from il2vseg.learning.draws import step_generator
+from il2vseg.learning.processes import Processes
+from il2vseg.learning.store import sample_embeddings
+from il2vseg.learning.trainer import Trainer
+from il2vseg.methods.base import Recipe
+from il2vseg.methods.kmeans import KMeans
+from tests.steps import GRID, IMAGES, C, N, trainer
+
+
+@pytest.mark.parametrize(
+    ("setting", "restarts", "used"),
+    [
+        ("ward", 1, ("over_clustered_prototypes",)),
+        ("ward", 2, ("agreeing_prototypes", 2)),
+        ("ward", 16, ("agreeing_prototypes", 16)),
+        ("minibatch", 1, ("minibatch_kmeans",)),
+        ("minibatch", 16, ("minibatch_kmeans",)),
+    ],
+)
+def test_prototypes_are_found_by_the_clustering_asked_for(
+    monkeypatch: pytest.MonkeyPatch, setting: str, restarts: int, used: tuple[object, ...]
+) -> None:
+    calls: list[tuple[object, ...]] = []
+    data: list[list[Tensor]] = []
+
+    def watch(name: str) -> None:
+        def cluster(x: Tensor, k: int, generator: torch.Generator, *rest: object) -> Tensor:
+            data.append(list(x) if name == "minibatch_kmeans" else [x])
+            calls.append((name, *rest))
+            assert generator.initial_seed() == step_generator(5, "clusters", 0).initial_seed()
+            return torch.eye(64)[:k]
+
+        monkeypatch.setattr(clustering, name, cluster)
+
+    for name in ("over_clustered_prototypes", "agreeing_prototypes", "minibatch_kmeans"):
+        watch(name)
+    t = trainer(KMeans(restarts=restarts), clustering=setting, seed=5)
+    torch.testing.assert_close(t.find_prototypes(), torch.eye(64)[:C])
+    assert calls == [used]
+    everything = t.classifier.head(t.classifier.whitening(t.store.tokens(torch.arange(IMAGES)))).flatten(0, 1)
+    (seen,) = data
+    assert [len(part) for part in seen] == [IMAGES * N]  # every token of every image
+    torch.testing.assert_close(
+        torch.cat(seen).double().sort(0).values, everything.detach().double().sort(0).values
+    )
+    if setting == "ward":
+        torch.testing.assert_close(seen[0], sample_embeddings(t.classifier, t.store, 5))
+    else:  # images in an order of their own
+        order = torch.randperm(IMAGES, generator=step_generator(5, "clusters", 0))
+        first = everything.unflatten(0, (IMAGES, N))[order[0]]
+        torch.testing.assert_close(seen[0][:N].sort(0).values, first.detach().sort(0).values)
+
+
+def test_another_seed_finds_other_prototypes() -> None:
+    one, two = (trainer(KMeans(), seed=seed).find_prototypes() for seed in (0, 1))
+    assert not torch.equal(one, two)
+
+
+def test_a_method_without_stages_ends_with_prototypes() -> None:
+    t = trainer(KMeans())
+    t.run()
+    torch.testing.assert_close(t.classifier.global_prototypes, t.find_prototypes())
+    assert (t.steps_done(), t.position, t.usage) == (0, (0, 0), None)
+
+
+def test_features_are_brought_to_the_device_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer(KMeans())
+    assert plain.store.grid == GRID
+    given: list[tuple[object, torch.device]] = []
+    monkeypatch.setattr(
+        trainer_module,
+        "FeatureStoreOnDevice",
+        lambda store, device: (given.append((store, device)), store)[1],
+    )
+    device = torch.device("meta")
+    recipe = dataclasses.replace(Recipe(KMeans()), num_classes=C)
+    Trainer(plain.store, plain.classifier.whitening, recipe, Processes(device))
+    assert given == [(plain.store, device)]
