@@ -13,7 +13,10 @@ from il2vseg.base.images import Frame
 from il2vseg.runtime.result import Scores
 
 _CELL = 6
-"""Pixels of the flow's picture per cell of the scores: enough to follow a boat, and cheap."""
+"""Pixels of the flow's picture per cell of the scores, at most: enough to follow a boat, and cheap."""
+
+_WIDEST = 320
+"""Pixels of the flow's picture across, where the cells of the scores are small."""
 
 _SMALLEST_SIDE = 64
 """Pixels; DIS crashes on pictures that its patches do not fit into."""
@@ -47,7 +50,7 @@ class Smoother:
             frame: BGR (H, W, 3), of the size and view that the scores belong to.
         """
         _, h, w = scores.shape
-        cell = max(_CELL, -(-_SMALLEST_SIDE // min(h, w)))
+        cell = max(1, min(_CELL, _WIDEST // w), -(-_SMALLEST_SIDE // min(h, w)))
         small = cv2.resize(frame, (cell * w, cell * h), interpolation=cv2.INTER_AREA)
         gray = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
         if self._past is None or self._past[1].shape != scores.shape or not self._weight:

@@ -97,3 +97,14 @@ def test_a_cut_forgets_the_past() -> None:
     smoother(np.zeros((60, 60, 3), np.uint8), past)
     new = past[::-1].copy()
     np.testing.assert_allclose(smoother(np.full((60, 60, 3), 200, np.uint8), new), new, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "picture"), [((24, 32), (144, 192)), ((176, 320), (176, 320)), ((6, 8), (66, 88))]
+)
+def test_the_picture_of_the_flow_stays_small(grid: tuple[int, int], picture: tuple[int, int]) -> None:
+    """A student's scores are ten times as fine as a ViT's: six pixels a cell would be 1920 across."""
+    smoother = Smoother(0.5)
+    smoother(np.zeros((352, 640, 3), np.uint8), np.full((3, *grid), 1 / 3, np.float32))
+    assert smoother._past is not None
+    assert smoother._past[0].shape == picture
