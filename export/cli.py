@@ -176,6 +176,7 @@ def prove(
     parity.json is the report of the file that agrees least, with those of all files under "files" and,
     for a file that failed, the first layer where it diverges under "divergence".
     """
+    from il2vseg.base.palette import class_colors
     from il2vseg.export.parity import least_alike
 
     reports: dict[str, ParityReport] = {}
@@ -186,7 +187,7 @@ def prove(
             frames = verification_frames(config.verify, network.size, config.verify_frames)
             report = verify(network, path, variant.precision, frames)
         console.print(report.table(f"{variant.path} on {config.verify or 'synthetic scenes'}"))
-        report.write_picture(folder / _picture(variant))
+        report.write_picture(folder / _picture(variant), class_colors(network.class_names))
         reports[variant.path] = report
         if not report.passed:
             from il2vseg.export.bisect import TOLERANCES, first_divergence
@@ -333,6 +334,7 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
     """
     from il2vseg.export.device import compare_providers, table
     from il2vseg.export.parity import failures, least_alike
+    from il2vseg.runtime.manifest import Manifest
 
     out = require_writable_dir(config.out or folder)
     protect([out / DEVICE_NAME, out / DEVICE_PICTURE], footage_files(config.verify))
@@ -351,7 +353,9 @@ def check_device(config: ExportConfig, folder: Path) -> Path:
         raise UserError(f"{folder}: there is no provider to compare with ONNX Runtime on the CPU")
     values = {name: report.to_dict() for name, report in reports.items()}
     write_json(out / DEVICE_NAME, {"providers": values, "absent": absent})
-    least_alike(reports.values()).write_picture(out / DEVICE_PICTURE)
+    manifest = Manifest.load(folder)
+    colors = [manifest.classes[c].color for c in manifest.clusters]
+    least_alike(reports.values()).write_picture(out / DEVICE_PICTURE, colors)
     if failed := failures(reports):
         raise CheckFailed(f"parity failed: {failed}; see {out / DEVICE_PICTURE}")
     return out

@@ -1,7 +1,7 @@
 """Parity: does a candidate compute what a reference computes, on real frames?"""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame, Labels, write_image
-from il2vseg.base.palette import color_table, default_palette
+from il2vseg.base.palette import Color, color_table, default_palette
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,9 +111,13 @@ class ParityReport:
         table.add_row("latency, model / export", f"{self.reference_ms:.0f} / {self.candidate_ms:.0f} ms", "")
         return table
 
-    def write_picture(self, path: Path) -> None:
-        """Write the worst frames: frame, reference, candidate and where they differ, side by side."""
-        palette = color_table(default_palette(256))
+    def write_picture(self, path: Path, colors: Sequence[Color] = ()) -> None:
+        """Write the worst frames: frame, reference, candidate and where they differ, side by side.
+
+        Args:
+            colors: RGB of every label; without them, any that are distinct.
+        """
+        palette = color_table(colors or default_palette(256))
         rows = []
         for w in self.worst:
             differ = np.where((w.reference != w.candidate)[..., None], np.uint8(255), w.frame // 3)

@@ -21,13 +21,13 @@ from il2vseg.base.command import (
     to_yaml,
 )
 from il2vseg.base.errors import UserError, run_command
-from il2vseg.base.files import require_writable_dir, sha256_file, write_text
+from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
 from il2vseg.base.outputs import model_files, protect_run
 from il2vseg.base.progress import PROGRESS_HELP, Form
 
 if TYPE_CHECKING:
     from il2vseg.data import Dataset
-    from il2vseg.learning.monitor import StepReport
+    from il2vseg.learning.monitor import Monitor, StepReport
     from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
     from il2vseg.models.network import Network
@@ -35,9 +35,21 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m il2vseg.distill"
 TARGETS_NAME = "targets.npz"
-OUTPUTS = ("checkpoint.safetensors", "config.yaml", "metrics.jsonl", "preview.png", TARGETS_NAME)
+AGREEMENT_NAME = "agreement.json"
+OUTPUTS = (
+    "checkpoint.safetensors",
+    "config.yaml",
+    "metrics.jsonl",
+    "preview.png",
+    TARGETS_NAME,
+    AGREEMENT_NAME,
+)
 DEFAULT_WIDTH = 512
 FRAME_QUALITY = 95
+HELD_OUT_HELP = (
+    "keep up to so many frames (a tenth at most) from the student, and say how often it agrees with its "
+    "teacher on them"
+)
 
 
 @dataclass
@@ -79,6 +91,7 @@ class DistillConfig(Settings):
     limit: int | None = flag(
         None, "use at most this many frames, spread evenly", low=2, high=MAX_COUNT, metavar="N"
     )
+    held_out: int = flag(0, HELD_OUT_HELP, low=0, high=MAX_COUNT, metavar="N")
     seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
     weights: Path | None = flag(None, "weights file of the teacher's backbone", metavar="FILE")
     out: Path | None = flag(None, "output folder; default: runs/DATASET-lite", metavar="DIR")
@@ -233,12 +246,35 @@ def distill(config: DistillConfig) -> "Student":
             targets = targets.without(ignore)
         note = f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
         note += f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
-        student = learn(config, frames, targets, size, note, monitor.step)
+        student = _learn_and_check(config, frames, targets, size, note, out, monitor)
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
     if skipped := dataset.skipped_note():
         print(skipped, file=sys.stderr)
     print(f"{out}: distilled {len(frames)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return student
+
+
+def _learn_and_check(
+    config: DistillConfig,
+    frames: "Sequence[bytes]",
+    targets: "Targets",
+    size: tuple[int, int],
+    note: str,
+    out: Path,
+    monitor: "Monitor",
+) -> "Student":
+    """`learn` without the frames held out; write and say how the student agrees with its teacher on them."""
+    from il2vseg.learning.agreement import agreement, held_out, sentence
+
+    held = held_out(len(frames), config.held_out)
+    learned = [i for i in range(len(frames)) if i not in set(held)]
+    student = learn(config, [frames[i] for i in learned], targets.of(learned), size, note, monitor.step)
+    (out / AGREEMENT_NAME).unlink(missing_ok=True)  # that of an earlier student
+    if held:
+        values = agreement(student, [frames[i] for i in held], targets.of(held))
+        write_json(out / AGREEMENT_NAME, values)
+        monitor.say(sentence(values))
     return student
 
 

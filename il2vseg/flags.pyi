@@ -75,6 +75,7 @@ class DistillFlags(TypedDict, total=False):
     paste: bool | None
     workers: int | None
     limit: int | None
+    held_out: int
     seed: int
     weights: str | Path | None
     out: str | Path | None

@@ -77,14 +77,14 @@ def draw_legend(image: Frame, classes: Classes, fractions: Mapping[str, float], 
     texts += [f"{fps:.1f} fps"] if fps else []
     scale = _scale(image)
     step = int(26 * scale) + 4
-    swatch = step - 6
+    swatch, margin = step - 6, 4
     widest = max(cv2.getTextSize(text, _FONT, scale, 1)[0][0] for text in texts)
     width = min(widest + swatch + 18, image.shape[1])
-    height = min(step * len(texts) + 6, image.shape[0])
+    height = min(step * len(texts) + 2 * margin, image.shape[0])
     panel = image[:height, :width]
     cv2.convertScaleAbs(panel, dst=panel, alpha=0.4)
     for i, text in enumerate(texts):
-        bottom = (i + 1) * step - 2
+        bottom = margin + (i + 1) * step - 3
         if i < len(classes):
             color = tuple(int(v) for v in _table(classes)[i])
             cv2.rectangle(image, (5, bottom - swatch), (5 + swatch, bottom), color, cv2.FILLED)

@@ -15,7 +15,7 @@ def write_preview(path: Path, model: "Predictor", dataset: "Dataset") -> None:
     import torch
 
     from il2vseg.base.images import resize_frame
-    from il2vseg.base.palette import default_palette
+    from il2vseg.base.palette import class_colors
     from il2vseg.evaluation.plots import SheetRow, sheet
 
     wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
@@ -25,4 +25,4 @@ def write_preview(path: Path, model: "Predictor", dataset: "Dataset") -> None:
             frame = resize_frame(sample.frame, model.size)
             labels = model.predict(torch.from_numpy(frame)[None])[0][0].numpy()
             rows.append(SheetRow(sample.name, sample.frame, labels))
-    sheet(path, rows, model.class_names, default_palette(len(model.class_names)))
+    sheet(path, rows, model.class_names, class_colors(model.class_names))

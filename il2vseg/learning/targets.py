@@ -66,6 +66,11 @@ class Targets:
         scores[:, :, ignore.cells((height, width))] = 0
         return replace(self, scores=scores)
 
+    def of(self, frames: Sequence[int]) -> "Targets":
+        """Those of some frames, by number."""
+        tokens = self.tokens[list(frames)] if len(self.tokens) else self.tokens
+        return replace(self, scores=self.scores[list(frames)], tokens=tokens)
+
     def save(self, path: Path, key: str) -> None:
         """Write to an .npz; `key` names everything that decided the targets."""
         names = np.array(self.class_names)

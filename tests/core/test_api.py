@@ -51,7 +51,10 @@ def test_every_name_is_there_and_others_are_not() -> None:
         il2vseg.lod  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["il2vseg.runtime.result", "il2vseg.base.palette", "il2vseg.base.classes"])
+@pytest.mark.parametrize(
+    "module",
+    ["il2vseg.runtime.result", "il2vseg.base.palette", "il2vseg.base.classes", "il2vseg.learning.agreement"],
+)
 def test_the_examples_in_docstrings_run(module: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert failed == 0

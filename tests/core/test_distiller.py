@@ -355,7 +355,7 @@ def test_the_command_distils_a_checkpoint_of_the_train_command(
             centre=False,
         )
     )
-    arguments = ["--teacher", str(teacher), "--out", str(out), "--limit", "4", "--steps", "2", "--batch", "2"]
+    arguments = ["--teacher", str(teacher), "--out", str(out), "--limit", "5", "--steps", "2", "--batch", "2"]
     arguments += ["--size", "64", "96", "--scales", "1"]
     assert main(arguments) == 0
     student = load_checkpoint(out)
@@ -366,8 +366,11 @@ def test_the_command_distils_a_checkpoint_of_the_train_command(
     assert {"kl", "features"} <= set(records[0])
     assert (out / "preview.png").is_file()
     before = (out / "targets.npz").stat().st_mtime_ns
-    assert main(arguments) == 0
+    assert not (out / "agreement.json").exists()
+    assert main([*arguments, "--held-out", "3"]) == 0
     assert (out / "targets.npz").stat().st_mtime_ns == before
+    assert json.loads((out / "agreement.json").read_text())["frames"] == 1
+    assert "1 frame that it did not learn from: the student agrees" in capsys.readouterr().err
 
     (tmp_path / "one").mkdir()  # a batch of one frame has no statistics
     cv2.imwrite(str(tmp_path / "one" / "a.png"), np.full((64, 96, 3), 90, np.uint8))

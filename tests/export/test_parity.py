@@ -114,6 +114,10 @@ def test_the_picture_shows_frame_labels_and_what_differs(tmp_path: Path) -> None
     assert (below[:, 48:96] == below[0, 48]).all()
     assert (below[:, 96:120] == below[0, 48]).all()
     assert not (below[0, 120] == below[0, 48]).all()
+    report.write_picture(tmp_path / "named.png", [(41, 167, 224), (90, 75, 164)])
+    named = read_frame(tmp_path / "named.png")
+    assert named[60, 60].tolist() == [224, 167, 41]
+    assert named[60, 130].tolist() == [164, 75, 90]
     assert (below[:, 144:168] == 30).all()  # a third as bright where they agree
     assert (below[:, 168:] == 255).all()
 
