@@ -78,7 +78,9 @@ class EvaluateConfig(Settings):
     assignment: Path | None = flag(
         None, "use the cluster-to-class mapping in this JSON, found on another split"
     )
-    by_name: bool = flag(False, "match clusters to classes by the names that il2vseg-name gave them")
+    by_name: bool = flag(
+        False, "match clusters to classes by the names that il2vseg-name gave them; unsure counts as wrong"
+    )
     obstacles: bool = flag(
         False,
         "also count what stands in the water: found, missed, false alarms; `--dataset folder` is footage "

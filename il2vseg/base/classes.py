@@ -9,7 +9,8 @@ _UNSURE_NAMES = frozenset({UNSURE, "ignore"})
 
 
 def is_unsure(name: str) -> bool:
-    """Whether clusters with this name belong to no class: they are left out of distillation and scores."""
+    """Whether clusters with this name belong to no class: they teach a student nothing, and where masks score
+    a model, they are wrong."""
     return name.lower() in _UNSURE_NAMES
 
 

@@ -41,6 +41,9 @@ class StudioConfig(Settings):
     weights: Path | None = flag(None, "weights file of the backbone", metavar="FILE")
     method: str | None = flag(None, "training method; default: that of il2vseg train", metavar="NAME")
     like: Path | None = flag(None, "a model with names that proposes some", metavar="MODEL")
+    clip: tuple[Path, ...] | None = flag(
+        None, "clips or folders to try the export on, besides the footage", metavar="FILE"
+    )
     serve: str | None = flag(None, SERVE_HELP, metavar="[HOST:]PORT")
     token: str | None = flag(None, TOKEN_HELP, metavar="TEXT")
     allow_host: tuple[str, ...] | None = flag(None, ALLOW_HOST_HELP, metavar="NAME")
@@ -59,6 +62,18 @@ def footage_of(path: Path | None, ignore_mask: str | None) -> "Footage | None":
     if not path.exists():
         raise UserError(f"{path}: no such folder or clip")
     return Footage("folder", path.resolve(), ignore_mask)
+
+
+def clips_of(paths: tuple[Path, ...] | None) -> tuple[Path, ...]:
+    """The clips that a person named.
+
+    Raises:
+        UserError: there is nothing at one of them.
+    """
+    for path in paths or ():
+        if not path.exists():
+            raise UserError(f"--clip {path}: no such clip or folder")
+    return tuple(path.resolve() for path in paths or ())
 
 
 def open_page(project: "Project", serve: str | None, token: str | None, names: tuple[str, ...]) -> "Door":
@@ -117,11 +132,12 @@ def studio(config: StudioConfig) -> None:
     from il2vseg.studio.steps import Options
 
     footage = footage_of(config.footage, config.ignore_mask)
+    clips = clips_of(config.clip)
     name = "rendered" if footage is None else (footage.title.replace(" ", "-") or "footage")
     project = Project(config.project or Path("runs") / f"studio-{name}", footage)
     run(
         project,
-        Options(config.backbone, config.method, config.weights, config.like),
+        Options(config.backbone, config.method, config.weights, config.like, clips),
         serve=config.serve,
         token=config.token,
         names=config.allow_host or (),

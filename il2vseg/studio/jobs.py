@@ -7,7 +7,6 @@ line), lock is held while it runs, code is its exit code. A studio that starts l
 import fcntl
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import write_json
+from il2vseg.studio.steps import as_typed
 
 LOSSES_SHOWN = 400
 MESSAGES_SHOWN = 12
@@ -80,9 +80,8 @@ class Job:
             start_new_session=True,
         )
         self._process = process
-        shown = shlex.join(["il2vseg", *(w for w in words if w not in ("--progress", "json"))])
-        values = {"pid": process.pid, "started": time.time(), "command": shown, "facts": facts or {}}
-        write_json(self.folder / "job.json", values)
+        started = {"pid": process.pid, "started": time.time(), "command": as_typed(words)}
+        write_json(self.folder / "job.json", started | {"facts": facts or {}})
 
     def running(self) -> bool:
         """Whether it runs: its lock is held, or is about to be."""

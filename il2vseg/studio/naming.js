@@ -2,9 +2,11 @@
 // A card for each cluster, names, divisions, proposals and points.
 
 const NAMING = new Set(["name", "accept", "click", "unclick", "divide", "undo", "redo"]);
-const ACCEPTED = 0.8, CHIPS = 6;
+const ACCEPTED = 0.8;
 const NO_CLICKS = { points: [], scores: { asked: { right: 0, count: 0 }, seen: { right: 0, count: 0 } }, doubts: [] };
+const STAY = 6;  // names that are offered from the beginning; each further one that is used comes behind them
 let naming = null, selected = null, filter = null, likeShown = null, loading = false, loadingClicks = false;
+let divided = null;  // the cluster that is being divided
 let pictures = {};  // of the cards, by cluster: what they show changes with divisions only
 
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -24,6 +26,7 @@ async function loadClusters(force = false) {
       || before.clusters.some((c, i) => c.share !== naming.clusters[i].share);
     if (changed) pictures = {};
     showNaming(changed);
+    if (before && divided !== null && naming.clusters.length > before.clusters.length) showParts();
     if (!before) {
       // The frame with the most to see: where the most clusters have their exemplars.
       const count = {};
@@ -51,6 +54,18 @@ async function loadClicks() {
   loadingClicks = false;
 }
 
+// The parts of a division, where they are: the first has the number of the whole, the others are new.
+function showParts() {
+  for (const id of [divided, naming.clusters.length - 1]) $(`card-${id}`)?.classList.add("part");
+  $(`card-${divided}`)?.scrollIntoView({ block: "center", behavior: "smooth" });
+  divided = null;
+}
+
+function divideIt(cluster) {
+  divided = cluster;
+  return act({ do: "divide", cluster, parts: 2 });
+}
+
 function showNaming(changed) {
   $("undo").disabled = !state.named.undo;
   $("redo").disabled = !state.named.redo;
@@ -60,6 +75,9 @@ function showNaming(changed) {
   cards(changed);
   score();
   spot();
+  howFar();
+  sayProposals();
+  if (document.querySelector('.command[data-job="name"]').open) showCommand("name");
   const ready = acceptable();
   $("accept").hidden = !Object.keys(ready).length;
   $("accept").textContent = `Accept ${Object.keys(ready).length} of ${percent(ACCEPTED, 0)} and more`;
@@ -95,11 +113,23 @@ const ORDERS = {
   doubt: (a, b) => doubt(b) - doubt(a),
 };
 
+// What was divided stays side by side, where the whole was: sorted by what it is together.
+function families() {
+  const root = (c) => { while (c.parent !== null) c = naming.clusters[c.parent]; return c.id; };
+  const found = {};
+  for (const c of naming.clusters) (found[root(c)] ??= []).push(c);
+  return Object.values(found).map((members) => {
+    const share = members.reduce((sum, c) => sum + c.share, 0);
+    const height = members.reduce((sum, c) => sum + c.share * c.height, 0) / (share || 1);
+    const [worst] = [...members].sort(ORDERS.doubt);
+    return { members, share, height, agreement: worst.agreement };
+  });
+}
+
 function cards(changed) {
-  const order = ORDERS[$("sort").value], lead = (c) => naming.clusters[c.parent ?? c.id];
-  // What was divided stays side by side.
-  const sorted = [...naming.clusters].sort((a, b) => order(lead(a), lead(b)) || lead(a).id - lead(b).id || a.id - b.id);
-  const shown = sorted.filter((c) => filter === null || (c.name ?? "") === filter || c.id === selected);
+  const order = ORDERS[$("sort").value];
+  const sorted = families().sort((a, b) => order(a, b) || a.members[0].id - b.members[0].id).flatMap((f) => f.members);
+  const shown = sorted.filter((c) => filter === null || (c.name ?? "") === filter);
   const focus = document.activeElement?.closest?.(".card")?.id, typed = document.activeElement?.tagName === "INPUT" && document.activeElement.value;
   $("cards").replaceChildren(...shown.map((c) => card(c)));
   if (focus && $(focus)) {
@@ -136,7 +166,7 @@ function card(c) {
     commit();
     nextUnnamed(c.id);
   });
-  const divide = make("button", { type: "button", textContent: "Divide", title: "make two clusters of it", onclick: () => act({ do: "divide", cluster: c.id, parts: 2 }) });
+  const divide = make("button", { type: "button", textContent: "Divide", title: `make two clusters of it (il2vseg name --divide ${c.id})`, onclick: () => divideIt(c.id) });
   const body = make("div", { className: "body" }, facts(c), make("div", { className: "given" }, input, divide), chips(c));
   if (c.name !== null) body.style.borderTopColor = dot(c.name).style.background;
   const element = make("article", { className: c.id === selected ? "card selected" : "card", id: `card-${c.id}` }, sheet, body);
@@ -156,21 +186,25 @@ function facts(c) {
 }
 
 function chip(name, className, title, onclick, extra = "") {
-  return make("button", { type: "button", className, title, onclick }, dot(name), name + extra);
+  const button = make("button", { type: "button", className, title, onclick }, dot(name), name + extra);
+  button.setAttribute("aria-pressed", className === "own");
+  return button;
 }
 
+// Names to choose from, each at its place as long as the page is open.
+const places = [];
 function offered() {
-  const used = naming.classes.map((c) => c.name).filter((name) => name !== "unsure");
-  return [...used.map((name) => [name, ""]), ...naming.suggested.map((name) => [name, "idea"])].slice(0, Math.max(CHIPS, used.length + 1));
+  const used = new Set(naming.classes.map((c) => c.name));
+  for (const name of [...naming.suggested.slice(0, STAY), ...used]) if (name !== "unsure" && !places.includes(name)) places.push(name);
+  return places.filter((name, i) => i < STAY || used.has(name)).map((name) => [name, used.has(name) ? "" : "idea"]);
 }
 
 function chips(c) {
   const row = make("div", { className: "chips" }), p = c.proposal;
   if (p && p.name !== c.name)
     row.append(chip(p.name, "proposal", Object.entries(p.shares).map(([n, s]) => `${n} ${percent(s, 0)}`).join(", "), () => nameIt(c.id, p.name), ` ${percent(p.agreement, 0)}`));
-  for (const [name, kind] of [...offered(), ["unsure", ""]]) {
-    if (p && p.name === name && name !== c.name) continue;
-    row.append(chip(name, name === c.name ? "own" : kind, name === "unsure" ? "holds several things: it will teach nothing" : "", () => nameIt(c.id, name === c.name ? null : name)));
+  for (const [name, kind] of [...offered(), ["unsure", "idea"]]) {
+    row.append(chip(name, name === c.name ? "own" : kind, name === "unsure" ? "holds several things: it teaches the student nothing" : "", () => nameIt(c.id, name === c.name ? null : name)));
   }
   return row;
 }
@@ -216,21 +250,46 @@ function spot() {
   const c = clusterAt(at.x, at.y);
   if (!c) return;
   const go = make("button", { type: "button", textContent: "its card", onclick: () => { filter = null; showNaming(false); select(c.id, true); } });
-  const whole = make("div", { className: "chips" }, ...[...offered(), ["unsure", ""]].map(([name, kind]) =>
+  const whole = make("div", { className: "chips" }, ...[...offered(), ["unsure", "idea"]].map(([name, kind]) =>
     chip(name, name === c.name ? "own" : kind, "", () => nameIt(c.id, name === c.name ? null : name))),
-    make("button", { type: "button", textContent: "divide it", onclick: () => act({ do: "divide", cluster: c.id, parts: 2 }) }));
+    make("button", { type: "button", textContent: "divide it", onclick: () => divideIt(c.id) }));
   const other = offered().filter(([name]) => name !== c.name && name !== "unsure");
   const here = make("div", { className: "chips" }, ...other.map(([name, kind]) =>
     chip(name, kind, "keep as a point of truth", async () => {
-      if (await act({ do: "click", frame: at.frame, x: at.x, y: at.y, name, asked: false })) { viewer.spot = null; viewer.solo = null; spot(); draw(); }
+      if (await act({ do: "click", frame: at.frame, x: at.x, y: at.y, name, asked: false })) showAll();
     })));
-  const close = make("button", { type: "button", textContent: "✕", title: "close", onclick: () => { viewer.spot = viewer.solo = null; spot(); draw(); } });
+  const close = make("button", { type: "button", textContent: "✕", title: "close", onclick: showAll });
   $("spot").replaceChildren(make("h3", {}, dot(c.name), `${c.name ?? "no name yet"} · cluster ${c.id} · ${percent(c.share)}`, go, close),
     make("h4", { textContent: "The whole cluster is" }), whole,
     make("h4", { textContent: "Only here it is wrong: it is" }), here);
 }
 
 // --- proposals, points, undo ----------------------------------------------------------------------------
+
+// What a named model says of the clusters, beside the names that they have.
+function sayProposals() {
+  const asked = naming.clusters.filter((c) => c.proposal), task = state.tasks.proposals;
+  const title = likeShown === null ? "" : state.like[likeShown], said = [];
+  if (task && (task.state === "running" || task.state === "waiting"))
+    said.push(`${title} looks at the frames: ${task.done} of ${task.total || state.footage.kept}${left("proposals", title, task.done, task.total)}`);
+  else if (task?.state === "failed" && title) said.push(task.error);
+  else if (asked.length) {
+    const same = asked.filter((c) => c.proposal.name === c.name), open = asked.filter((c) => c.name === null);
+    said.push(`${title} names ${asked.length} of ${naming.clusters.length} clusters: ${same.length} as you did, ${asked.length - same.length - open.length} otherwise`,
+      open.length ? `, ${open.length} that have no name yet.` : ".",
+      same.length < asked.length ? " Those names are dashed and green on their cards; press one to take it over." : "");
+  }
+  $("proposed").hidden = !said.length;
+  $("proposed").textContent = said.join("");
+}
+
+// How many are named, and what comes next.
+function howFar() {
+  const { clusters } = naming, count = clusters.filter((c) => c.name !== null).length, done = count === clusters.length;
+  $("named").className = done ? "done" : "";
+  $("named").firstElementChild.textContent = done ? `All ${count} clusters have a name.` : `${count} of ${clusters.length} clusters have a name.`;
+  $("named").lastElementChild.hidden = !done || state.naming_only;
+}
 
 function acceptable() {
   const found = {};
@@ -248,8 +307,8 @@ function score() {
   $("score-said").textContent = said.join(" ") || "The page asks about points drawn at random; a few dozen tell how good the names are. They never train the model.";
   $("doubts").replaceChildren(...naming.clicks.doubts.slice(0, 5).map((d) => {
     const [name] = Object.keys(d.names);
-    const does = d.mixed ? { do: "divide", cluster: d.cluster, parts: 2 } : { do: "name", clusters: [d.cluster], name };
-    return make("li", {}, `Cluster ${d.cluster}: ${d.advice}`, make("button", { type: "button", textContent: d.mixed ? "Divide" : "Name it so", onclick: () => act(does) }),
+    const does = () => (d.mixed ? divideIt(d.cluster) : act({ do: "name", clusters: [d.cluster], name }));
+    return make("li", {}, `Cluster ${d.cluster}: ${d.advice}`, make("button", { type: "button", textContent: d.mixed ? "Divide" : "Name it so", onclick: does }),
       make("button", { type: "button", textContent: "Show", onclick: () => look(d.cluster, naming.clicks.points.find((p) => p.cluster === d.cluster).frame) }));
   }));
 }
@@ -275,6 +334,8 @@ $("redo").addEventListener("click", () => act({ do: "redo" }));
 $("sort").addEventListener("change", () => showNaming(false));
 $("propose").addEventListener("click", () => { likeShown = Number($("like").value); act({ do: "like", model: likeShown }); });
 $("accept").addEventListener("click", () => act({ do: "accept", names: acceptable() }));
+document.querySelector('.command[data-job="name"]').addEventListener("toggle", () => showCommand("name"));
+$("hint").open = matchMedia("(min-width: 40rem)").matches;
 addEventListener("keydown", (event) => {
   if (step === "name" && (event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") {
     event.preventDefault();
@@ -294,8 +355,7 @@ watchers.push((now, before) => {
   const p = tasks.proposals;
   const looking = p && (p.state === "running" || p.state === "waiting");
   $("propose").disabled = looking;
-  $("propose").textContent = looking ? `looking ${p.done}/${p.total || now.footage.kept}` : "Propose names";
-  if (p?.state === "failed" && before?.tasks.proposals?.state !== "failed") notice(p.error);
+  if (naming) sayProposals();
   if (step !== "name") return;
   const proposed = p?.state === "done" && before?.tasks.proposals?.state !== "done" && likeShown !== null;
   loadClusters(proposed).then(() => { $("naming").hidden = !naming; $("name-wait").hidden = !!naming; });

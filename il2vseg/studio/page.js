@@ -107,7 +107,7 @@ function stateOf(name) {
     if (tasks.clusters?.state === "failed") return "failed";
     return named.clusters && named.named === named.clusters ? "done" : "";
   }
-  if (name === "try") return "";
+  if (name === "try") return ready.tried ? "done" : "";
   const job = jobs[name];
   if (job.state === "running") return "running";
   if (job.state === "failed" || job.state === "interrupted") return "failed";
@@ -140,6 +140,18 @@ function open(name, remember = true) {
   $(`nav-${step}`)?.scrollIntoView({ inline: "center", block: "nearest" });
   scrollTo(0, 0);
   for (const watch of watchers) watch(state, state);
+  showCommand(step);
+}
+
+// The command of a step, ready to be pasted, also before it is started.
+let commandAsked = 0;
+async function showCommand(kind) {
+  const box = document.querySelector(`.command[data-job="${kind}"]`);
+  if (!box) return;
+  const mine = ++commandAsked;
+  let text;
+  try { text = (await get(`api/command/${kind}?settings=${encodeURIComponent(JSON.stringify(settings(kind)))}`)).command; } catch (error) { text = error.message; }
+  if (mine === commandAsked) box.querySelector("code").textContent = text;
 }
 
 addEventListener("hashchange", () => { if (state && location.hash.slice(1) !== step) open(location.hash.slice(1), false); });

@@ -20,7 +20,6 @@ from il2vseg.runtime.web.server import Door, server_of
 from il2vseg.studio.footage import small
 from il2vseg.studio.project import Stale
 from il2vseg.studio.studio import Studio
-from il2vseg.studio.trial import clips
 
 MAX_BODY = 1 << 16
 MAX_CONNECTIONS = 128
@@ -101,6 +100,15 @@ class _Pages:
     def losses(self, request: Request) -> Response:
         return JSONResponse(self.studio.losses())
 
+    def command(self, request: Request) -> Response:
+        try:
+            settings = json.loads(request.query_params.get("settings", "{}"))
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise UserError("settings are a mapping")
+        return JSONResponse({"command": self.studio.command(request.path_params["job"], settings)})
+
     def parity(self, request: Request) -> Response:
         return JSONResponse(self.studio.parity())
 
@@ -132,7 +140,7 @@ class _Pages:
         return Response(data, media_type="image/png")
 
     def trial(self, request: Request) -> Response:
-        sources = clips(self.studio.project.state.footage)
+        sources = self.studio.clips()
         number = _number(request, "clip")
         if number >= len(sources):
             raise UserError("there is no such clip")
@@ -179,6 +187,7 @@ def build_app(studio: Studio, access: Access) -> Starlette:
             ("/api/clicks", pages.clicks),
             ("/api/losses", pages.losses),
             ("/api/parity", pages.parity),
+            ("/api/command/{job}", pages.command),
             ("/media/frame/{frame}.jpg", pages.frame),
             ("/media/labels/{frame}.png", pages.labels),
             ("/media/exemplars/{cluster}.jpg", pages.exemplars),

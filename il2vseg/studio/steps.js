@@ -3,7 +3,7 @@
 
 const COLORS = ["#5cb8ff", "#58c98b", "#ffc14d", "#ff6b5e", "#c58bff", "#4fd6c9"];
 const seconds = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
-let lossesShown = -1, thumbsShown = "", playing = false;
+let lossesShown = -1, thumbsShown = "", playing = false, playedAfter = Infinity;
 
 // --- footage --------------------------------------------------------------------------------------------
 
@@ -33,8 +33,9 @@ function footage(now) {
 // --- commands -------------------------------------------------------------------------------------------
 
 function settings(kind) {
-  const found = {};
-  for (const field of document.querySelector(`.settings[data-job="${kind}"]`).elements) {
+  const found = {}, form = document.querySelector(`.settings[data-job="${kind}"]`);
+  if (kind === "try") return { clip: Number($("clip").value) };
+  for (const field of form ? form.elements : []) {
     if (field.tagName === "SELECT") found[field.name] = field.value;
     else if (field.value !== "") found[field.name] = Number(field.value);
   }
@@ -46,9 +47,23 @@ const WORDS = {
 };
 const NEXT = { train: ["name", "Go on: name"], distill: ["export", "Go on: export"], export: ["try", "Go on: try it"] };
 
+// What the stages of the commands are, for people.
+const STAGES = {
+  features: "describing the frames", targets: "1 of 2: the teacher looks at the frames", distill: "2 of 2: the student learns, step",
+};
+
+// How long a stage will still take, from how it went since this page first saw it.
+const begun = {};
+function left(key, stage, done, total) {
+  const now = Date.now() / 1000, first = begun[key];
+  if (!first || first.stage !== stage || done < first.done) { begun[key] = { stage, done, now }; return ""; }
+  if (done - first.done < 3 || now - first.now < 3 || done >= total) return "";
+  return ` · about ${seconds(((total - done) * (now - first.now)) / (done - first.done))} left${stage === "targets" ? " of this part" : ""}`;
+}
+
 function said(kind, job) {
   if (job.state === "none") return "not started";
-  if (job.state === "running") return `${job.stage || "starting"}${job.total ? `: ${job.done} of ${job.total}` : ""} · ${seconds(job.seconds)}`;
+  if (job.state === "running") return `${STAGES[job.stage] || job.stage || "starting"}${job.total ? ` ${job.done} of ${job.total}` : ""}${left(kind, job.stage, job.done, job.total)} · ${seconds(job.seconds)} so far`;
   if (job.state === "done") return job.outdated ? "what it was made of has changed since: do it again" : `done in ${seconds(job.seconds)}`;
   if (job.state === "interrupted") return kind === "train" ? "interrupted; nothing that was saved is lost" : "interrupted; start it again";
   return job.code === 1 && kind === "export" ? "refused: the export does not compute what the model computes" : `failed (exit code ${job.code})`;
@@ -65,7 +80,7 @@ function showJob(kind, now) {
         make("button", { type: "button", className: "primary next", textContent: NEXT[kind][1] })),
       make("progress", { max: 1 }),
       make("pre"),
-      make("details", {}, make("summary", { textContent: "the command" }), make("code")));
+      make("details", { className: "command" }, make("summary", { textContent: "the command" }), make("code")));
   const part = (name) => box.querySelector(name);
   part(".said").textContent = said(kind, job);
   part(".said").classList.toggle("refused", job.state === "failed");
@@ -91,8 +106,22 @@ function showJob(kind, now) {
     part("pre").textContent = text;
     part("pre").scrollTop = part("pre").scrollHeight;
   }
-  part("details").hidden = !job.command;
-  part("code").textContent = job.command;
+  // What was started, while it runs; else what a press would start.
+  const command = part(".command");
+  if (!running && command.dataset.job !== kind) { command.dataset.job = kind; if (step === kind) showCommand(kind); }
+  if (running) { delete command.dataset.job; part("code").textContent = job.command; }
+}
+
+// How far the student agrees with its teacher: parity says nothing of that.
+function agreement(kind, now, wanted) {
+  const box = $(`step-${kind}`).querySelector(".agreement"), found = now.agreement, job = now.jobs.distill;
+  box.hidden = !wanted || !found || job.state === "running" || job.outdated;
+  if (box.hidden) return;
+  const ious = Object.entries(found.per_class_iou).filter(([, iou]) => iou !== null).map(([name, iou]) => `${name} ${iou.toFixed(0)}`);
+  box.className = found.low ? "agreement warn" : "agreement";
+  box.replaceChildren(kind === "export" ? "That an export passed means that it computes what the student computes. " : "", make("b", { textContent: `The student agrees with its teacher on ${found.agreement.toFixed(1)} %` }),
+    ` of ${found.frames} frame${found.frames === 1 ? "" : "s"} that it did not learn from (IoU in %: ${ious.join(", ")}).`,
+    found.low ? " That is little: it will look worse than what you saw while naming. Distil again with more steps." : "");
 }
 
 function start(kind, more) {
@@ -115,9 +144,11 @@ async function train(now, before) {
 }
 
 function preview(image, name, wanted) {
-  if (!wanted) { image.hidden = true; return; }
+  const caption = image.parentElement.querySelector("figcaption");
+  const show = (yes) => { image.hidden = !yes; if (caption) caption.hidden = !yes; };
+  if (!wanted) { show(false); return; }
   const next = new Image();
-  next.onload = () => { image.src = next.src; image.hidden = false; };
+  next.onload = () => { image.src = next.src; show(true); };
   next.src = `media/picture/${name}.png?t=${Date.now()}`;
 }
 
@@ -148,6 +179,7 @@ function distill(now, before) {
   const { clusters, named } = now.named, open = clusters - named;
   $("distill-names").textContent = open ? `${open} of ${clusters} clusters have no name yet: each would be a class of its own. Name them, or call them unsure.` : "";
   $("distill-names").className = open ? "warn" : "";
+  agreement("distill", now, now.ready.student);
   if (now === before || before?.jobs.distill.state !== now.jobs.distill.state) preview($("distill-picture"), "student", now.ready.student);
 }
 
@@ -156,14 +188,17 @@ async function exporting(now, before) {
   const what = document.querySelector('.settings[data-job="export"] [name=what]');
   if (!now.ready.student && now.ready.model && what.dataset.touched !== "1") what.value = "model";
   const job = now.jobs.export;
+  agreement("export", now, what.value === "student" && now.ready.student);
   const over = job.state === "done" || job.state === "failed";
   if (!over) $("parity").hidden = true;
   if (!over || !(now === before || before?.jobs.export.state !== job.state)) return;
   const report = await get("api/parity").catch(() => null);
   $("parity").hidden = !report;
   if (!report) return;
+  const source = what.value === "student" ? "student" : "model";
+  $("parity").querySelector("figcaption").textContent = `the frames where the export agrees least with the ${source}: frame, ${source}, export, difference`;
   const limit = report.limits, files = Object.entries(report.files);
-  const head = ["file", "", "labels that agree", "scores differ at most by", "model / export", "frames"];
+  const head = ["file", `export = ${source}?`, "labels that agree", "scores differ at most by", `${source} / export`, "frames"];
   $("parity").querySelector("table").replaceChildren(make("tr", {}, ...head.map((textContent) => make("th", { textContent }))),
     ...files.map(([file, r]) => make("tr", {}, make("td", { textContent: file }),
       make("td", { className: r.passed ? "passed" : "refused", textContent: r.passed ? "passed" : r.failures.join("; ") }),
@@ -176,37 +211,48 @@ async function exporting(now, before) {
 // --- the clip -------------------------------------------------------------------------------------------
 
 function trying(now) {
-  if ($("clip").children.length !== now.clips.length)
+  if ($("clip").children.length !== now.clips.length) {
     $("clip").replaceChildren(...now.clips.map((textContent, value) => make("option", { value, textContent })));
-  $("play").disabled = !now.ready.export;
+    showCommand("try");
+  }
+  const { trial, ready } = now, mine = trial.number > playedAfter;
+  if (playing && mine && trial.state !== "running") playing = false;
+  $("play").disabled = !ready.export;
   $("halt").hidden = !playing;
-  $("device").textContent = now.ready.export ? "On the device: il2vseg run --model the folder “export” of this project --camera 0" : "Export a model first.";
-  const { record, classes } = now.trial;
-  if (!record) return;
+  for (const box of $("step-try").querySelectorAll(".command")) box.hidden = !ready.export;
+  $("device").textContent = now.device;
+  // Numbers belong to a picture: none of a clip that this page did not show, and none while pictures run ahead of
+  // them.
+  const { classes } = trial, shown = classes && mine && !$("trial").hidden, still = trial.state !== "running";
+  $("trial-legend").hidden = !shown;
+  $("trial-numbers").textContent = !ready.export ? "Export a model first." : mine && trial.error ? trial.error : !shown ? (playing ? "opening the clip …" : "")
+    : `${still ? `${trial.state === "done" ? "the end" : "stopped"}: frame ${trial.index + 1}, ${trial.name} · ` : ""}${trial.ms.toFixed(0)} ms per frame on this computer; shown at 15 frames per second at most`;
+  if (!shown) return;
   $("trial-legend").replaceChildren(...classes.map((c) => {
     const mark = make("span", { className: "dot" });
     mark.style.background = `rgb(${c.color.join(",")})`;
-    return make("li", {}, mark, `${c.name} ${percent(record.classes[c.name] || 0)}`);
+    return make("li", {}, mark, still ? `${c.name} ${percent(c.share)}` : c.name);
   }));
-  $("trial-numbers").textContent = `${record.latency_ms.total.toFixed(0)} ms per frame`;
 }
 
 function play() {
   playing = true;
+  playedAfter = state.trial.number;
   $("trial").hidden = false;
   $("trial").src = `media/trial/${$("clip").value}.mjpg?t=${Date.now()}`;
   poll();
 }
 
+// The last picture stays, with its numbers: the server ends the stream.
 function halt() {
   playing = false;
-  $("trial").removeAttribute("src");
-  $("trial").hidden = true;
   act({ do: "stop trial" });
 }
 $("play").addEventListener("click", play);
 $("halt").addEventListener("click", halt);
-$("trial").addEventListener("error", () => { if (playing) { playing = false; notice("the clip cannot be played; is the export whole?"); } });
+$("clip").addEventListener("change", () => showCommand("try"));
+$("trial").addEventListener("error", () => { if (playing) { playing = false; $("trial").hidden = true; poll(); } });
+for (const form of document.querySelectorAll(".settings")) form.addEventListener("input", () => showCommand(form.dataset.job));
 document.querySelector('.settings[data-job="export"] [name=what]').addEventListener("change", (event) => { event.target.dataset.touched = "1"; });
 
 const SHOW = { footage, train, distill, export: exporting, try: trying };
@@ -216,6 +262,7 @@ watchers.push((now, before) => {
       const field = document.querySelector(`.settings[data-job="${kind}"] [name="${name}"]`);
       if (field) field.value = value;
     }
+  if (!before) showCommand(step);
   if (step !== "try" && playing) halt();
   SHOW[step]?.(now, before);
 });

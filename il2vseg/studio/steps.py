@@ -1,31 +1,37 @@
-"""The commands behind the steps train, distil and export: their words, from a few settings of the page."""
+"""The commands behind the steps of the page: their words, from a few settings."""
 
 import re
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.studio.project import Footage, Project
+from il2vseg.studio.session import is_default
 
 PRECISIONS = ("fp32", "fp16", "int8")
+HELD_OUT = 20
+"""Frames that the student does not learn from, at most: on them it is compared with its teacher."""
 STATE_NAME = "state.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Flags of `il2vseg studio` that go on to the commands.
-
-    Attributes:
-        train, distill: further words for those commands.
-    """
+    """Flags of `il2vseg studio` that go on to the commands; clips: what the export is tried on, too."""
 
     backbone: str = "dinov2_vits14"
     method: str | None = None
     weights: Path | None = None
     like: Path | None = None
+    clips: tuple[Path, ...] = ()
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """`il2vseg WORDS` as a person would type it."""
+    return shlex.join(["il2vseg", *(w for w in words if w not in ("--progress", "json"))])
 
 
 def whole(settings: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
@@ -73,7 +79,7 @@ def distill_words(project: Project, options: Options, settings: Mapping[str, Any
     if not (project.model / CHECKPOINT).exists():
         raise UserError("train a model first")
     words = ["distill", "--teacher", str(project.model), *project.state.footage.flags()]
-    words += ["--out", str(project.student)]
+    words += ["--out", str(project.student), "--held-out", str(HELD_OUT)]
     for flag, key, low in (("--steps", "steps", 1), ("--limit", "frames", 2)):
         if (value := whole(settings, key, low, 10**9)) is not None:
             words += [flag, str(value)]
@@ -112,6 +118,18 @@ def export_words(project: Project, options: Options, settings: Mapping[str, Any]
     words += [] if footage.root is None else ["--verify", str(footage.root)]
     words += [] if options.weights is None else ["--weights", str(options.weights)]
     return [*words, "--progress", "json"]
+
+
+def name_words(project: Project, names: Sequence[str]) -> list[str]:
+    """`il2vseg name ...`: what gives the clusters these names; where none has one, what shows them."""
+    words = ["name", "--model", str(project.model)]
+    given = [f"{k}={name}" for k, name in enumerate(names) if not is_default(name)]
+    return [*words, "--set", *given] if given else [*words, *project.state.footage.flags()]
+
+
+def run_words(project: Project, source: str) -> list[str]:
+    """`il2vseg run ...` of the export on a source."""
+    return ["run", "--source", source, "--model", str(project.export), "--save-video", "overlay.mp4"]
 
 
 Words = Callable[[Project, Options, Mapping[str, Any]], list[str]]

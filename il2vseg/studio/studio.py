@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import sha256_file
-from il2vseg.base.palette import class_colors
+from il2vseg.studio import shown
 from il2vseg.studio.footage import Sample, check_rest, load_sample, take_sample
 from il2vseg.studio.jobs import Job, Report
 from il2vseg.studio.project import Project, State
-from il2vseg.studio.session import Session
-from il2vseg.studio.steps import CHECKPOINT, COMMANDS, STATE_NAME, Options, exported
+from il2vseg.studio.steps import (
+    CHECKPOINT,
+    COMMANDS,
+    STATE_NAME,
+    Options,
+    as_typed,
+    exported,
+    name_words,
+    run_words,
+)
 from il2vseg.studio.tasks import Progress, Tasks
 from il2vseg.studio.trial import Trial, clips
 
@@ -21,18 +29,6 @@ if TYPE_CHECKING:
     from il2vseg.studio.desk import Desk
 
 NAMING = frozenset({"name", "accept", "click", "unclick", "divide", "undo", "redo"})
-SUGGESTED = (
-    "water",
-    "sky",
-    "obstacle",
-    "land",
-    "vegetation",
-    "road",
-    "building",
-    "person",
-    "car",
-    "own boat",
-)
 
 
 class Studio:
@@ -44,7 +40,7 @@ class Studio:
 
     def __init__(self, project: Project, options: Options, *, naming_only: bool = False) -> None:
         self.project, self.options, self.naming_only = project, options, naming_only
-        self.tasks, self.trial = Tasks(), Trial()
+        self.tasks, self.trial = Tasks(), Trial(project.folder / "tried")
         self.jobs = {kind: Job(project.jobs / kind) for kind in COMMANDS}
         self.sample: Sample | None = load_sample(project.cache, project.state.footage)
         self.desk: Desk | None = None
@@ -134,16 +130,19 @@ class Studio:
             "backbone": self.options.backbone,
             "jobs": {kind: self._job(kind, report) for kind, report in reports.items()},
             "tasks": self.tasks.report(),
-            "named": self._named(state.session),
+            "named": shown.named(state.session),
+            "agreement": shown.agreement(self.project),
             "ready": {
                 "model": (self.project.model / CHECKPOINT).exists(),
                 "clusters": self.desk is not None,
                 "student": (self.project.student / CHECKPOINT).exists(),
                 "export": (self.project.export / "manifest.json").exists(),
                 "resumable": (self.project.model / STATE_NAME).exists(),
+                "tried": self.trial.tried(self.project.export),
             },
             "like": [title for title, _ in self.named_models()],
-            "clips": [title for title, _ in clips(state.footage)],
+            "clips": [title for title, _ in self.clips()],
+            "device": as_typed(["run", "--model", str(self.project.export), "--camera", "0"]),
             "trial": self.trial.status,
         }
 
@@ -155,30 +154,37 @@ class Studio:
         outdated = bool(folder and made_of and made_of != self.digest(folder))
         return values | {"outdated": outdated and report.state == "done", "losses": len(report.losses)}
 
-    def _named(self, session: Session | None) -> dict[str, Any]:
-        if session is None:
-            return {"clusters": 0, "named": 0, "undo": 0, "redo": 0}
-        names = session.naming.names
-        return {
-            "clusters": len(names),
-            "named": sum(name != f"class {k}" for k, name in enumerate(names)),
-            "undo": len(session.steps),
-            "redo": len(session.undone),
-        }
-
     def losses(self) -> list[list[Any]]:
         """(step, losses) of the training."""
         return [list(pair) for pair in self.jobs["train"].report().losses]
 
     def parity(self) -> dict[str, Any] | None:
         """The parity report of the export, or of one that was refused."""
-        import json
+        return shown.parity(self.project)
 
-        for folder in (self.project.export / "rejected", self.project.export):
-            if (folder / "parity.json").exists():
-                values: dict[str, Any] = json.loads((folder / "parity.json").read_text())
-                return values
-        return None
+    def clips(self) -> list[tuple[str, str]]:
+        """What the export can be tried on: (title, source)."""
+        return clips(self.project.state.footage, self.options.clips)
+
+    def command(self, kind: str, settings: Mapping[str, Any]) -> str:
+        """The command of a step, as a person would type it.
+
+        Args:
+            settings: of the step; of "try": clip, its number.
+        Raises:
+            UserError: there is no such step, or it cannot be done yet.
+        """
+        if kind == "name":
+            session = self.project.state.session
+            return as_typed(name_words(self.project, () if session is None else session.naming.names))
+        if kind == "try":
+            sources, number = self.clips(), settings.get("clip", 0)
+            if not isinstance(number, int) or not 0 <= number < len(sources):
+                raise UserError("there is no such clip")
+            return as_typed(run_words(self.project, sources[number][1]))
+        if kind not in COMMANDS:
+            raise UserError("there is no such step")
+        return as_typed(COMMANDS[kind](self.project, self.options, settings))
 
     def clusters(self, like: int | None = None) -> dict[str, Any]:
         """The clusters, their classes and the clicks, as plain values.
@@ -190,25 +196,7 @@ class Studio:
             desk = self.need_desk()
             revision = self.project.state.revision
             title = None if like is None else str(self.named_model(like)[1])
-            cards = desk.clusters(title)
-            shares: dict[str, float] = {}
-            for card in cards:
-                if card["name"] is not None:
-                    shares[card["name"]] = shares.get(card["name"], 0.0) + card["share"]
-            names = sorted(shares, key=lambda n: -shares[n])
-            # In the order of first naming, so that a colour stays while names are added.
-            first = list(dict.fromkeys(c["name"] for c in cards if c["name"] is not None))
-            colours = dict(zip(first, class_colors(first), strict=True))
-            suggested = [n for n in SUGGESTED if n not in shares]
-            return {
-                "revision": revision,
-                "clusters": cards,
-                "classes": [
-                    {"name": n, "color": list(colours[n]), "share": round(shares[n], 5)} for n in names
-                ],
-                "suggested": suggested,
-                "size": list(desk.size),
-            }
+            return shown.clusters(desk, revision, title)
 
     def clicks(self) -> dict[str, Any]:
         """The clicks, what the model says there now, and how good that is, as plain values.

@@ -4,7 +4,7 @@
 
 const viewer = { frame: 0, picture: null, ids: null, shown: -1, solo: null, spot: null, asked: null, request: 0 };
 const paint = document.createElement("canvas"), paintPen = paint.getContext("2d", { willReadFrequently: true });
-const UNNAMED_ALPHA = 0.5;
+const UNNAMED_ALPHA = 0.5, FAINT = 0.35;
 
 async function bitmap(path, options) {
   const response = await fetch(path, { cache: "no-store" });
@@ -23,7 +23,8 @@ async function showFrame(number, again = false) {
   $("frame-name").textContent = `${viewer.frame + 1} of ${count}: ${state.footage.names[viewer.frame]}`;
   const mine = ++viewer.request, wanted = viewer.frame;
   const same = viewer.shown === wanted;
-  if (!same) { viewer.spot = null; $("spot").hidden = true; }
+  // What a point was of belongs to its frame: so does showing its cluster alone.
+  if (!same && viewer.spot) { viewer.spot = viewer.solo = null; $("spot").hidden = true; }
   if (same && !again) return draw();
   try {
     const exact = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
@@ -42,15 +43,28 @@ async function showFrame(number, again = false) {
   } catch (error) { notice(error.message); }
 }
 
-function unnamedColor(id) {
-  const hue = (id * 137.508) % 360, c = 0.6, l = 0.6;
-  const part = (n) => { const k = (n + hue / 30) % 12; return Math.round(255 * (l - c * Math.min(l, 1 - l) * Math.max(-1, Math.min(k - 3, 9 - k, 1)))); };
-  return [part(0), part(8), part(4)];
-}
-
 function colorOf(cluster) {
   const found = naming.classes.find((c) => c.name === cluster.name);
-  return found ? found.color : unnamedColor(cluster.id);
+  return found ? found.color : cluster.color;
+}
+
+// Says which cluster stands out, so that the others do not seem lost.
+function sayAlone(shown) {
+  const cluster = shown && naming.clusters[viewer.solo];
+  $("alone").hidden = !cluster;
+  if (!cluster) return;
+  let here = 0;
+  for (let i = 0; i < viewer.ids.data.length && !here; i += 4) here = viewer.ids.data[i] === cluster.id;
+  // While the mouse rests on a card there is nothing to press: it ends with that.
+  const hovered = matchMedia("(hover: hover)").matches && document.querySelector(".card:hover");
+  const all = hovered ? null : make("button", { type: "button", textContent: "show all", onclick: showAll });
+  $("alone").replaceChildren(dot(cluster.name), here ? `cluster ${cluster.id} · ${cluster.name ?? "no name yet"} · others faint` : `cluster ${cluster.id} is not in this frame`, ...(all ? [all] : []));
+}
+
+function showAll() {
+  viewer.spot = viewer.solo = null;
+  spot();
+  draw();
 }
 
 function draw() {
@@ -62,12 +76,13 @@ function draw() {
     view.height = picture.height;
   }
   pen.drawImage(picture, 0, 0);
+  sayAlone(!viewer.asked && viewer.solo !== null);
   if (viewer.asked) return drawAsked(pen);
   const palette = new Uint8ClampedArray(4 * 256), opacity = 2.55 * $("opacity").value;
   for (const cluster of naming.clusters) {
     const alone = viewer.solo === null || viewer.solo === cluster.id;
     const weight = viewer.solo === cluster.id ? 1.25 : cluster.name === null ? UNNAMED_ALPHA : 1;
-    palette.set([...colorOf(cluster), alone ? opacity * weight : opacity * 0.12], 4 * cluster.id);
+    palette.set([...colorOf(cluster), alone ? opacity * weight : opacity * FAINT], 4 * cluster.id);
   }
   const colors = new Uint32Array(palette.buffer);
   const image = paintPen.createImageData(ids.width, ids.height), pixels = new Uint32Array(image.data.buffer);
@@ -122,6 +137,10 @@ $("view").addEventListener("click", (event) => {
   select(cluster.id, false);
 });
 $("opacity").addEventListener("input", draw);
-$("frame").addEventListener("input", () => showFrame(Number($("frame").value)));
-$("previous").addEventListener("click", () => showFrame(viewer.frame - 1));
-$("next").addEventListener("click", () => showFrame(viewer.frame + 1));
+function turn(number) {
+  viewer.solo = null;
+  showFrame(number);
+}
+$("frame").addEventListener("input", () => turn(Number($("frame").value)));
+$("previous").addEventListener("click", () => turn(viewer.frame - 1));
+$("next").addEventListener("click", () => turn(viewer.frame + 1));

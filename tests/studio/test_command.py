@@ -96,6 +96,7 @@ def test_what_cannot_be_is_one_line(
     ("words", "says"),
     [
         (["/no/such/footage"], "no such folder or clip"),
+        ([".", "--clip", "/no/such.mp4"], "--clip /no/such.mp4: no such clip"),
         ([".", "--serve", "nowhere"], "--serve nowhere"),
         ([".", "--serve", "127.0.0.1:99999"], "--serve 127.0.0.1:99999"),
     ],

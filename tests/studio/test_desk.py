@@ -10,6 +10,7 @@ import yaml
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import decode_labels
+from il2vseg.base.palette import default_palette
 from il2vseg.evaluation.clicks import load_clicks
 from il2vseg.models.checkpoint import load_checkpoint, rename_clusters
 from il2vseg.studio.project import Footage, Project, Stale
@@ -39,6 +40,14 @@ def test_cards_tell_shares_places_and_purity(studio: Studio) -> None:
     assert all(set(c["frames"]) <= set(range(FRAMES)) for c in cards)
     assert all(bool(c["frames"]) == (c["share"] > 0) for c in cards)
     assert shown["classes"] == []
+    assert [c["color"] for c in cards] == [list(c) for c in default_palette(CLUSTERS)]
+
+
+def test_names_are_offered_in_one_order_whatever_is_used(studio: Studio) -> None:
+    before = studio.clusters()["suggested"]
+    assert before[:3] == ["water", "sky", "obstacle"]
+    do(studio, do="name", clusters=[0], name="obstacle")
+    assert studio.clusters()["suggested"] == before
 
 
 def test_a_name_reaches_checkpoint_and_names_yaml(studio: Studio) -> None:

@@ -86,8 +86,8 @@ def test_the_words_are_those_of_the_commands(tmp_path: Path) -> None:
         distill_words(project, Options(), {})
     project.model.mkdir()
     (project.model / "checkpoint.safetensors").touch()
-    assert distill_words(project, Options(), {"steps": 7})[-6:] == [
-        "--out", str(project.student), "--steps", "7", "--progress", "json",
+    assert distill_words(project, Options(), {"steps": 7})[-8:] == [
+        "--out", str(project.student), "--held-out", "20", "--steps", "7", "--progress", "json",
     ]  # fmt: skip
     with pytest.raises(UserError, match="distil"):
         export_words(project, Options(), {})

@@ -117,6 +117,13 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
         until(page, "k => naming.clusters[k].name === 'sky'", at)
         page.locator("#spot .chips").last.get_by_role("button", name="land").click()
         until(page, "naming.clicks.points.length === 1")
+        # A frame shows all its clusters, whatever was pointed at in another one.
+        for touch in (page.locator("#view"), page.locator(f"#card-{cluster} .sheet")):
+            touch.click(position={"x": 60, "y": 60})
+            until(page, "viewer.solo !== null && !document.getElementById('alone').hidden")
+            page.locator("#next").click()
+            until(page, "viewer.shown === viewer.frame && document.getElementById('alone').hidden")
+            assert page.evaluate("[viewer.solo, viewer.spot]") == [None, None]
         page.screenshot(path=tmp_path / "phone.png")
     clicks = load_clicks(model / "studio" / "clicks.json")
     assert [(c.name, c.asked) for c in clicks] == [("land", False)]
@@ -148,6 +155,22 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
         assert page.locator("#notice").is_hidden()
         page.locator(f"#card-{cluster}").get_by_role("button", name="Divide").click()
         until(page, "n => naming.clusters.length === n + 1", before)
+        until(page, "document.querySelectorAll('.card.part').length === 2")
+        parts = page.locator(".card").evaluate_all("cards => cards.map(c => c.classList.contains('part'))")
+        assert parts[parts.index(True) : parts.index(True) + 2] == [True, True]  # side by side
+        # A card that was given a name leaves those that have none, and the last one says that this was all.
+        page.locator("#legend button").filter(has_text="no name yet").click()
+        left = page.locator(".card").evaluate_all("cards => cards.map(c => Number(c.id.slice(5)))")
+        assert left == page.evaluate("naming.clusters.filter(c => c.name === null).map(c => c.id)")
+        for done, open_ in enumerate(left):
+            chips = page.locator(f"#card-{open_} .chips").inner_text()
+            page.locator(f"#card-{open_} .chips").get_by_role("button", name="obstacle").click()
+            until(
+                page, "n => naming.fresh && document.querySelectorAll('.card').length !== n", len(left) - done
+            )
+            if done + 1 < len(left):
+                assert page.locator(f"#card-{left[done + 1]} .chips").inner_text() == chips
+        assert "All" in page.locator("#named").inner_text()
         assert not wide(page)
     named = load_checkpoint(model)
     assert len(named.class_names) == before + 1
@@ -190,10 +213,13 @@ def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> N
         for cluster in range(4):
             name_by_typing(page, cluster, "water" if cluster % 2 else "sky")
         assert page.evaluate("naming.classes.length") == 2
-        page.evaluate("open('distill')")
+        page.locator("#named button").click()
         page.locator(".settings[data-job=distill] [name=steps]").fill("2")
+        until(page, "document.querySelector('.job[data-job=distill] code').textContent.endsWith('--steps 2')")
         page.locator(".job[data-job=distill] .go").click()
         until(page, "state.jobs.distill.state === 'done'", seconds=300)
+        until(page, "!document.querySelector('#step-distill .agreement').hidden")
+        assert "of 1 frame that it did not learn from" in page.locator("#step-distill").inner_text()
     with serving(*words) as address, page_at(browser, address, size) as page:
         until(page, "step === 'export'")
         page.locator(".job[data-job=export] .go").click()
@@ -205,10 +231,15 @@ def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> N
         page.locator("#play").click()
         until(
             page,
-            "state.trial.record && document.querySelectorAll('#trial-legend li').length === 2",
+            "state.trial.classes && document.querySelectorAll('#trial-legend li').length === 2",
             seconds=300,
         )
         until(page, "document.getElementById('trial').naturalWidth > 100")
+        # It ends: the last picture stays, with the numbers that belong to it, and the step is done.
+        until(page, "state.trial.state === 'done' && stateOf('try') === 'done'")
+        until(page, "document.getElementById('trial-legend').innerText.includes('%')")
+        assert page.locator("#trial").is_visible()
+        assert str(project / "export") in page.locator("#device").inner_text()
     manifest = json.loads((project / "export" / "manifest.json").read_text())
     assert sorted(c["name"] for c in manifest["classes"]) == ["sky", "water"]
 

@@ -120,6 +120,12 @@ def test_everything_needs_the_token(page: Page, path: str) -> None:
         "/api/clusters?like=../../x",
         "/api/clusters?like=99",
         "/api/nothing",
+        "/api/command/rm",
+        "/api/command/try?settings=%7B%22clip%22:99%7D",
+        "/api/command/try?settings=%7B%22clip%22:%22/etc/passwd%22%7D",
+        "/api/command/train?settings=[1]",
+        "/api/command/train?settings=%7B",
+        "/api/command/train?settings=%7B%22steps%22:%227;rm%22%7D",
     ],
 )
 def test_no_path_leads_to_another_file(page: Page, path: str) -> None:
@@ -127,6 +133,22 @@ def test_no_path_leads_to_another_file(page: Page, path: str) -> None:
     assert status in (400, 404)
     assert b"root:" not in body
     assert b"token" not in body
+
+
+def test_a_step_tells_its_command_before_it_is_started(page: Page) -> None:
+    project = page.studio.project
+    asked = "/api/command/train?settings=%7B%22clusters%22:12%7D"
+    assert page.get(asked)["command"].startswith("il2vseg train --dataset folder --root ")
+    assert page.get(asked)["command"].endswith(f"--out {project.model} --backbone tiny --clusters 12")
+    assert page.get("/api/command/name")["command"].endswith(f"--root {project.state.footage.root}")
+    assert page.act(page.get("/api/state")["revision"], do="name", clusters=[2], name="own boat")[0] == 200
+    told = page.get("/api/command/name")["command"]
+    assert told == f"il2vseg name --model {project.model} --set '2=own boat'"
+    assert page.get("/api/command/try")["command"] == (
+        f"il2vseg run --source {project.state.footage.root} --model {project.export} --save-video overlay.mp4"
+    )
+    status, said, _ = page.ask("GET", "/api/command/export")
+    assert (status, said) == (400, b"distil a student first")
 
 
 def test_frames_and_labels_come_by_number(page: Page) -> None:
