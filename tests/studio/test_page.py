@@ -98,6 +98,36 @@ def name_by_typing(page: Any, cluster: int, name: str) -> None:
     assert page.evaluate("k => naming.clusters[k].name", cluster) == name
 
 
+def frames_are_painted_whole(page: Any, cluster: int) -> None:
+    """The next frame shows all its clusters, whatever was pointed at in the one before."""
+    for touch in (page.locator("#view"), page.locator(f"#card-{cluster} .sheet")):
+        touch.click(position={"x": 60, "y": 60})
+        until(page, "viewer.solo !== null && !document.getElementById('alone').hidden")
+        page.locator("#next").click()
+        until(page, "viewer.shown === viewer.frame && document.getElementById('alone').hidden")
+        assert page.evaluate("[viewer.solo, viewer.spot]") == [None, None]
+
+
+def what_is_left_is_named(page: Any, cluster: int) -> None:
+    """A cluster is divided, and clusters without a name get one until the page says that this was all."""
+    before = page.evaluate("naming.clusters.length")
+    page.locator(f"#card-{cluster}").get_by_role("button", name="Divide").click()
+    until(page, "n => naming.clusters.length === n + 1", before)
+    until(page, "document.querySelectorAll('.card.part').length === 2")
+    parts = page.locator(".card").evaluate_all("cards => cards.map(c => c.classList.contains('part'))")
+    assert parts[parts.index(True) : parts.index(True) + 2] == [True, True]  # side by side
+    page.locator("#legend button").filter(has_text="no name yet").click()
+    left = page.locator(".card").evaluate_all("cards => cards.map(c => Number(c.id.slice(5)))")
+    assert sorted(left) == page.evaluate("naming.clusters.filter(c => c.name === null).map(c => c.id)")
+    for done, unnamed in enumerate(left):
+        chips = page.locator(f"#card-{unnamed} .chips").inner_text()
+        page.locator(f"#card-{unnamed} .chips").get_by_role("button", name="obstacle").click()
+        until(page, "n => naming.fresh && document.querySelectorAll('.card').length !== n", len(left) - done)
+        if done + 1 < len(left):
+            assert page.locator(f"#card-{left[done + 1]} .chips").inner_text() == chips
+    assert "All" in page.locator("#named").inner_text()
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: Path, footage: Path) -> None:
     model = tmp_path / "mine"
@@ -117,13 +147,7 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
         until(page, "k => naming.clusters[k].name === 'sky'", at)
         page.locator("#spot .chips").last.get_by_role("button", name="land").click()
         until(page, "naming.clicks.points.length === 1")
-        # A frame shows all its clusters, whatever was pointed at in another one.
-        for touch in (page.locator("#view"), page.locator(f"#card-{cluster} .sheet")):
-            touch.click(position={"x": 60, "y": 60})
-            until(page, "viewer.solo !== null && !document.getElementById('alone').hidden")
-            page.locator("#next").click()
-            until(page, "viewer.shown === viewer.frame && document.getElementById('alone').hidden")
-            assert page.evaluate("[viewer.solo, viewer.spot]") == [None, None]
+        frames_are_painted_whole(page, cluster)
         page.screenshot(path=tmp_path / "phone.png")
     clicks = load_clicks(model / "studio" / "clicks.json")
     assert [(c.name, c.asked) for c in clicks] == [("land", False)]
@@ -153,29 +177,47 @@ def test_a_checkpoint_is_named_on_a_phone_and_on_a_desk(browser: Any, tmp_path: 
         )
         until(page, "naming.fresh && state.named.redo === 1 && naming.revision === state.revision")
         assert page.locator("#notice").is_hidden()
-        page.locator(f"#card-{cluster}").get_by_role("button", name="Divide").click()
-        until(page, "n => naming.clusters.length === n + 1", before)
-        until(page, "document.querySelectorAll('.card.part').length === 2")
-        parts = page.locator(".card").evaluate_all("cards => cards.map(c => c.classList.contains('part'))")
-        assert parts[parts.index(True) : parts.index(True) + 2] == [True, True]  # side by side
-        # A card that was given a name leaves those that have none, and the last one says that this was all.
-        page.locator("#legend button").filter(has_text="no name yet").click()
-        left = page.locator(".card").evaluate_all("cards => cards.map(c => Number(c.id.slice(5)))")
-        assert left == page.evaluate("naming.clusters.filter(c => c.name === null).map(c => c.id)")
-        for done, open_ in enumerate(left):
-            chips = page.locator(f"#card-{open_} .chips").inner_text()
-            page.locator(f"#card-{open_} .chips").get_by_role("button", name="obstacle").click()
-            until(
-                page, "n => naming.fresh && document.querySelectorAll('.card').length !== n", len(left) - done
-            )
-            if done + 1 < len(left):
-                assert page.locator(f"#card-{left[done + 1]} .chips").inner_text() == chips
-        assert "All" in page.locator("#named").inner_text()
+        what_is_left_is_named(page, cluster)
         assert not wide(page)
     named = load_checkpoint(model)
     assert len(named.class_names) == before + 1
     assert named.class_names[at] == "sky"
     assert (model / "names.yaml").exists()
+
+
+def name_and_distil(page: Any) -> None:
+    for cluster in range(4):
+        name_by_typing(page, cluster, "water" if cluster % 2 else "sky")
+    assert page.evaluate("naming.classes.length") == 2
+    page.locator("#named button").click()
+    page.locator(".settings[data-job=distill] [name=steps]").fill("2")
+    until(page, "document.querySelector('.job[data-job=distill] code').textContent.endsWith('--steps 2')")
+    page.locator(".job[data-job=distill] .go").click()
+    until(page, "state.jobs.distill.state === 'done'", seconds=300)
+    until(page, "!document.querySelector('#step-distill .agreement').hidden")
+    assert "of 1 frame that it did not learn from" in page.locator("#step-distill").inner_text()
+
+
+def export_and_try(page: Any, project: Path) -> None:
+    until(page, "step === 'export'")
+    page.locator(".job[data-job=export] .go").click()
+    until(page, "['done', 'failed'].includes(state.jobs.export.state)", seconds=300)
+    until(page, "!document.getElementById('parity').hidden")
+    assert "passed" in page.locator("#parity").inner_text()
+    assert not wide(page)
+    page.locator(".job[data-job=export] .next").click()
+    page.locator("#play").click()
+    until(
+        page,
+        "state.trial.classes && document.querySelectorAll('#trial-legend li').length === 2",
+        seconds=300,
+    )
+    until(page, "document.getElementById('trial').naturalWidth > 100")
+    # It ends: the last picture stays, with the numbers that belong to it, and the step is done.
+    until(page, "state.trial.state === 'done' && stateOf('try') === 'done'")
+    until(page, "document.getElementById('trial-legend').innerText.includes('%')")
+    assert page.locator("#trial").is_visible()
+    assert str(project / "export") in page.locator("#device").inner_text()
 
 
 def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> None:
@@ -210,36 +252,9 @@ def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> N
         until(page, "document.getElementById('train-picture').naturalWidth > 100")
         page.locator(".job[data-job=train] .next").click()
         until(page, "naming !== null && viewer.ids !== null", seconds=300)
-        for cluster in range(4):
-            name_by_typing(page, cluster, "water" if cluster % 2 else "sky")
-        assert page.evaluate("naming.classes.length") == 2
-        page.locator("#named button").click()
-        page.locator(".settings[data-job=distill] [name=steps]").fill("2")
-        until(page, "document.querySelector('.job[data-job=distill] code').textContent.endsWith('--steps 2')")
-        page.locator(".job[data-job=distill] .go").click()
-        until(page, "state.jobs.distill.state === 'done'", seconds=300)
-        until(page, "!document.querySelector('#step-distill .agreement').hidden")
-        assert "of 1 frame that it did not learn from" in page.locator("#step-distill").inner_text()
+        name_and_distil(page)
     with serving(*words) as address, page_at(browser, address, size) as page:
-        until(page, "step === 'export'")
-        page.locator(".job[data-job=export] .go").click()
-        until(page, "['done', 'failed'].includes(state.jobs.export.state)", seconds=300)
-        until(page, "!document.getElementById('parity').hidden")
-        assert "passed" in page.locator("#parity").inner_text()
-        assert not wide(page)
-        page.locator(".job[data-job=export] .next").click()
-        page.locator("#play").click()
-        until(
-            page,
-            "state.trial.classes && document.querySelectorAll('#trial-legend li').length === 2",
-            seconds=300,
-        )
-        until(page, "document.getElementById('trial').naturalWidth > 100")
-        # It ends: the last picture stays, with the numbers that belong to it, and the step is done.
-        until(page, "state.trial.state === 'done' && stateOf('try') === 'done'")
-        until(page, "document.getElementById('trial-legend').innerText.includes('%')")
-        assert page.locator("#trial").is_visible()
-        assert str(project / "export") in page.locator("#device").inner_text()
+        export_and_try(page, project)
     manifest = json.loads((project / "export" / "manifest.json").read_text())
     assert sorted(c["name"] for c in manifest["classes"]) == ["sky", "water"]
 
