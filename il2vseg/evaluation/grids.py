@@ -136,13 +136,27 @@ def _backbones() -> list[Variant]:
 
 
 def _transfer() -> list[Variant]:
-    """Every method with what it chooses for itself, and what lies between kmeans and il2vseg."""
+    """Every method with what it chooses for itself, what lies between kmeans and il2vseg, il2vseg without one
+    of its parts, and the strongest rivals with more whitened dimensions than the number of classes gives."""
     adapted = {"method": "kmeans", "centre": True, "adapt": True}
+    ours = {"method": "il2vseg"}
+    no_branch = {"method.predict_alpha": 0.0, "method.low_level.refine": 0}
+    rich = {"whitening": 64}
     return [
         *_methods(),
         Variant("kmeans, centred, adapted", adapted),
         Variant("kmeans, centred, adapted, even exposure", adapted | {"even_exposure": True}),
         Variant("kmeans, centred, adapted, 128 dimensions", adapted | {"whitening": 128}),
+        Variant("il2vseg, exposure as it is", ours | {"even_exposure": False}),
+        Variant("il2vseg, not adapted", ours | {"adapt": False}),
+        Variant("il2vseg, not centred, not adapted", ours | {"centre": False}),
+        Variant("il2vseg, one clustering", ours, {"method.restarts": 1}),
+        Variant("il2vseg, no low-level branch", ours, no_branch),
+        *(Variant(f"{rival}, 64 dimensions", {"method": rival} | rich) for rival in ("hp", "eagle")),
+        *(
+            Variant(f"{rival}, centred, 64 dimensions", {"method": rival, "centre": True} | rich)
+            for rival in ("hp", "eagle")
+        ),
     ]
 
 
