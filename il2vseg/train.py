@@ -139,6 +139,11 @@ class TrainConfig(Settings):
     even_exposure: bool | None = flag(
         None, "even out the exposure of every image before the backbone; default: the method's own"
     )
+    dark_only: bool | None = flag(
+        None,
+        "even out only images that are dark as a whole; default: as the method, chosen without labels by "
+        f"{DEFAULT_METHOD}",
+    )
     adapt: bool | None = flag(
         None, "adapt the prototypes to every image at prediction; default: as the method, with centred tokens"
     )
@@ -209,20 +214,20 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     started = time.monotonic()
     check(config)
     processes = join_processes()
-    config = prepare.resolve_clusters(prepare.resolve_scale(config, processes))
+    config = prepare.resolve_exposure(prepare.resolve_clusters(prepare.resolve_scale(config, processes)))
     out = config.out or Path("runs") / config.dataset
     if processes.main:
         require_writable_dir(out)
         protect_run(out, OUTPUTS, config.root, [config.weights])
     dataset, backbone, digest = prepare.open_footage(config, processes)
     with Monitor(out, config.progress) if processes.main else Silence() as monitor:
+        config = prepare.choose_exposure(config, backbone, digest, processes, monitor)
         store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
         # The training steps are small: more threads only wait for each other.
         torch.set_num_threads(1)
         whitening, selection, num_classes = processes.from_main(
             lambda: prepare.fit(config, store, out, monitor)
         )
-        monitor.say(selection.summary())
         config = dataclasses.replace(config, num_classes=num_classes)
         prepare.check_tokens(config, backbone.size, backbone.patch)
         recipe = prepare.recipe_of(config, changes)
@@ -289,8 +294,6 @@ def model_spec(
     frames: int,
 ) -> ModelSpec:
     """The description that the checkpoint stores."""
-    from il2vseg.learning.preparation import evens_exposure
-
     return ModelSpec(
         method=config.method,
         backbone=config.backbone,
@@ -304,7 +307,8 @@ def model_spec(
         training_data=f"{frames} frames of {config.dataset} ({config.split}), no labels",
         selection=selection.to_dict(),
         adapt=adaptation(config, recipe, selection.centre),
-        even_exposure=evens_exposure(config),
+        even_exposure=bool(config.even_exposure),
+        dark_only=bool(config.dark_only),
     )
 
 

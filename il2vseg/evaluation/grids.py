@@ -148,6 +148,7 @@ def _transfer() -> list[Variant]:
         Variant("kmeans, centred, adapted, even exposure", adapted | {"even_exposure": True}),
         Variant("kmeans, centred, adapted, 128 dimensions", adapted | {"whitening": 128}),
         Variant("il2vseg, exposure as it is", ours | {"even_exposure": False}),
+        Variant("il2vseg, all images evened", ours | {"dark_only": False}),
         Variant("il2vseg, not adapted", ours | {"adapt": False}),
         Variant("il2vseg, not centred, not adapted", ours | {"centre": False}),
         Variant("il2vseg, one clustering", ours, {"method.restarts": 1}),

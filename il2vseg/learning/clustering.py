@@ -142,7 +142,7 @@ def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
 
 def agreeing_prototypes(
     x: Tensor, k: int, generator: Generator, restarts: int, sample: int = 50_000
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """Of several clusterings, the one whose labels agree best with those of the others.
 
     Which clusters Ward merges last depends on the seeds of k-means; what most restarts find is in the data.
@@ -150,7 +150,7 @@ def agreeing_prototypes(
     Args:
         x: (N, d) features. sample: of them that a clustering sees, drawn anew each time.
     Returns:
-        (k, d) unit vectors.
+        (k, d) unit vectors, and the mean adjusted Rand index of their labels and those of the others.
     """
     x = F.normalize(x, dim=1)
     found = [
@@ -162,4 +162,5 @@ def agreeing_prototypes(
     seen = x[torch.randperm(len(x), generator=generator)[:sample]]
     labels = [(seen @ prototypes.T).argmax(1) for prototypes in found]
     agreement = [sum(adjusted_rand_index(a, b) for b in labels) for a in labels]
-    return found[max(range(restarts), key=agreement.__getitem__)]
+    best = max(range(restarts), key=agreement.__getitem__)
+    return found[best], (agreement[best] - 1.0) / max(restarts - 1, 1)

@@ -69,7 +69,8 @@ class FeatureCache:
         """
         key = f"{backbone.name}-{backbone.size[0]}x{backbone.size[1]}-{weights_digest[:12]}"
         key += "" if precision == "no" else f"-{precision}"
-        key += "" if backbone.exposure is None else "-even"
+        if backbone.exposure is not None:
+            key += "-even-dark" if backbone.exposure.dark_only else "-even"
         self.folder = (folder or cache_home()) / "features" / key
         self.backbone = backbone
         self.precision = precision
@@ -116,7 +117,7 @@ class CachedBackbone(Backbone):
 
     def __init__(self, cache: FeatureCache) -> None:
         inner = cache.backbone
-        super().__init__(inner.name, inner.vit, inner.size, inner.mean, inner.std, inner.exposure is not None)
+        super().__init__(inner.name, inner.vit, inner.size, inner.mean, inner.std, inner.exposure)
         self._cache = cache
 
     def forward(self, images: Tensor) -> Tensor:

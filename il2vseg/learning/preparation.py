@@ -13,6 +13,7 @@ from il2vseg.base.images import fitting_size
 from il2vseg.data import Dataset, open_dataset
 from il2vseg.evaluation.plots import stability_curve
 from il2vseg.learning.features import CachedFeatures, FeatureCache, build_feature_store
+from il2vseg.learning.lighting import FRAMES, Lighting, choose_lighting
 from il2vseg.learning.monitor import Monitor
 from il2vseg.learning.precision import AUTOCAST
 from il2vseg.learning.processes import Processes
@@ -22,6 +23,7 @@ from il2vseg.learning.selection import (
     Proposal,
     Selection,
     choose_whitening,
+    components_for,
     propose_classes,
     token_statistics,
 )
@@ -29,12 +31,16 @@ from il2vseg.learning.store import FeatureStore
 from il2vseg.methods import load_method
 from il2vseg.methods.base import Recipe
 from il2vseg.models.backbones import Backbone, backbone_spec, build_backbone, check_size
+from il2vseg.models.exposure import EvenExposure
 from il2vseg.models.spec import DEFAULT_WIDTH
 from il2vseg.models.weights import resolve_weights
 from il2vseg.models.whitening import Whitening
 
 if TYPE_CHECKING:
     from il2vseg.train import TrainConfig
+
+UNKNOWN_CLASSES = 6
+"""Classes that the exposure is chosen for where their number is proposed later."""
 
 
 def resolve_scale(config: "TrainConfig", processes: Processes) -> "TrainConfig":
@@ -59,6 +65,28 @@ def resolve_clusters(config: "TrainConfig") -> "TrainConfig":
     return dataclasses.replace(config, clusters=max(AUTO_CLUSTERS, classes))
 
 
+def resolve_exposure(config: "TrainConfig") -> "TrainConfig":
+    """Settle what is evened as the user says, else as the method does; `dark_only` is None where that is yet
+    to be chosen (`choose_exposure`)."""
+    method = load_method(config.method)()
+    even = method.even_exposure if config.even_exposure is None else config.even_exposure
+    dark_only = (method.dark_only if config.dark_only is None else config.dark_only) if even else False
+    return dataclasses.replace(config, even_exposure=even, dark_only=dark_only)
+
+
+def _frames(config: "TrainConfig", limit: int | None) -> Dataset:
+    return open_dataset(
+        config.dataset,
+        config.root,
+        config.split,
+        seed=config.seed,
+        limit=limit,
+        crop=config.crop,
+        ignore=IgnoreMask.of(config.ignore_mask),
+        match=config.match,
+    )
+
+
 def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, Backbone, str]:
     """The frames, the frozen backbone at their size, and the digest of its weights.
 
@@ -66,33 +94,56 @@ def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, 
         UserError: no usable frames, no such backbone or weights, a size that does not fit.
     """
     spec = backbone_spec(config.backbone)
-    ignore = IgnoreMask.of(config.ignore_mask)
-    if ignore is not None and config.crop != "none":
+    if config.ignore_mask is not None and config.crop != "none":
         raise UserError("--ignore-mask takes whole images; leave --crop out")
-    dataset = open_dataset(
-        config.dataset,
-        config.root,
-        config.split,
-        seed=config.seed,
-        limit=config.limit,
-        crop=config.crop,
-        ignore=ignore,
-        match=config.match,
-    )
+    dataset = _frames(config, config.limit)
     size = config.size or fitting_size(dataset.common_shape(), DEFAULT_WIDTH, spec.patch)
     check_size(size, spec.patch)
     check_tokens(config, size, spec.patch)
     with processes.main_first():
         weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
-    backbone = build_backbone(config.backbone, size, weights, evens_exposure(config))
+    backbone = build_backbone(
+        config.backbone, size, weights, bool(config.even_exposure), bool(config.dark_only)
+    )
     return dataset, backbone.to(processes.device), digest
 
 
-def evens_exposure(config: "TrainConfig") -> bool:
-    """Whether images get an even exposure: as the user says, else as the method does."""
-    wanted = config.even_exposure
-    return load_method(config.method)().even_exposure if wanted is None else wanted
+def choose_exposure(
+    config: "TrainConfig", backbone: Backbone, digest: str, processes: Processes, monitor: Monitor
+) -> "TrainConfig":
+    """Choose whether only dark images are evened, where that was left open, and set the backbone to it."""
+    if config.dark_only is not None:
+        return config
+    lighting = processes.from_main(lambda: _lighting(config, backbone, digest, monitor))
+    monitor.say(lighting.summary())
+    _set_exposure(backbone, lighting.dark_only)
+    return dataclasses.replace(config, dark_only=lighting.dark_only)
+
+
+def _set_exposure(backbone: Backbone, dark_only: bool) -> None:
+    exposure = EvenExposure(backbone.size, backbone.patch, dark_only)
+    backbone.exposure = exposure.to(backbone.mean.device)
+
+
+def _lighting(config: "TrainConfig", backbone: Backbone, digest: str, monitor: Monitor) -> Lighting:
+    """What the sample of the footage says. A number of classes that is proposed later counts as
+    UNKNOWN_CLASSES."""
+    sample = _frames(config, min(FRAMES, config.limit or FRAMES))
+    classes = config.num_classes if isinstance(config.num_classes, int) else UNKNOWN_CLASSES
+    clusters = config.clusters if isinstance(config.clusters, int) else None
+    components = config.whitening or components_for(classes, backbone.dim, clusters)
+    centre = load_method(config.method)().centre if config.centre is None else config.centre
+
+    def store(dark_only: bool) -> CachedFeatures:
+        _set_exposure(backbone, dark_only)
+        cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
+        progress = monitor.track("exposure", len(sample))
+        return build_feature_store(
+            sample, cache, False, progress=progress, ignore=IgnoreMask.of(config.ignore_mask)
+        )
+
+    return choose_lighting(store, clusters or classes, components, bool(centre))
 
 
 def check_tokens(config: "TrainConfig", size: tuple[int, int], patch: int) -> None:
@@ -150,6 +201,7 @@ def fit(
     selection = choose_whitening(
         store, statistics, classes, config.whitening, centre, progress, config.clusters
     )
+    monitor.say(selection.summary())
     return statistics.whitening(selection.components, selection.centre), selection, classes
 
 

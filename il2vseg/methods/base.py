@@ -103,6 +103,8 @@ class Method:
     """Whether tokens are centred per image; None = what is more stable across scenes."""
     even_exposure: bool = False
     """Whether the backbone sees images of even exposure."""
+    dark_only: bool | None = False
+    """Whether only images that are dark are evened; None = as `il2vseg.learning.lighting` chooses."""
     restarts: int = 1
     """Clusterings that the prototypes are chosen from (`clustering.agreeing_prototypes`)."""
 

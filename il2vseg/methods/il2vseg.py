@@ -1,8 +1,8 @@
 """IL2Vseg as it holds between scenes, light and places; no loss of the paper (`joint`, `paper`) added to it.
 
-Images of even exposure, tokens centred per image, of many clusterings the one that the others agree with,
-prototypes adapted to every image, and the low-level branch at prediction. What each part is worth, and what
-was tried instead: docs/experiments.md.
+Images of even exposure (all of them, or those that are dark), tokens centred per image, of many clusterings
+the one that the others agree with, prototypes adapted to every image, and the low-level branch at prediction.
+What each part is worth, and what was tried instead: docs/experiments.md.
 """
 
 from dataclasses import dataclass
@@ -20,4 +20,5 @@ class IL2Vseg(Method):
     adapts: bool = True
     centre: bool | None = True
     even_exposure: bool = True
+    dark_only: bool | None = None
     restarts: int = 16

@@ -102,14 +102,14 @@ class Backbone(nn.Module):
         size: tuple[int, int],
         mean: Tensor,
         std: Tensor,
-        even_exposure: bool = False,
+        exposure: EvenExposure | None = None,
     ) -> None:
         super().__init__()
         spec = backbone_spec(name)
         self.name, self.patch, self.dim, self.size = name, spec.patch, spec.dim, size
         self.grid = (size[0] // spec.patch, size[1] // spec.patch)
         self.vit = vit
-        self.exposure = EvenExposure(size, spec.patch) if even_exposure else None
+        self.exposure = exposure
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
@@ -140,7 +140,11 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    name: str, size: tuple[int, int], weights: Path | None, even_exposure: bool = False
+    name: str,
+    size: tuple[int, int],
+    weights: Path | None,
+    even_exposure: bool = False,
+    dark_only: bool = False,
 ) -> Backbone:
     """Build a frozen backbone for one input size.
 
@@ -151,6 +155,7 @@ def build_backbone(
         size: (H, W), multiples of the patch size.
         weights: safetensors in timm's names (`weights.resolve_weights`); None only for `tiny`.
         even_exposure: even out the exposure of the images first (`il2vseg.models.exposure`).
+        dark_only: only of those that are dark.
     Raises:
         UserError: unknown name, size of broken patches, or weights that do not fit the architecture.
     """
@@ -176,7 +181,8 @@ def build_backbone(
     config: dict[str, Any] = vit.pretrained_cfg
     config.pop("state_dict", None)  # timm keeps what it loaded from: a second copy of the weights
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
-    return Backbone(name, vit, size, mean, std, even_exposure)
+    exposure = EvenExposure(size, spec.patch, dark_only) if even_exposure else None
+    return Backbone(name, vit, size, mean, std, exposure)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -147,7 +147,7 @@ def load_checkpoint(
             f"{file}: not the weights that {folder} was trained with "
             f"(sha256 {found[:12]}…, not {spec.weights_sha256[:12]}…); pass the right file with --weights"
         )
-    backbone = build_backbone(spec.backbone, size or spec.size, file, spec.even_exposure)
+    backbone = build_backbone(spec.backbone, size or spec.size, file, spec.even_exposure, spec.dark_only)
     return assemble(backbone, load_classifier(tensors, spec), spec)
 
 

@@ -2,7 +2,8 @@
 
 A backbone trained on well-lit photographs reads little from a dark street below a bright sky. Every pixel
 gets a gamma that takes the mean luminance of its surroundings to a fixed grey; deep shadow is lifted, glare
-is lowered, and edges stay, since the surroundings are much larger than a token. It is a part of the network,
+is lowered, and edges stay, since the surroundings are much larger than a token. It may be kept to images that
+are dark as a whole: by day, shade and glare say something of what a thing is. It is a part of the network,
 so that training, evaluation and the exported graph see the same image.
 """
 
@@ -20,6 +21,9 @@ SURROUNDINGS = 1 / 12
 MIN_GAMMA, MAX_GAMMA = 0.35, 1.3
 DARKEST, BRIGHTEST = 0.02, 0.9
 """Luminance of surroundings beyond which the gamma does not change any more."""
+
+NOT_DARK, DARK = 0.33, 0.27
+"""Mean luminance from which an image is not dark at all, and up to which it is dark in full."""
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (BT.601)."""
@@ -42,13 +46,15 @@ class EvenExposure(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, size: tuple[int, int], cell: int) -> None:
+    def __init__(self, size: tuple[int, int], cell: int, dark_only: bool = False) -> None:
         """Args:
         size: (H, W) of the images. cell: side of the cells that luminance is averaged in; divides both.
+        dark_only: leave images alone that are not dark as a whole.
         """
         super().__init__()
         (height, width), deviation = size, size[1] * SURROUNDINGS
         self.cell = cell
+        self.dark_only = dark_only
         self.register_buffer("rows", window(height, height // cell, deviation), persistent=False)
         self.register_buffer("columns", window(width, width // cell, deviation), persistent=False)
 
@@ -67,4 +73,7 @@ class EvenExposure(nn.Module):
         surroundings = (self.columns @ (self.rows @ cells).mT).mT
         gamma = math.log(GREY) / surroundings.clamp(DARKEST, BRIGHTEST).log()
         gamma = gamma.clamp(MIN_GAMMA, MAX_GAMMA)
+        if self.dark_only:
+            dark = (NOT_DARK - cells.mean((2, 3), keepdim=True)) / (NOT_DARK - DARK)
+            gamma = 1.0 + dark.clamp(0.0, 1.0) * (gamma - 1.0)
         return (gamma * images.clamp(1e-4, 1.0).log()).exp()

@@ -97,6 +97,8 @@ class ModelSpec:
     """How prototypes adapt to the image; None = not at all, as in checkpoints of format 1."""
     even_exposure: bool = False
     """Whether the backbone sees images of even exposure (`il2vseg.models.exposure`)."""
+    dark_only: bool = False
+    """Whether only those that are dark are evened."""
     novelty: dict[str, float] = field(default_factory=dict)
     """How the confidence of a student is to be read (`il2vseg.models.novelty`); empty where it has none."""
     format_version: int = FORMAT_VERSION

@@ -80,7 +80,14 @@ class Desk:
     def _tokens(self, dataset: Any, progress: Callable[[int], None]) -> NDArray[np.float16]:
         """The sample's tokens, kept in the project."""
         spec = self._segmenter.spec
-        words = (spec.backbone, spec.weights_sha256, spec.size, spec.even_exposure, self.sample.names)
+        words = (
+            spec.backbone,
+            spec.weights_sha256,
+            spec.size,
+            spec.even_exposure,
+            spec.dark_only,
+            self.sample.names,
+        )
         key = hashlib.sha256(repr(words).encode()).hexdigest()[:16]
         path = self.project.cache / f"tokens-{key}.npy"
         if not path.exists():

@@ -62,6 +62,19 @@ def test_the_backbone_sees_the_evened_image() -> None:
     assert not torch.allclose(evening(dark), plain(dark))
 
 
+def test_kept_to_dark_images_it_leaves_the_others_alone() -> None:
+    """Mean luminance 0.35 is not dark, 0.25 is, 0.30 is half way: the gamma is halved towards 1."""
+    noise = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    for level, share in ((0.35, 0.0), (0.25, 1.0), (0.30, 0.5)):
+        luminance = float((noise * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1).mean())
+        image = noise * level / luminance
+        gamma = EvenExposure(SIZE, CELL)(image).log() / image.clamp_min(1e-4).log()
+        expected = image.clamp_min(1e-4) ** (1.0 + share * (gamma - 1.0))
+        dark_only = EvenExposure(SIZE, CELL, dark_only=True)(image)
+        assert torch.allclose(dark_only, expected, atol=1e-4), level
+        assert (share > 0) == (float((dark_only - image).abs().mean()) > 0.01), level
+
+
 def test_black_and_white_give_finite_numbers() -> None:
     for image in (torch.zeros(1, 3, *SIZE), torch.ones(1, 3, *SIZE)):
         out = EvenExposure(SIZE, CELL)(image)

@@ -325,8 +325,8 @@ def test_settings_of_a_method(name: str) -> None:
     assert {k: dataclasses.asdict(stage) for k, stage in method.stages().items()} == DEFAULTS[name]
     ours = name in ("il2vseg", "joint")
     alone = name == "il2vseg"
-    assert (method.centre, method.even_exposure, method.restarts) == (
-        (True, True, 16) if alone else (None, False, 1)
+    assert (method.centre, method.even_exposure, method.dark_only, method.restarts) == (
+        (True, True, None, 16) if alone else (None, False, False, 1)
     )
     assert (method.predict_alpha, method.adapts) == (PREDICT_ALPHA.get(name, 0.0), ours)
     low_level = OURS | (PRINTED if name == "paper" else {} if ours else {"refine": 0})

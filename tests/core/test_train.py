@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from il2vseg import train
-from il2vseg.learning.preparation import recipe_of
+from il2vseg.learning.preparation import recipe_of, resolve_exposure
 from il2vseg.models.checkpoint import load_checkpoint, read_spec
+from il2vseg.models.segmenter import Segmenter
 
 FAST = ["--backbone", "tiny", "--size", "48", "64", "--limit", "6", "--steps", "9", "--method", "joint"]
 
@@ -51,7 +53,31 @@ def test_the_default_method_takes_no_steps_and_says_how_it_sees(tmp_path: Path) 
     spec = read_spec(out)
     assert (spec.method, spec.even_exposure, spec.centre, spec.alpha) == ("il2vseg", True, True, 0.15)
     assert spec.adapt is not None
-    assert len(load_checkpoint(out).class_names) == 5
+    model = load_checkpoint(out)
+    assert len(model.class_names) == 5
+    # Chosen without labels, written down, and what the model computes.
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["dark_only"] is spec.dark_only
+    assert isinstance(model, Segmenter)
+    assert model.backbone.exposure is not None
+    assert model.backbone.exposure.dark_only is spec.dark_only
+
+
+@pytest.mark.parametrize(
+    ("flags", "even", "dark_only"),
+    [
+        ([], True, None),
+        (["--no-dark-only"], True, False),
+        (["--dark-only"], True, True),
+        (["--no-even-exposure"], False, False),
+        (["--method", "kmeans"], False, False),
+        (["--method", "kmeans", "--even-exposure"], True, False),
+        (["--method", "kmeans", "--even-exposure", "--dark-only"], True, True),
+    ],
+)
+def test_what_is_evened(flags: list[str], even: bool, dark_only: bool | None) -> None:
+    config = resolve_exposure(train.parse(train.TrainConfig, "train", flags))
+    assert (config.even_exposure, config.dark_only) == (even, dark_only)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,12 @@ def test_prototypes_are_found_by_the_clustering_asked_for(
     data: list[list[Tensor]] = []
 
     def watch(name: str) -> None:
-        def cluster(x: Tensor, k: int, generator: torch.Generator, *rest: object) -> Tensor:
+        def cluster(x: Tensor, k: int, generator: torch.Generator, *rest: object) -> object:
             data.append(list(x) if name == "minibatch_kmeans" else [x])
             calls.append((name, *rest))
             assert generator.initial_seed() == step_generator(5, "clusters", 0).initial_seed()
-            return torch.eye(64)[:k]
+            found = torch.eye(64)[:k]
+            return (found, 1.0) if name == "agreeing_prototypes" else found
 
         monkeypatch.setattr(clustering, name, cluster)
 

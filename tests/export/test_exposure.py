@@ -23,11 +23,13 @@ from il2vseg.models.spec import AdaptSpec
 from .conftest import SIZE, make_segmenter
 
 
-@pytest.fixture(scope="module")
-def evening() -> Segmenter:
+@pytest.fixture(scope="module", params=[False, True], ids=["all", "dark only"])
+def evening(request: pytest.FixtureRequest) -> Segmenter:
     """A model that evens the exposure of its images out. Not to be changed."""
-    plain = make_segmenter(backbone=build_backbone("tiny", SIZE, None, True))
-    spec = dataclasses.replace(plain.spec, even_exposure=True, adapt=AdaptSpec(strength=10.0))
+    plain = make_segmenter(backbone=build_backbone("tiny", SIZE, None, True, request.param))
+    spec = dataclasses.replace(
+        plain.spec, even_exposure=True, dark_only=request.param, adapt=AdaptSpec(strength=10.0)
+    )
     return assemble(plain.backbone, plain.classifier, spec)
 
 

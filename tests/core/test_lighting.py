@@ -1,0 +1,65 @@
+"""Whether all images are evened in exposure, or dark ones alone: the criterion and the choice."""
+
+import pytest
+import torch
+
+from il2vseg.learning import lighting
+from il2vseg.learning.lighting import agreement_times_contrast, border_contrast, choose_lighting
+
+
+def test_contrast_is_that_of_neighbours_across_borders() -> None:
+    labels = torch.tensor([[[0, 0, 1], [0, 0, 1]]])
+    colours = torch.zeros(1, 3, 2, 3)
+    colours[0, 0] = torch.tensor([[0.0, 0.1, 0.9], [0.0, 0.1, 0.9]])
+    # Across: 0.8 twice. Inside: 0.1 twice, and three vertical neighbours that are alike.
+    assert border_contrast(labels, colours) == pytest.approx(0.8 / (0.2 / 5))
+    assert border_contrast(torch.zeros(1, 2, 3), colours) == 0.0
+    assert border_contrast(labels.transpose(1, 2), colours.transpose(2, 3)) == pytest.approx(20.0)
+
+
+class Halves:
+    """Images whose left half is unlike the right one, in tokens; in colours only as far as `contrast`."""
+
+    grid = (4, 6)
+
+    def __init__(self, contrast: float) -> None:
+        generator = torch.Generator().manual_seed(4)
+        right = (torch.arange(24) % 6 >= 3).float()
+        self._tokens = torch.randn(5, 24, 8, generator=generator) * 0.2
+        self._tokens[:, :, 0] += 2.0 * right - 1.0
+        noise = 0.05 * torch.rand(5, 3, 4, 6, generator=generator)
+        self._colours = noise + contrast * right.view(4, 6)
+
+    def __len__(self) -> int:
+        return 5
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        return self._tokens[images]
+
+    view_tokens = tokens
+
+    def colours(self, images: torch.Tensor, scale: int) -> torch.Tensor:
+        assert scale == 1
+        return self._colours[images]
+
+
+def test_what_cuts_along_colours_is_taken() -> None:
+    strong, weak = Halves(0.8), Halves(0.0)
+    assert agreement_times_contrast(strong, 2, 2, False) > 2 * agreement_times_contrast(weak, 2, 2, False)
+    chosen = choose_lighting(lambda dark_only: strong if dark_only else weak, 2, 2, False)
+    assert chosen.dark_only
+    assert chosen.dark > chosen.everything
+    assert "dark images alone" in chosen.summary()
+    assert not choose_lighting(lambda dark_only: weak if dark_only else strong, 2, 2, False).dark_only
+
+
+@pytest.mark.parametrize(("everything", "dark_only"), [(1.0, True), (1.04, True), (1.06, False)])
+def test_bright_images_are_left_alone_unless_evening_them_is_clearly_better(
+    everything: float, dark_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, given = [], iter([everything, 1.0])
+    monkeypatch.setattr(lighting, "agreement_times_contrast", lambda *a: seen.append(a[1:]) or next(given))
+    asked = []
+    chosen = choose_lighting(lambda dark_only: asked.append(dark_only) or Halves(0.5), 7, 5, True)
+    assert (chosen.dark_only, asked) == (dark_only, [False, True])
+    assert seen == [(7, 5, True)] * 2
