@@ -275,8 +275,8 @@ function sayProposals() {
   else if (task?.state === "failed" && title) said.push(task.error);
   else if (asked.length) {
     const same = asked.filter((c) => c.proposal.name === c.name), open = asked.filter((c) => c.name === null);
-    said.push(`${title} names ${asked.length} of ${naming.clusters.length} clusters: ${same.length} as you did, ${asked.length - same.length - open.length} otherwise`,
-      open.length ? `, ${open.length} that have no name yet.` : ".",
+    const parts = [[same.length, "as you did"], [asked.length - same.length - open.length, "otherwise"], [open.length, "that have no name yet"]];
+    said.push(`${title} names ${asked.length} of ${naming.clusters.length} clusters: `, parts.filter(([count]) => count).map(([count, what]) => `${count} ${what}`).join(", "), ".",
       same.length < asked.length ? " Those names are dashed and green on their cards; press one to take it over." : "");
   }
   $("proposed").hidden = !said.length;

@@ -80,7 +80,7 @@ function showJob(kind, now) {
         make("button", { type: "button", className: "primary next", textContent: NEXT[kind][1] })),
       make("progress", { max: 1 }),
       make("pre"),
-      make("details", { className: "command" }, make("summary", { textContent: "the command" }), make("code")));
+      make("details", { className: "command", open: true }, make("summary", { textContent: "the command" }), make("code")));
   const part = (name) => box.querySelector(name);
   part(".said").textContent = said(kind, job);
   part(".said").classList.toggle("refused", job.state === "failed");

@@ -1,59 +1,53 @@
-"""How far a student says what its teacher says."""
+"""Of several clusterings, the one that the others agree with."""
 
-from typing import Any
-
-import cv2
-import numpy as np
 import pytest
 import torch
 
-from il2vseg.learning.agreement import agreement, held_out, sentence
-from il2vseg.learning.targets import Targets
+from il2vseg.learning import clustering
 
 
-class _Student:
-    """Says "sky" in the upper half of its grid of 4 x 4, "water" below."""
-
-    def predict(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = torch.zeros(len(frames), 3, 4, 4)
-        scores[:, 0, :2] = scores[:, 1, 2:] = 1
-        return scores.argmax(1).byte(), scores
+def directions(angles: list[float]) -> torch.Tensor:
+    radians = torch.deg2rad(torch.tensor(angles))
+    return torch.stack([radians.cos(), radians.sin()], 1)
 
 
-def found(scores: np.ndarray[Any, Any]) -> dict[str, Any]:
-    frame = cv2.imencode(".png", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
-    targets = Targets(scores, np.zeros((0, 0, 1, 1), np.float16), ("sky", "water", "boat"))
-    return agreement(_Student(), [frame] * len(scores), targets)  # type: ignore[arg-type]
+def test_the_odd_one_out_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of three clusterings split the vectors at 45°, one at 80°."""
+    usual, alike, odd = directions([0.0, 90.0]), directions([2.0, 88.0]), directions([70.0, 90.0])
+    given = iter([odd, usual, alike])
+    settings = []
+
+    def cluster(x: torch.Tensor, k: int, generator: torch.Generator, refine: int) -> torch.Tensor:
+        settings.append((len(x), k, refine))
+        return next(given)
+
+    monkeypatch.setattr(clustering, "over_clustered_prototypes", cluster)
+    vectors = 5.0 * directions([float(a) for a in range(0, 91, 3)])
+    chosen = clustering.agreeing_prototypes(vectors, 2, torch.Generator().manual_seed(0), 3, sample=20)
+    assert torch.equal(chosen, usual) or torch.equal(chosen, alike)
+    assert settings == [(20, 2, 0)] * 3
 
 
-def test_cells_are_counted_where_the_teacher_is_sure() -> None:
-    scores = np.zeros((2, 3, 4, 4), np.uint8)
-    scores[:, 0, :2] = scores[:, 1, 2:] = 255
-    assert found(scores) == {
-        "frames": 2,
-        "agreement": 100.0,
-        "per_class_iou": {"sky": 100.0, "water": 100.0, "boat": None},
-    }
-    scores[:, :, 3] = 0
-    scores[:, 2, 3] = 127  # nearly unsure: not compared
-    assert found(scores)["agreement"] == 100.0
-    scores[:, 2, 3] = 128
-    worse = found(scores)
-    assert worse["agreement"] == 75.0
-    assert worse["per_class_iou"] == {"sky": 100.0, "water": 50.0, "boat": 0.0}
-    assert "agrees with its teacher on 75.0 % (IoU: sky 100, water 50, boat 0)" in sentence(worse)
+def test_each_clustering_sees_other_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def cluster(x: torch.Tensor, k: int, generator: torch.Generator, refine: int) -> torch.Tensor:
+        seen.append(x)
+        return x[:k]
+
+    monkeypatch.setattr(clustering, "over_clustered_prototypes", cluster)
+    vectors = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+    clustering.agreeing_prototypes(vectors, 3, torch.Generator().manual_seed(0), 3, sample=20)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
 
 
-@pytest.mark.parametrize(("total", "wanted", "count"), [(281, 20, 20), (100, 20, 10), (5, 9, 1), (4, 9, 0)])
-def test_a_tenth_of_the_frames_is_held_out_at_most(total: int, wanted: int, count: int) -> None:
-    held = held_out(total, wanted)
-    assert len(set(held)) == count
-    assert all(0 <= i < total for i in held)
-    assert held_out(total, 0) == []
-
-
-def test_targets_of_some_frames() -> None:
-    scores = np.arange(4, dtype=np.uint8).repeat(3).reshape(4, 3, 1, 1)
-    some = Targets(scores, scores.astype(np.float16), ("a", "b", "c")).of([0, 3])
-    assert some.scores[:, 0, 0, 0].tolist() == some.tokens[:, 0, 0, 0].tolist() == [0, 3]
-    assert len(Targets(scores, np.zeros((0, 0, 1, 1), np.float16), ("a", "b", "c")).of([2]).tokens) == 0
+def test_separate_clusters_are_found_and_the_same_seed_finds_them_again() -> None:
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.arange(4).repeat_interleave(50)
+    vectors = 4.0 * torch.eye(4, 6)[truth] + 0.3 * torch.randn(200, 6, generator=generator)
+    first, second = (
+        clustering.agreeing_prototypes(vectors, 4, torch.Generator().manual_seed(3), 4) for _ in range(2)
+    )
+    assert clustering.adjusted_rand_index((vectors @ first.T).argmax(1), truth) == 1.0
+    assert torch.equal(first, second)

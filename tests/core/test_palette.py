@@ -12,11 +12,11 @@ from il2vseg.evaluation.preview import write_preview
 
 
 def test_a_name_has_one_colour_wherever_it_stands() -> None:
-    names = ["unsure", "boat", "water", "class 7", "lake", "sky"]
+    names = ["unsure", "boat", "water", "class 7", "lake", "pole", "sky"]
     colours = dict(zip(names, class_colors(names), strict=True))
     assert colours["water"] == (41, 167, 224)
     assert colours["class 7"] == default_palette(8)[7]
-    student = ["boat", "water", "lake", "sky"]  # knows no unsure, and no cluster without a name
+    student = ["boat", "water", "lake", "pole", "sky"]  # knows no unsure, and no cluster without a name
     assert class_colors(student) == tuple(colours[n] for n in student)
     assert class_colors(["water", "sky", "water"])[2] == colours["water"]
 
