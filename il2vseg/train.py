@@ -79,9 +79,13 @@ class TrainConfig(Settings):
         metavar="N|auto",
     )
     method: str = flag(DEFAULT_METHOD, f"training method: {', '.join(METHODS)}", metavar="NAME")
-    backbone: str = flag("dinov2_vits14", "frozen feature extractor", metavar="NAME")
+    backbone: str = flag(
+        "dinov2_vits14", "feature extractor, frozen; resnet18_fpn is trained whole", metavar="NAME"
+    )
     weights: Path | None = flag(
-        None, "weights file of the backbone (timm names, safetensors)", metavar="FILE"
+        None,
+        "weights file of the backbone (timm names, safetensors); resnet18_fpn starts at random without one",
+        metavar="FILE",
     )
     size: tuple[int, int] | None = flag(
         None,
@@ -177,12 +181,15 @@ def check(config: TrainConfig) -> None:
         UserError: no such method, fewer clusters than classes, or more whitened dimensions than the backbone
             has.
     """
+    from il2vseg.learning.preparation import check_trained
     from il2vseg.models.backbones import backbone_spec
 
     load_method(config.method)
     clusters, classes = config.clusters, config.num_classes
     if isinstance(classes, int) and isinstance(clusters, int) and clusters < classes:
         raise UserError(f"--clusters must be at least --num-classes (got {clusters} and {classes})")
+    if backbone_spec(config.backbone).trained:
+        check_trained(config)
     dim = backbone_spec(config.backbone).dim
     if (config.whitening or 0) > dim:
         raise UserError(
@@ -209,7 +216,8 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     from il2vseg.learning.monitor import Monitor, Silence
     from il2vseg.learning.processes import join_processes
     from il2vseg.learning.trainer import Trainer
-    from il2vseg.models.checkpoint import assemble
+    from il2vseg.models.backbones import backbone_spec
+    from il2vseg.models.checkpoint import assemble, backbone_digest
 
     started = time.monotonic()
     check(config)
@@ -223,8 +231,10 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     with Monitor(out, config.progress) if processes.main else Silence() as monitor:
         config = prepare.choose_exposure(config, backbone, digest, processes, monitor)
         store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
-        # The training steps are small: more threads only wait for each other.
-        torch.set_num_threads(1)
+        trained = backbone_spec(config.backbone).trained
+        if not trained:
+            # The training steps are small: more threads only wait for each other.
+            torch.set_num_threads(1)
         whitening, selection, num_classes = processes.from_main(
             lambda: prepare.fit(config, store, out, monitor)
         )
@@ -235,16 +245,19 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
             recipe = within_memory(recipe, config.loss_memory, store, whitening, processes)
             monitor.say(f"micro-batches: {recipe.micro_batches}")
         config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage)
+        network = backbone.vit if trained else None
+        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage, network=network)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             kept = dataclasses.replace(config, resume=False, progress="bar")
             write_text(out / "config.yaml", to_yaml(kept))
         classifier = run_trainer(trainer, out / STATE_NAME, monitor).cpu()
+        backbone = backbone.cpu().requires_grad_(False)
+        digest = backbone_digest(backbone) if trained else digest
         spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
         facts = processes.from_main(lambda: survey_store(classifier, store, spec.adapt))
         classifier.reorder(facts.order())
-        segmenter = assemble(backbone.cpu(), classifier, spec)
+        segmenter = assemble(backbone, classifier, spec)
         if processes.main:
             write_model(out, segmenter, facts, dataset)
     if processes.main:
@@ -279,7 +292,7 @@ def write_model(out: Path, segmenter: "Segmenter", facts: "ClusterFacts", datase
     from il2vseg.learning.clusters import save_names
     from il2vseg.models.checkpoint import save_checkpoint
 
-    save_checkpoint(out, segmenter.classifier, segmenter.spec)
+    save_checkpoint(out, segmenter.classifier, segmenter.spec, segmenter.backbone)
     save_names(out, segmenter.spec, facts.ordered(facts.order()))
     (out / STATE_NAME).unlink(missing_ok=True)
     write_preview(out / "preview.png", segmenter, dataset)

@@ -132,7 +132,8 @@ def _low_level() -> list[Variant]:
 def _backbones() -> list[Variant]:
     from il2vseg.models.backbones import BACKBONES
 
-    return [Variant(name, {"backbone": name}) for name, spec in BACKBONES.items() if not spec.random]
+    frozen = [name for name, spec in BACKBONES.items() if not (spec.random or spec.trained)]
+    return [Variant(name, {"backbone": name}) for name in frozen]
 
 
 def _transfer() -> list[Variant]:

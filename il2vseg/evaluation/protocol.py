@@ -20,8 +20,9 @@ from il2vseg.evaluation.crf import require_crf
 from il2vseg.evaluation.prediction import frame_batches
 from il2vseg.learning.clustering import minibatch_kmeans
 from il2vseg.learning.draws import step_generator
+from il2vseg.learning.surveyed import with_prototypes
 from il2vseg.models.network import Predictor, frames_to_images
-from il2vseg.models.segmenter import Classifier, Segmenter
+from il2vseg.models.segmenter import Segmenter
 
 MAX_EMBEDDINGS = 2_000_000
 """Held at once; of more frames than have room for all of theirs, as many random ones of each are taken."""
@@ -55,7 +56,7 @@ def as_in_paper(
     order = torch.randperm(len(embeddings), generator=generator)
     batches = (torch.cat([embeddings[i] for i in part]) for part in order.split(BATCH))
     prototypes = minibatch_kmeans(batches, num_classes, generator)
-    return with_prototypes(model, prototypes)
+    return of_clusters(model, prototypes)
 
 
 @torch.inference_mode()
@@ -78,14 +79,11 @@ def sample_embeddings(
     return found
 
 
-def with_prototypes(model: Segmenter, prototypes: Tensor) -> Segmenter:
+def of_clusters(model: Segmenter, prototypes: Tensor) -> Segmenter:
     """The same model with other prototypes (C, d), which do not adapt, and bilinear upsampling."""
-    trained, spec = model.classifier, model.spec
-    classifier = Classifier(trained.whitening, len(prototypes), trained.temperature, prototypes.shape[1])
-    classifier.head = trained.head
-    classifier.set_prototypes(prototypes)
+    spec, classifier = model.spec, with_prototypes(model.classifier, prototypes.to(model.device))
     names = tuple(f"cluster {i}" for i in range(len(prototypes)))
     low_level = replace(spec.low_level, refine=0)
     spec = replace(spec, class_names=names, adapt=None, low_level=low_level, alpha=model.alpha)
-    segmenter: Segmenter = Segmenter(model.backbone, classifier.to(model.device), spec).eval()
+    segmenter: Segmenter = Segmenter(model.backbone, classifier, spec).eval()
     return segmenter

@@ -151,6 +151,7 @@ def scene_of(index: int, count: int) -> int:
     return index * SCENES // count
 
 
+@torch.no_grad()
 def survey_store(classifier: Classifier, store: FeatureStore, adapt: AdaptSpec | None) -> ClusterFacts:
     """Survey up to SURVEYED_IMAGES training images, evenly spread."""
     survey = ClusterSurvey(classifier, adapt)

@@ -14,6 +14,7 @@ from il2vseg.data import Dataset, open_dataset
 from il2vseg.evaluation.plots import stability_curve
 from il2vseg.learning.features import CachedFeatures, FeatureCache, build_feature_store
 from il2vseg.learning.lighting import FRAMES, Lighting, choose_lighting
+from il2vseg.learning.live import LiveFeatures
 from il2vseg.learning.monitor import Monitor
 from il2vseg.learning.precision import AUTOCAST
 from il2vseg.learning.processes import Processes
@@ -28,13 +29,13 @@ from il2vseg.learning.selection import (
     token_statistics,
 )
 from il2vseg.learning.store import FeatureStore
-from il2vseg.methods import load_method
+from il2vseg.methods import METHODS, load_method
 from il2vseg.methods.base import Recipe
 from il2vseg.models.backbones import Backbone, backbone_spec, build_backbone, check_size
 from il2vseg.models.exposure import EvenExposure
 from il2vseg.models.spec import DEFAULT_WIDTH
 from il2vseg.models.weights import resolve_weights
-from il2vseg.models.whitening import Whitening
+from il2vseg.models.whitening import Whitening, identity
 
 if TYPE_CHECKING:
     from il2vseg.train import TrainConfig
@@ -88,7 +89,7 @@ def _frames(config: "TrainConfig", limit: int | None) -> Dataset:
 
 
 def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, Backbone, str]:
-    """The frames, the frozen backbone at their size, and the digest of its weights.
+    """The frames, the backbone at their size, and the digest of its weights.
 
     Raises:
         UserError: no usable frames, no such backbone or weights, a size that does not fit.
@@ -103,9 +104,8 @@ def open_footage(config: "TrainConfig", processes: Processes) -> tuple[Dataset, 
     with processes.main_first():
         weights = resolve_weights(config.backbone, config.weights)
     digest = "random" if weights is None else sha256_file(weights)
-    backbone = build_backbone(
-        config.backbone, size, weights, bool(config.even_exposure), bool(config.dark_only)
-    )
+    even, dark_only = bool(config.even_exposure), bool(config.dark_only)
+    backbone = build_backbone(config.backbone, size, weights, even, dark_only, config.seed)
     return dataset, backbone.to(processes.device), digest
 
 
@@ -161,6 +161,30 @@ def check_tokens(config: "TrainConfig", size: tuple[int, int], patch: int) -> No
         )
 
 
+def check_trained(config: "TrainConfig") -> None:
+    """Refuse settings of frozen tokens where the backbone is trained whole.
+
+    Raises:
+        UserError: there are such, or the method cannot train a network.
+    """
+    able = [name for name in METHODS if load_method(name).trains_network]
+    if config.method not in able:
+        raise UserError(
+            f"--backbone {config.backbone} is trained whole, which --method {config.method} cannot do; "
+            f"those that can: {', '.join(able)}"
+        )
+    refused = {
+        "--whitening": config.whitening is not None,
+        "--centre": bool(config.centre),
+        "--num-classes auto": config.num_classes == "auto",
+        "--loss-memory": config.loss_memory is not None,
+        "--ignore-mask": config.ignore_mask is not None,
+        "--even-exposure": bool(config.even_exposure),
+    }
+    if given := [name for name, is_given in refused.items() if is_given]:
+        raise UserError(f"{', '.join(given)}: for frozen backbones only, and {config.backbone} is trained")
+
+
 def read_features(
     config: "TrainConfig",
     dataset: Dataset,
@@ -168,8 +192,14 @@ def read_features(
     digest: str,
     processes: Processes,
     monitor: Monitor,
-) -> CachedFeatures:
-    """Tokens and colours of all frames, computed where the cache lacks them."""
+) -> CachedFeatures | LiveFeatures:
+    """Tokens and colours of all frames, computed where the cache lacks them; of a backbone that is trained,
+    what computes them at every step, in every process from all of the frames."""
+    if backbone_spec(config.backbone).trained:
+        frames = monitor.track("frames", len(dataset))
+        live = LiveFeatures(dataset, backbone, config.mixed_precision or "no", frames)
+        say_notes(dataset, backbone, monitor)
+        return live
     cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
     views = load_method(config.method)().uses_views
     needed = (1 + views) * len(dataset) * cache.bytes_per_frame()  # each frame, and its jittered copy
@@ -178,16 +208,27 @@ def read_features(
     progress = monitor.track("features", math.ceil(len(dataset) / processes.count))
     ignore = IgnoreMask.of(config.ignore_mask)
     store = build_feature_store(dataset, cache, views, progress=progress, processes=processes, ignore=ignore)
+    say_notes(dataset, backbone, monitor)
+    return store
+
+
+def say_notes(dataset: Dataset, backbone: Backbone, monitor: Monitor) -> None:
+    """Say what was skipped, and which frames have another shape."""
     for note in (dataset.skipped_note(), dataset.shape_note(backbone.size)):
         if note:
             monitor.say(note)
-    return store
 
 
 def fit(
     config: "TrainConfig", store: FeatureStore, out: Path, monitor: Monitor
 ) -> tuple[Whitening, Selection, int]:
-    """The whitening, how it was chosen, and the number of classes, proposed where that is asked for."""
+    """The whitening, how it was chosen, and the number of classes, proposed where that is asked for.
+
+    What a network that is trained whole computes is taken as it is.
+    """
+    if isinstance(store, LiveFeatures):
+        assert isinstance(config.num_classes, int), "refused in check_trained"
+        return identity(store.dim), Selection(store.dim, False, "trained"), config.num_classes
     statistics = token_statistics(store)
     classes = config.num_classes
     centre = load_method(config.method)().centre if config.centre is None else config.centre

@@ -200,5 +200,5 @@ def divide_checkpoint(
         own = names[cluster] != f"class {cluster}"
         names += [names[cluster] if own else f"class {len(names) + i}" for i in range(parts - 1)]
     spec = dataclasses.replace(segmenter.spec, class_names=tuple(names))
-    save_checkpoint(folder, surveyed.classifier, spec)
+    save_checkpoint(folder, surveyed.classifier, spec, segmenter.backbone)
     save_names(folder, spec, surveyed.facts())

@@ -31,9 +31,9 @@ SAVE_EVERY = 50
 class Trainer:
     """Runs the stages of a recipe's method over a feature store.
 
-    All state is the classifier, the optimiser and the position (stage, step): randomness is a function of
-    the position, so a run that is resumed takes exactly the steps that it would have taken. Where there
-    are several processes, each has all of that state and they add their gradients.
+    All state is the classifier, the network if one is trained, the optimiser and the position (stage, step):
+    randomness is a function of the position, so a run that is resumed takes exactly the steps that it would
+    have taken. Where there are several processes, each has all of that state and they add their gradients.
     """
 
     def __init__(
@@ -44,10 +44,12 @@ class Trainer:
         processes: Processes | None = None,
         *,
         footage: str = "",
+        network: nn.Module | None = None,
     ) -> None:
         """Args:
             processes: that train together, None for this one alone on the CPU.
             footage: what tells these frames from others; a state is only restored for the same.
+            network: computes the tokens of the store, and is trained with the classifier.
         Raises:
             UserError: the batch is too small for its micro-batches, or there are fewer of them than
             processes.
@@ -58,6 +60,7 @@ class Trainer:
         self.store = store if self.device.type == "cpu" else FeatureStoreOnDevice(store, self.device)
         self.recipe = recipe
         self.footage = footage
+        self.network = nn.Module() if network is None else network
         self.stages = recipe.method.stages()
         self._check_micro_batches()
         self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
@@ -119,6 +122,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and description from which `restore` goes on exactly."""
         tensors = {f"classifier.{k}": v for k, v in self.classifier.state_dict().items()}
+        tensors |= {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.optimizer is not None:
             for i, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
@@ -151,6 +155,9 @@ class Trainer:
         self.classifier.load_state_dict(
             {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
         )
+        self.network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+        )
         self.scaler.load_state_dict(description["scaler"])
         if self.optimizer is None:
             return
@@ -182,10 +189,13 @@ class Trainer:
         return self.steps_done()
 
     def make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        """A fresh optimiser of a stage and of its parts, which are made here."""
+        """A fresh optimiser of a stage and of its parts, which are made here, and of the network."""
         generator = step_generator(self.recipe.seed, "parts", 0)
         self.classifier.parts = stage.parts(self.classifier, generator).to(self.device)
-        return torch.optim.Adam(stage.parameter_groups(self.classifier))
+        groups = stage.parameter_groups(self.classifier)
+        if network := list(self.network.parameters()):
+            groups.append({"params": network, "lr": stage.lr})
+        return torch.optim.Adam(groups)
 
     def initialise_prototypes(self) -> None:
         """Set the prototypes from the current embeddings."""

@@ -93,6 +93,10 @@ class Stage(ABC):
 class Method:
     """A method and its settings. Those of its fields that are stages are its stages, in their order."""
 
+    trains_network: ClassVar[bool] = False
+    """Whether its losses can train a network whole, as the original does (`--backbone resnet18_fpn`). Those
+    that compare with what the tokens already know cannot."""
+
     predict_alpha: float = 0.0
     """α at prediction: weight of F_l (eq. 13)."""
     low_level: LowLevelSpec = LowLevelSpec(refine=0)

@@ -72,4 +72,6 @@ class Information(Stage):
 class IIC(Method):
     """One stage, from clusters of the whitened tokens."""
 
+    trains_network: ClassVar[bool] = True
+
     information: Information = Information()

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -86,5 +87,7 @@ def clusters_of(context: Context) -> list[Clusters]:
 @dataclass(frozen=True)
 class MDC(Method):
     """The prototypes are clusters of the embeddings that L_clust made."""
+
+    trains_network: ClassVar[bool] = True
 
     clusters: PixelClusters = PixelClusters()

@@ -66,11 +66,15 @@ class Consistency(PixelClusters):
 class PiCIE(Method):
     """The prototypes are clusters of the embeddings that both views agree on."""
 
+    trains_network: ClassVar[bool] = True
+
     consistency: Consistency = Consistency()
 
 
 @dataclass(frozen=True)
 class PiCIEH(Method):
     """PiCIE+H: with the auxiliary head and its 100 clusters."""
+
+    trains_network: ClassVar[bool] = True
 
     consistency: Consistency = Consistency(auxiliary=100)

@@ -1,4 +1,5 @@
-"""Frozen self-supervised feature extractors through timm. To add one, add a row to `BACKBONES`."""
+"""Feature extractors through timm, frozen but for those that are `trained`. To add one, add a row to
+`BACKBONES`."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from il2vseg.base.errors import UserError
 from il2vseg.models.exposure import EvenExposure
+from il2vseg.models.pyramid import FeaturePyramid
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class BackboneSpec:
         stride: of a convolutional network, pixels between the features of its last stage (= patch), dilated
             where the architecture's own is larger.
         moco: the weights come only from a file of MoCo v2 (`weights.convert_moco`), on no hub.
+        trained: trained whole, with a feature pyramid; its weights start at random or in a file, and end in
+            the checkpoint.
     """
 
     timm_name: str
@@ -34,6 +38,7 @@ class BackboneSpec:
     depth: int | None = None
     stride: int | None = None
     moco: bool = False
+    trained: bool = False
 
     @property
     def random(self) -> bool:
@@ -54,6 +59,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "resnet50": BackboneSpec("resnet50.tv_in1k", patch=32, dim=2048, stride=32),
     "resnet50_mocov2": BackboneSpec("resnet50", patch=32, dim=2048, stride=32, moco=True),
     "resnet50_mocov2_s16": BackboneSpec("resnet50", patch=16, dim=2048, stride=16, moco=True),
+    "resnet18_fpn": BackboneSpec("resnet18.tv_in1k", patch=4, dim=128, trained=True),
     "tiny": BackboneSpec("vit_tiny_patch16_224", patch=16, dim=192, depth=2),
 }
 
@@ -87,7 +93,9 @@ def check_size(size: tuple[int, int], patch: int) -> None:
 
 
 class Backbone(nn.Module):
-    """A frozen network: images in, last-layer patch tokens (of a CNN, features of the last stage) out.
+    """A network: images in, last-layer patch tokens (of a CNN, features of the last stage or a pyramid) out.
+
+    It is frozen; the training of one that is trained whole (`learning.live`) unfreezes its `vit`.
 
     Attributes:
         vit: the network, also where it is a CNN: layers of exported graphs carry the name.
@@ -145,17 +153,19 @@ def build_backbone(
     weights: Path | None,
     even_exposure: bool = False,
     dark_only: bool = False,
+    seed: int = 0,
 ) -> Backbone:
-    """Build a frozen backbone for one input size.
+    """Build a backbone for one input size.
 
     The size is fixed at creation: a positional embedding resampled on every call leaves an anti-aliased
     bicubic Resize in the exported graph, which TensorRT's parser rejects.
 
     Args:
         size: (H, W), multiples of the patch size.
-        weights: safetensors in timm's names (`weights.resolve_weights`); None only for `tiny`.
+        weights: safetensors in timm's names (`weights.resolve_weights`); None only for random weights.
         even_exposure: even out the exposure of the images first (`il2vseg.models.exposure`).
         dark_only: only of those that are dark.
+        seed: of random weights to be trained; those of `tiny` are always the same.
     Raises:
         UserError: unknown name, size of broken patches, or weights that do not fit the architecture.
     """
@@ -164,25 +174,27 @@ def build_backbone(
     spec = backbone_spec(name)
     check_size(size, spec.patch)
     options: dict[str, Any] = {"num_classes": 0}
-    options |= {"img_size": size} if spec.stride is None else {"output_stride": spec.stride}
+    if not spec.trained:
+        options |= {"img_size": size} if spec.stride is None else {"output_stride": spec.stride}
     if spec.random:
         options["depth"] = spec.depth
-    elif weights is None:
+    elif weights is None and not spec.trained:
         raise UserError(f"backbone '{name}' needs its weights")
-    else:
+    elif weights is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": _read_tensors(weights)}}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # decides the weights of `tiny` only
+        torch.manual_seed(seed if spec.trained else 0)  # a checkpoint without its backbone finds it again
         try:
             vit: Any = timm.create_model(spec.timm_name, **options)
         except (RuntimeError, KeyError) as error:  # timm loads strictly: every name and shape
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{weights}: weights of another architecture ({reason})") from None
+        network = FeaturePyramid(vit, spec.dim) if spec.trained else vit
     config: dict[str, Any] = vit.pretrained_cfg
     config.pop("state_dict", None)  # timm keeps what it loaded from: a second copy of the weights
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
     exposure = EvenExposure(size, spec.patch, dark_only) if even_exposure else None
-    return Backbone(name, vit, size, mean, std, exposure)
+    return Backbone(name, network, size, mean, std, exposure)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

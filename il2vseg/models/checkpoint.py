@@ -11,7 +11,7 @@ from torch import Tensor
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path, sha256_file
-from il2vseg.models.backbones import Backbone, build_backbone
+from il2vseg.models.backbones import Backbone, backbone_spec, build_backbone
 from il2vseg.models.network import Network
 from il2vseg.models.segmenter import Classifier, Segmenter
 from il2vseg.models.spec import FORMAT_VERSION, AdaptSpec, LowLevelSpec, ModelSpec
@@ -22,6 +22,8 @@ from il2vseg.models.whitening import Whitening
 
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "il2vseg"
+BACKBONE_PREFIX = "backbone."
+"""Of the tensors of a backbone that was trained whole; none of the classifier's begins with it."""
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -74,11 +76,32 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def save_checkpoint(folder: Path, classifier: Classifier, spec: ModelSpec) -> Path:
-    """Write FOLDER/checkpoint.safetensors: the trained part and its description, not the frozen backbone."""
+def save_checkpoint(
+    folder: Path, classifier: Classifier, spec: ModelSpec, backbone: Backbone | None = None
+) -> Path:
+    """Write FOLDER/checkpoint.safetensors: the trained part and its description.
+
+    Args:
+        backbone: needed where it is part of the trained part (`backbone_tensors`); a frozen one is left out.
+    """
     path = folder / FILE_NAME
-    save_tensors(path, dict(classifier.state_dict()), dataclasses.asdict(spec))
+    tensors = dict(classifier.state_dict())
+    if backbone is not None:
+        tensors |= {BACKBONE_PREFIX + name: tensor for name, tensor in backbone_tensors(backbone).items()}
+    save_tensors(path, tensors, dataclasses.asdict(spec))
     return path
+
+
+def backbone_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights of a backbone that is trained whole, on the CPU; {} of a frozen one."""
+    if not backbone_spec(backbone.name).trained:
+        return {}
+    return {name: tensor.cpu() for name, tensor in backbone.vit.state_dict().items()}
+
+
+def backbone_digest(backbone: Backbone) -> str:
+    """SHA-256 of the weights of a backbone that was trained whole."""
+    return _digest(backbone_tensors(backbone))
 
 
 def save_student(folder: Path, student: Student) -> Path:
@@ -128,7 +151,7 @@ def load_classifier(tensors: dict[str, Tensor], spec: ModelSpec) -> Classifier:
 def load_checkpoint(
     folder: str | Path, *, size: tuple[int, int] | None = None, weights: str | Path | None = None
 ) -> Network:
-    """Load a trained model, resolving its frozen backbone's weights.
+    """Load a trained model, resolving its backbone's weights where it is frozen.
 
     Args:
         folder: where `save_checkpoint` wrote. size: input (H, W), default that of training.
@@ -140,6 +163,11 @@ def load_checkpoint(
     spec = _spec(description)
     if spec.method == STUDENT:
         return load_student(tensors, spec, size)
+    if backbone_spec(spec.backbone).trained:
+        backbone = build_backbone(spec.backbone, size or spec.size, None)
+        own = {k: tensors.pop(k) for k in list(tensors) if k.startswith(BACKBONE_PREFIX)}
+        backbone.vit.load_state_dict({k.removeprefix(BACKBONE_PREFIX): v for k, v in own.items()})
+        return assemble(backbone, load_classifier(tensors, spec), spec)
     file = resolve_weights(spec.backbone, None if weights is None else Path(weights))
     found = "random" if file is None else sha256_file(file)
     if found != spec.weights_sha256:
@@ -152,6 +180,6 @@ def load_checkpoint(
 
 
 def assemble(backbone: Backbone, classifier: Classifier, spec: ModelSpec) -> Segmenter:
-    """Put the frozen and the trained part together as the spec says."""
+    """Put the backbone and the trained part together as the spec says."""
     segmenter: Segmenter = Segmenter(backbone, classifier, spec).eval()
     return segmenter

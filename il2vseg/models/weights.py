@@ -50,7 +50,7 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
         weights: a file the user named; of MoCo v2 also its own pickle, which is converted and then kept in
             the cache, where later commands find it.
     Returns:
-        safetensors in timm's names; None for `tiny`, whose weights are random.
+        safetensors in timm's names; None where the weights are random, or start so.
     Raises:
         UserError: the file named does not exist, or none of the places has the weights.
     """
@@ -67,6 +67,8 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
             _say(f"weights of {backbone} from {weights} kept in {converted}")
             return converted
         return weights
+    if spec.trained:
+        return None
     cached = cache_home() / "weights" / f"{backbone}.safetensors"
     if cached.is_file():
         if _is_whole(cached):
@@ -99,7 +101,7 @@ def resolve_weights(backbone: str, weights: Path | None = None) -> Path | None:
 def weights_to_get(backbone: str) -> str | None:
     """Where the weights of a backbone would come from, in words, without a network; None if they are here."""
     spec = backbone_spec(backbone)
-    if spec.random or (cache_home() / "weights" / f"{backbone}.safetensors").is_file():
+    if spec.random or spec.trained or (cache_home() / "weights" / f"{backbone}.safetensors").is_file():
         return None
     if spec.moco:
         return "weights not here: pass moco_v2_800ep_pretrain.pth.tar to a training with --weights once"

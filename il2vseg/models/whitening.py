@@ -35,6 +35,13 @@ class Whitening(nn.Module):
         return (tokens - mean) @ self.basis.T
 
 
+def identity(dim: int) -> Whitening:
+    """A whitening that leaves tokens of `dim` channels as they are."""
+    module = Whitening(dim, dim, centre=False)
+    module.basis.copy_(torch.eye(dim))
+    return module
+
+
 class TokenStatistics:
     """Mean and covariance of tokens, accumulated image by image in float64, with and without centring."""
 

@@ -151,7 +151,7 @@ class Desk:
         classifier = with_prototypes(self._segmenter.classifier, torch.from_numpy(naming.prototypes))
         spec = dataclasses.replace(self._segmenter.spec, class_names=naming.names)
         facts = self.view(naming).facts
-        save_checkpoint(self.project.model, classifier, spec)
+        save_checkpoint(self.project.model, classifier, spec, self._segmenter.backbone)
         save_names(self.project.model, spec, facts)
         save_clicks(self.project.folder / CLICKS, naming.clicks)
         if not all(map(is_default, naming.names)):
