@@ -28,7 +28,7 @@ from il2vseg.evaluation.paper_tables import (
     PaperTable,
 )
 from il2vseg.evaluation.tables import plot, shown
-from il2vseg.methods import METHODS
+from il2vseg.methods import METHODS, load_method
 
 if TYPE_CHECKING:
     from il2vseg.models.segmenter import Segmenter
@@ -139,6 +139,9 @@ class Plan:
         for kind, known in (("method", METHODS), ("backbone", BACKBONES)):
             if row.train[kind] not in known:
                 return f"no {kind} `{row.train[kind]}` in this version"
+        method, backbone = row.train["method"], row.train["backbone"]
+        if BACKBONES[backbone].trained and not load_method(method).trains_network:
+            return f"`{method}` needs frozen tokens here, and cannot train `{backbone}`"
         return None if self.problem is None else "no data, see above"
 
     def missing(self, row: Variant) -> str:

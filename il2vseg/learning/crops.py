@@ -1,4 +1,4 @@
-"""Geometric views of images whose tokens are there already: crops of the grid, resampled and mirrored."""
+"""Geometric views: crops of images, or of the grid of tokens that they have already, mirrored or not."""
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,15 @@ def draw_crops(count: int, generator: Generator, smallest: float) -> Tensor:
 
 def crop(x: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     """Cut boxes (B, 4) out of what lies on the grid (B, N, c), and resample to the grid, bilinearly."""
+    return crop_maps(x.transpose(1, 2).unflatten(2, grid), boxes).flatten(2).transpose(1, 2)
+
+
+def crop_maps(x: Tensor, boxes: Tensor) -> Tensor:
+    """Cut boxes (B, 4) out of maps or images (B, c, h, w), and resample to their size, bilinearly."""
     (width, height, cx, cy), zero = boxes.to(x).T, boxes.new_zeros(len(boxes)).to(x)
     maps = torch.stack([torch.stack([width, zero, cx], 1), torch.stack([zero, height, cy], 1)], 1)
-    on_grid = x.transpose(1, 2).unflatten(2, grid)
-    points = F.affine_grid(maps, list(on_grid.shape), align_corners=False)
-    cut = F.grid_sample(on_grid, points, padding_mode="border", align_corners=False)
-    return cut.flatten(2).transpose(1, 2)
+    points = F.affine_grid(maps, list(x.shape), align_corners=False)
+    return F.grid_sample(x, points, padding_mode="border", align_corners=False)
 
 
 def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from il2vseg.base.images import Frame, resize_frame
 from il2vseg.data import Dataset
+from il2vseg.learning.crops import crop_maps
 from il2vseg.learning.features import jitter_colours
 from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.models import lowlevel
@@ -66,28 +67,34 @@ class LiveFeatures:
         """Tokens (B, N, D) float32 of the images (B,)."""
         return self._tokens(self._chosen(images))
 
-    def view_tokens(self, images: Tensor) -> Tensor:
-        """Tokens (B, N, D) float32 of the jittered copies of the images (B,)."""
-        return self._tokens([jitter_colours(frame) for frame in self._chosen(images)])
+    def view_tokens(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D) float32 of the jittered copies of the images (B,), or of crops (B, 4) of them."""
+        return self._tokens([jitter_colours(frame) for frame in self._chosen(images)], boxes)
 
     def colours(self, images: Tensor, scale: int) -> Tensor:
-        """Mean RGB (B, 3, h·scale, w·scale) in [0, 1], on the CPU."""
-        rgb = frames_to_images(torch.from_numpy(np.stack(self._chosen(images))))
+        """Mean RGB (B, 3, h·scale, w·scale) in [0, 1]."""
+        rgb = self._images(self._chosen(images))
         return lowlevel.pool_colours(rgb, (self.grid[0] * scale, self.grid[1] * scale))
 
     def _chosen(self, images: Tensor) -> list[Frame]:
         return [np.array(self._frames[i]) for i in images.tolist()]
 
-    def _tokens(self, frames: list[Frame]) -> Tensor:
-        batch = torch.from_numpy(np.stack(frames))
+    def _images(self, frames: list[Frame]) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 1], where the network is."""
+        return frames_to_images(torch.from_numpy(np.stack(frames)).to(self._backbone.mean.device))
+
+    def _tokens(self, frames: list[Frame], boxes: Tensor | None = None) -> Tensor:
+        images = self._images(frames)
+        if boxes is not None:
+            images = crop_maps(images, boxes)
         learning = torch.is_grad_enabled()
         self._backbone.vit.train(learning)
-        found = [self._forward(part) for part in ((batch,) if learning else batch.split(AT_ONCE))]
+        parts = (images,) if learning else images.split(AT_ONCE)
+        tokens = torch.cat([self._forward(part) for part in parts])
         self._backbone.vit.eval()
-        return torch.cat(found)
+        return tokens
 
-    def _forward(self, frames: Tensor) -> Tensor:
-        device = self._backbone.mean.device
-        with autocast(device, self._precision):
-            tokens: Tensor = self._backbone(frames_to_images(frames.to(device)))
+    def _forward(self, images: Tensor) -> Tensor:
+        with autocast(images.device, self._precision):
+            tokens: Tensor = self._backbone(images)
         return tokens.float().flatten(2).transpose(1, 2)

@@ -49,7 +49,7 @@ class Trainer:
         """Args:
             processes: that train together, None for this one alone on the CPU.
             footage: what tells these frames from others; a state is only restored for the same.
-            network: computes the tokens of the store, and is trained with the classifier.
+            network: computes the tokens of the store, on its device, and is trained with the classifier.
         Raises:
             UserError: the batch is too small for its micro-batches, or there are fewer of them than
             processes.
@@ -57,7 +57,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.processes = processes or Processes()
         self.device = self.processes.device
-        self.store = store if self.device.type == "cpu" else FeatureStoreOnDevice(store, self.device)
+        there = self.device.type == "cpu" or network is not None
+        self.store = store if there else FeatureStoreOnDevice(store, self.device)
         self.recipe = recipe
         self.footage = footage
         self.network = nn.Module() if network is None else network

@@ -26,7 +26,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from il2vseg.learning.crops import crop
 from il2vseg.learning.draws import channel_dropout, derangement
+from il2vseg.learning.live import LiveFeatures
 from il2vseg.learning.precision import MixedPrecision, autocast
 from il2vseg.learning.store import FeatureStore
 from il2vseg.models.segmenter import Classifier
@@ -227,6 +229,16 @@ class Context:
         """As `whitened`, of the colour-jittered copies; the stage says `uses_views`."""
         z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images), positions)
         return z
+
+    def cropped_view(self, boxes: Tensor) -> Tensor:
+        """Whitened tokens (B, N, k) of crops (B, 4) (`learning.crops`) of the colour-jittered copies.
+
+        A network that is trained whole sees crops of the pixels; frozen tokens are resampled on their grid.
+        """
+        if isinstance(self.store, LiveFeatures):
+            z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images, boxes))
+            return z
+        return crop(self.whitened_view(), boxes, self.store.grid)
 
     def embeddings(self, z: Tensor, head: nn.Module | None = None) -> Tensor:
         """Embeddings (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout.

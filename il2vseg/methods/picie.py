@@ -18,8 +18,8 @@ class Consistency(PixelClusters):
     """L_within + L_cross of two views train the head: Z⁽¹⁾ = G(f(x)) and Z⁽²⁾ = f(G(x')).
 
     Departures beside those of the losses: x' is the colour-jittered copy and x the image itself; G, a crop of
-    the token grid, is drawn at every step, resamples tokens instead of pixels, and is left out when tokens
-    are clustered; the auxiliary head is a linear layer that starts as the identity.
+    the token grid, is drawn at every step, resamples frozen tokens instead of pixels, and is left out when
+    tokens are clustered; the auxiliary head is a linear layer that starts as the identity.
     """
 
     smallest: float = 0.5
@@ -46,7 +46,7 @@ class Consistency(PixelClusters):
     def losses(self, context: Context) -> dict[str, Tensor]:
         grid, parts = context.store.grid, clusters_of(context)
         boxes = draw_crops(len(context.images), context.generator, self.smallest)
-        z, z_view = context.whitened(), crop(context.whitened_view(), boxes, grid)
+        z, z_view = context.whitened(), context.cropped_view(boxes)
         views = crop(context.embeddings(z), boxes, grid), context.embeddings(z_view)
         sizes = len(parts[0].first), self.auxiliary
         weights = pixel_clusters.balance(*sizes) if self.auxiliary else (1.0,)
