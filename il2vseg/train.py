@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from il2vseg.data import Dataset
     from il2vseg.learning.clusters import ClusterFacts
     from il2vseg.learning.monitor import Monitor
+    from il2vseg.learning.processes import Processes
     from il2vseg.learning.selection import Selection
+    from il2vseg.learning.store import FeatureStore
     from il2vseg.learning.trainer import Trainer
     from il2vseg.methods.base import Recipe
     from il2vseg.models.segmenter import Classifier, Segmenter
+    from il2vseg.models.whitening import Whitening
 
 PROGRAM = "python -m il2vseg.train"
 STATE_NAME = "state.safetensors"
@@ -212,11 +215,9 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
 
     from il2vseg.learning import preparation as prepare
     from il2vseg.learning.clusters import survey_store
-    from il2vseg.learning.memory import within_memory
     from il2vseg.learning.monitor import Monitor, Silence
     from il2vseg.learning.processes import join_processes
     from il2vseg.learning.trainer import Trainer
-    from il2vseg.models.backbones import backbone_spec
     from il2vseg.models.checkpoint import assemble, backbone_digest
 
     started = time.monotonic()
@@ -231,8 +232,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     with Monitor(out, config.progress) if processes.main else Silence() as monitor:
         config = prepare.choose_exposure(config, backbone, digest, processes, monitor)
         store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
-        trained = backbone_spec(config.backbone).trained
-        if not trained:
+        if store.network is None:
             # The training steps are small: more threads only wait for each other.
             torch.set_num_threads(1)
         whitening, selection, num_classes = processes.from_main(
@@ -241,19 +241,16 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         config = dataclasses.replace(config, num_classes=num_classes)
         prepare.check_tokens(config, backbone.size, backbone.patch)
         recipe = prepare.recipe_of(config, changes)
-        if config.loss_memory is not None:
-            recipe = within_memory(recipe, config.loss_memory, store, whitening, processes)
-            monitor.say(f"micro-batches: {recipe.micro_batches}")
+        recipe = recipe_within(config.loss_memory, recipe, store, whitening, processes, monitor)
         config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-        network = backbone.vit if trained else None
-        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage, network=network)
+        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage, network=store.network)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             kept = dataclasses.replace(config, resume=False, progress="bar")
             write_text(out / "config.yaml", to_yaml(kept))
         classifier = run_trainer(trainer, out / STATE_NAME, monitor).cpu()
         backbone = backbone.cpu().requires_grad_(False)
-        digest = backbone_digest(backbone) if trained else digest
+        digest = backbone_digest(backbone) or digest
         spec = model_spec(config, recipe, selection, digest, backbone.size, len(store))
         facts = processes.from_main(lambda: survey_store(classifier, store, spec.adapt))
         classifier.reorder(facts.order())
@@ -263,6 +260,23 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     if processes.main:
         print(f"{out}: trained on {len(store)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return segmenter
+
+
+def recipe_within(
+    gib: float | None,
+    recipe: "Recipe",
+    store: "FeatureStore",
+    whitening: "Whitening",
+    processes: "Processes",
+    monitor: "Monitor",
+) -> "Recipe":
+    """The recipe in as many micro-batches as keep a step within `gib`; None = as it is."""
+    from il2vseg.learning.memory import within_memory
+
+    if gib is not None:
+        recipe = within_memory(recipe, gib, store, whitening, processes)
+        monitor.say(f"micro-batches: {recipe.micro_batches}")
+    return recipe
 
 
 def run_trainer(trainer: "Trainer", state: Path, monitor: "Monitor") -> "Classifier":

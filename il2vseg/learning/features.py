@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import atomic_path, cache_home
@@ -128,7 +128,13 @@ class CachedBackbone(Backbone):
 
 
 class CachedFeatures:
-    """The training set as the trainer sees it (`store.FeatureStore`)."""
+    """The training set as the trainer sees it (`store.FeatureStore`).
+
+    Attributes:
+        network: that learns beside the classifier: none, the tokens are those of a frozen one.
+    """
+
+    network: nn.Module | None = None
 
     def __init__(
         self,

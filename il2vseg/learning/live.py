@@ -30,6 +30,7 @@ class LiveFeatures:
 
     Attributes:
         grid, dim: (h, w) and channels D of the tokens. footage: digest of all frames.
+        network: that learns.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class LiveFeatures:
         """
         self.grid, self.dim = backbone.grid, backbone.dim
         self._backbone, self._precision = backbone, precision
-        backbone.vit.requires_grad_(True)
+        self.network = backbone.vit.requires_grad_(True)
         digest, count = hashlib.blake2b(digest_size=16), 0
         file = tempfile.TemporaryFile(prefix="il2vseg-frames-")  # noqa: SIM115 (as long as the frames)
         for frame in progress(sample.frame for sample in dataset):
@@ -88,10 +89,10 @@ class LiveFeatures:
         if boxes is not None:
             images = crop_maps(images, boxes)
         learning = torch.is_grad_enabled()
-        self._backbone.vit.train(learning)
+        self.network.train(learning)
         parts = (images,) if learning else images.split(AT_ONCE)
         tokens = torch.cat([self._forward(part) for part in parts])
-        self._backbone.vit.eval()
+        self.network.eval()
         return tokens
 
     def _forward(self, images: Tensor) -> Tensor:

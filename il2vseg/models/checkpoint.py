@@ -100,8 +100,9 @@ def backbone_tensors(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def backbone_digest(backbone: Backbone) -> str:
-    """SHA-256 of the weights of a backbone that was trained whole."""
-    return _digest(backbone_tensors(backbone))
+    """SHA-256 of the weights of a backbone that was trained whole; "" of a frozen one."""
+    tensors = backbone_tensors(backbone)
+    return _digest(tensors) if tensors else ""
 
 
 def save_student(folder: Path, student: Student) -> Path:

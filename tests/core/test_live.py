@@ -36,7 +36,7 @@ def features(seed: int = 0) -> LiveFeatures:
 def trainer(method: str = "iic", steps: int = 2, seed: int = 0, **settings: Any) -> Trainer:
     store = features(seed)
     recipe = Recipe(load_method(method)().with_steps(steps), batch=IMAGES, seed=seed, **settings)
-    return Trainer(store, identity(128), recipe, network=store._backbone.vit)
+    return Trainer(store, identity(128), recipe, network=store.network)
 
 
 def frames() -> list[Any]:
