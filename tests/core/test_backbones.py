@@ -65,7 +65,7 @@ def test_tiny_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
     first = build_backbone("tiny", (32, 32), None)
     assert torch.equal(torch.rand(3), expected)
     images = torch.rand(1, 3, 32, 32)
-    assert torch.equal(first(images), build_backbone("tiny", (32, 32), None)(images))
+    assert torch.equal(first(images), build_backbone("tiny", (32, 32), None, seed=3)(images))
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([8, 14, 16]))

@@ -195,6 +195,7 @@ def test_training_starts_from_a_weights_file(tmp_path: Path) -> None:
             "--centre, --num-classes auto: for frozen",
         ),
         (["--method", "iic", "--loss-memory", "1"], "--loss-memory: for frozen backbones only"),
+        (["--method", "iic", "--even-exposure"], "--even-exposure: for frozen backbones only"),
     ],
 )
 def test_what_a_trained_network_cannot_do_is_one_line(
