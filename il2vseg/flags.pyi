@@ -26,6 +26,7 @@ class TrainFlags(TypedDict, total=False):
     centre: bool | None
     alpha: float | None
     even_exposure: bool | None
+    dark_only: bool | None
     adapt: bool | None
     clustering: Literal["ward", "minibatch"]
     recluster: bool
