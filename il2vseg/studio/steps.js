@@ -121,7 +121,7 @@ function agreement(kind, now, wanted) {
   box.className = found.low ? "agreement warn" : "agreement";
   box.replaceChildren(kind === "export" ? "That an export passed means that it computes what the student computes. " : "", make("b", { textContent: `The student agrees with its teacher on ${found.agreement.toFixed(1)} %` }),
     ` of ${found.frames} frame${found.frames === 1 ? "" : "s"} that it did not learn from (IoU in %: ${ious.join(", ")}).`,
-    found.low ? " That is little: it will look worse than what you saw while naming. Distil again with more steps." : "");
+    found.low ? " That is little: it will look worse than what you saw while naming. Distil again with more steps, unless it was thousands." : "");
 }
 
 function start(kind, more) {
