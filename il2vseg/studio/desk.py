@@ -63,6 +63,8 @@ class Desk:
         if not isinstance(network, Segmenter):
             raise UserError(f"{project.model}: a student has no clusters; name the model that taught it")
         self._segmenter = network
+        held = network.classifier.global_prototypes.numpy()
+        self._written = tuple(network.spec.class_names), held.tobytes()
         footage = project.state.footage
         dataset = open_footage(footage, SAMPLE)
         tokens = self._tokens(dataset, lambda done: progress(done, len(sample.names)))
@@ -146,12 +148,18 @@ class Desk:
         return session.naming
 
     def write(self) -> None:
-        """Bring the checkpoint, names.yaml and clicks.json up to date with what was decided."""
+        """Bring the checkpoint, names.yaml and clicks.json up to date with what was decided.
+
+        A checkpoint that holds it is left alone: what was made of it would seem to be of another one.
+        """
         naming = self.naming
         classifier = with_prototypes(self._segmenter.classifier, torch.from_numpy(naming.prototypes))
         spec = dataclasses.replace(self._segmenter.spec, class_names=naming.names)
         facts = self.view(naming).facts
-        save_checkpoint(self.project.model, classifier, spec, self._segmenter.backbone)
+        decided = naming.names, naming.prototypes.tobytes()
+        if decided != self._written:
+            save_checkpoint(self.project.model, classifier, spec, self._segmenter.backbone)
+            self._written = decided
         save_names(self.project.model, spec, facts)
         save_clicks(self.project.folder / CLICKS, naming.clicks)
         if not all(map(is_default, naming.names)):

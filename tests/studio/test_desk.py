@@ -112,7 +112,10 @@ def test_a_studio_that_was_killed_goes_on_where_it_was(make_studio: MakeStudio) 
     do(first, do="name", clusters=[1], name="sky")
     do(first, do="divide", cluster=1)
     do(first, do="click", frame=2, x=0.5, y=0.5, name="sky", asked=True)
+    checkpoint = first.project.model / "checkpoint.safetensors"
+    written = checkpoint.stat().st_mtime_ns
     second = make_studio()
+    assert checkpoint.stat().st_mtime_ns == written  # what was made of it stays up to date
     assert names(second) == names(first) == ["class 0", "sky", "class 2", "class 3", "sky"]
     assert len(second.clicks()["points"]) == 1
     do(second, do="undo")
