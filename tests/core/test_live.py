@@ -16,12 +16,14 @@ from il2vseg.base.images import resize_frame
 from il2vseg.data import open_dataset
 from il2vseg.learning.features import jitter_colours
 from il2vseg.learning.live import LiveFeatures
+from il2vseg.learning.surveyed import divide_checkpoint
 from il2vseg.learning.trainer import Trainer
 from il2vseg.methods import load_method
-from il2vseg.methods.base import Recipe
+from il2vseg.methods.base import Context, Recipe
 from il2vseg.models.backbones import build_backbone
-from il2vseg.models.checkpoint import load_checkpoint, save_checkpoint
+from il2vseg.models.checkpoint import load_checkpoint
 from il2vseg.models.network import frames_to_images
+from il2vseg.models.segmenter import Classifier
 from il2vseg.models.whitening import identity
 from il2vseg.train import TrainConfig, main, train
 
@@ -80,9 +82,12 @@ def test_crops_of_views_are_crops_of_pixels() -> None:
     store, chosen = features(), torch.tensor([1, 3])
     mirrored = torch.tensor([[-1.0, 1.0, 0.0, 0.0]]).expand(2, -1)
     copies = images([jitter_colours(frames()[i]) for i in chosen])
+    classifier = Classifier(identity(128), 3)
+    recipe, generator = Recipe(load_method("picie")()), torch.Generator()
+    context = Context(store, classifier, recipe, torch.device("cpu"), chosen, generator, 0)
     with torch.no_grad():
         expected = store._backbone(copies.flip(3)).flatten(2).transpose(1, 2)
-        torch.testing.assert_close(store.view_tokens(chosen, mirrored), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(context.cropped_view(mirrored), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_batch_norm_learns_where_gradients_flow_and_nowhere_else() -> None:
@@ -168,8 +173,11 @@ def test_a_checkpoint_holds_the_network(tmp_path: Path) -> None:
     )
     assert not any(p.requires_grad for p in model.backbone.parameters())
     assert len(loaded.spec.weights_sha256) == 64
-    save_checkpoint(tmp_path / "again", loaded.classifier, loaded.spec, loaded.backbone)
-    assert torch.equal(load_checkpoint(tmp_path / "again").predict(batch)[1], loaded.predict(batch)[1])
+    # Naming writes the checkpoint anew.
+    divide_checkpoint(tmp_path / "run", loaded, open_dataset("synthetic", None, "train", limit=2), {0: 2})
+    divided: Any = load_checkpoint(tmp_path / "run")
+    assert len(divided.class_names) == 4
+    assert torch.equal(divided.backbone(images(frames())), loaded.backbone(images(frames())))
 
 
 def test_training_starts_from_a_weights_file(tmp_path: Path) -> None:

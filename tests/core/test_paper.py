@@ -74,6 +74,10 @@ def test_a_dry_run_has_all_rows_and_says_what_is_missing(
         assert runs.startswith(f"`{row.train['method']}` on `{row.train['backbone']}`")
         if row.train["method"] not in METHODS:
             assert f"no method `{row.train['method']}`" in here
+        elif row.name == "SlotCon":
+            assert here.startswith("`slotcon` needs frozen tokens here, and cannot train `resnet18_fpn`")
+        elif row.train["backbone"] == "resnet18_fpn":
+            assert here == "can run"
         elif row.train["backbone"] == "dino_vits8":
             assert here.endswith(
                 "a training looks for timm/vit_small_patch8_224.dino on the Hugging Face hub"
@@ -177,7 +181,9 @@ def test_rows_are_trained_scored_both_ways_and_kept(
     assert "other settings (limit)" in capsys.readouterr().err
 
 
-def test_alpha_is_that_of_training_and_of_prediction(data: Path, tmp_path: Path) -> None:
+def test_alpha_is_that_of_training_and_of_prediction(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
     loaded: list[tuple[Path, tuple[int, int] | None]] = []
 
@@ -189,14 +195,18 @@ def test_alpha_is_that_of_training_and_of_prediction(data: Path, tmp_path: Path)
 
     def load(folder: Path, size: tuple[int, int] | None) -> Any:
         loaded.append((folder, size))
+        return "model"
+
+    def with_alpha(model: Any, alpha: float | None) -> None:
+        assert (model, alpha) == ("model", 0.25)
         raise Stop
 
+    monkeypatch.setattr("il2vseg.models.segmenter.with_alpha", with_alpha)
     config = paper.PaperConfig(table="5", root=data, rows=("α = 0.25",), out=tmp_path / "out")
     with pytest.raises(Stop):
         paper.run_paper(config, train, load)
     ((settings, changes),) = seen
     assert changes == {"method.smoothness.train_alpha": 0.25}
-    assert next(row for row in TABLES["5"].rows() if row.name == "α = 0.25").alpha == 0.25
     assert settings == {
         "dataset": "cityscapes", "root": data / "cityscapes", "crop": "five", "size": (224, 224),
         "num_classes": 27, "limit": None, "steps": None, "seed": 0, "out": loaded[0][0],
