@@ -225,8 +225,7 @@ def affinity_rows(x: Tensor, p: Tensor, sigma: float, index: Tensor) -> Tensor:
         (B, C, S).
     """
     q, k = _affinity_operands(x, sigma)
-    index = index.expand(x.shape[0], -1) if index.ndim == 1 else index
-    q = torch.take_along_dim(q, index.unsqueeze(2), 1)
+    q = torch.take_along_dim(q, index.expand(x.shape[0], -1).unsqueeze(2), 1)
     return F.scaled_dot_product_attention(q, k, p.flatten(2).transpose(1, 2), scale=1.0).transpose(1, 2)
 
 

@@ -30,7 +30,7 @@ class Whitening(nn.Module):
         """
         mean = self.mean + tokens.mean(1, keepdim=True) if self.centre else self.mean
         if positions is not None:
-            index = positions.expand(tokens.shape[0], -1) if positions.ndim == 1 else positions
+            index = positions.expand(tokens.shape[0], -1)
             tokens = torch.take_along_dim(tokens, index.unsqueeze(2), 1)
         return (tokens - mean) @ self.basis.T
 

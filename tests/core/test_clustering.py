@@ -237,6 +237,9 @@ def test_mini_batches_leave_a_centroid_that_nothing_is_nearest_to(monkeypatch: p
     assert seeded == [5]  # by the first batch alone
     assert found[1].tolist() == [0.0, 1.0]
     assert bool(torch.isfinite(found).all())
+    batches.append(torch.tensor([[3.0, 4.0]]))  # its first token is its mean
+    found = clustering.minibatch_kmeans(iter(batches), 2, torch.Generator())
+    assert found[1].tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_ward_numbers_its_groups_by_their_size() -> None:

@@ -8,11 +8,11 @@ import torch
 
 from il2vseg.learning import distiller as distiller_module
 from il2vseg.learning.batches import Marine
-from il2vseg.learning.distiller import DistillRecipe, marine_classes
+from il2vseg.learning.distiller import DistillRecipe, add_novelty, marine_classes
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.paste import Pasting
 from il2vseg.losses.distillation import feature_loss
-from tests.core.test_distiller import distiller
+from tests.core.test_distiller import distiller, png, two_halves
 
 
 def test_settings_of_a_distillation() -> None:
@@ -42,6 +42,11 @@ def test_what_was_pasted_is_an_obstacle_and_has_no_tokens() -> None:
     assert (pasted.kept[0, : pasted.kept.shape[1] // 2] == 0).all()
     assert (pasted.kept[0, -1] == 1).all()
     assert (pasted.kept[1] == 1).all()
+    solid[:] = 0
+    solid[1, 5, 6] = 255  # a single cell of four pixels, in the token of rows 4 to 7 and columns 4 to 7
+    kept = d.prepare(dataclasses.replace(batch, solid=solid)).kept
+    assert kept is not None
+    assert (kept == 0).nonzero().tolist() == [[1, 1, 1]]
 
 
 def test_beyond_the_frame_is_its_mirror_image() -> None:
@@ -115,3 +120,19 @@ def test_a_step_forgets_the_gradients_of_the_one_before() -> None:
         assert (a.grad is None) == (b.grad is None)
         if a.grad is not None and b.grad is not None:
             torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_student_is_told_what_images_like_its_own_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = distiller(steps=1)
+    student = d.student.eval()
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(distiller_module, "fit_novelty", lambda features: seen.extend(features))
+    frames = [two_halves(edge) for edge in (40, 96, 150)]
+    assert add_novelty(student, [png(frame) for frame in frames]) is student
+    assert student.spec.novelty == {"cell": 0.02, "frame": 0.5}
+    for features, frame in zip(seen, frames, strict=True):  # coarse ones, of each frame in its order
+        rgb = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            expected = student.features(rgb)[1][0]
+        assert features.dtype == torch.float16
+        torch.testing.assert_close(features.float(), expected, atol=2e-3, rtol=2e-3)

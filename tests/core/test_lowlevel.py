@@ -185,6 +185,9 @@ def test_affinity_rows_are_rows_of_the_affinity() -> None:
     full = lowlevel.affinity_attention(x, p, 0.2).flatten(2)
     index = torch.tensor([0, 7, 29])
     torch.testing.assert_close(lowlevel.affinity_rows(x, p, 0.2, index), full[:, :, index])
+    each = torch.tensor([[4, 1], [0, 29]])
+    expected = torch.stack([full[0][:, each[0]], full[1][:, each[1]]])
+    torch.testing.assert_close(lowlevel.affinity_rows(x, p, 0.2, each), expected)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

@@ -104,3 +104,23 @@ def test_prototypes_start_as_the_categories() -> None:
     categories = t.derived("bootstrapping")["categories"]
     torch.testing.assert_close(t.classifier.local_prototypes.detach(), t.classifier.head(categories).detach())
     assert torch.equal(t.classifier.local_prototypes.detach(), t.classifier.global_prototypes)
+
+
+def test_wrong_labels_weigh_more_towards_the_end_of_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = set_up(trainer(TransFGU(bootstrapping=Bootstrapping(round=4))), "bootstrapping")
+    seen: list[tuple[float, bool]] = []
+
+    def category(logits: Tensor, labels: Tensor, wrong: Tensor | None, alpha: float) -> Tensor:
+        seen.append((alpha, wrong is not None))
+        return logits.mean()
+
+    monkeypatch.setattr(class_maps, "category_loss", category)
+    for step in (3, 4, 5, 11):
+        t.step("bootstrapping", step)
+    assert [second for _, second in seen] == [
+        False,
+        True,
+        True,
+        True,
+    ]  # in the first round there is no teacher
+    assert [alpha for alpha, _ in seen] == pytest.approx([0.0825, 0.03, 0.0475, 0.0825])

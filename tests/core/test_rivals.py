@@ -238,6 +238,9 @@ def test_without_a_mask_there_is_nothing_to_learn_and_nobody_labels() -> None:
     assert taken.losses == {"focal": 0.0}
     assert t.usage is not None
     assert t.usage.tolist() == [0.0] * C
+    t._derived["mask_fitting"]["masks"][Reference(t, "mask_fitting").images[0], 3] = 0
+    take(t, "mask_fitting")
+    assert sorted(t.usage.tolist()) == [0.0] * (C - 1) + [1.0]  # of the single token that is known
 
 
 def test_masks_are_of_all_images() -> None:

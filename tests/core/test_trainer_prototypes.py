@@ -13,7 +13,10 @@ from il2vseg.learning.processes import Processes
 from il2vseg.learning.store import sample_embeddings
 from il2vseg.learning.trainer import Trainer
 from il2vseg.methods.base import Recipe
+from il2vseg.methods.il2vseg import IL2Vseg
 from il2vseg.methods.kmeans import KMeans
+from il2vseg.models.segmenter import low_level_scores
+from il2vseg.models.spec import LowLevelSpec
 from tests.steps import GRID, IMAGES, C, N, trainer
 
 
@@ -87,3 +90,15 @@ def test_features_are_brought_to_the_device_of_the_training(monkeypatch: pytest.
     recipe = dataclasses.replace(Recipe(KMeans()), num_classes=C)
     Trainer(plain.store, plain.classifier.whitening, recipe, Processes(device))
     assert given == [(plain.store, device)]
+
+
+def test_score_maps_are_those_of_the_classifier_and_of_the_colours() -> None:
+    t = trainer(IL2Vseg())
+    images = torch.tensor([2, 0])
+    maps = t.score_maps(images)
+    embeddings = t.classifier.head(t.classifier.whitening(t.store.tokens(images)))
+    p_seg = t.classifier.logits(embeddings, t.classifier.global_prototypes).softmax(2)
+    torch.testing.assert_close(maps["F_seg"].flatten(2).transpose(1, 2), p_seg.detach())
+    f_l = low_level_scores(t.store.colours(images, 1), maps["F_seg"], LowLevelSpec())
+    torch.testing.assert_close(maps["F_l"], f_l)
+    torch.testing.assert_close(maps["F_f"], 0.85 * maps["F_seg"] + 0.15 * f_l)

@@ -82,6 +82,20 @@ def test_scores_that_are_no_numbers_fail(value: float) -> None:
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+def test_a_report_as_plain_values() -> None:
+    report = dataclasses.replace(
+        compare(reference, reference, random_frames(1), LIMITS["fp32"]), reference_ms=2.0, candidate_ms=3.0
+    )
+    assert report.to_dict() == {
+        "frames": 1, "max_score_difference": 0.0, "p999_score_difference": 0.0, "label_agreement": 1.0,
+        "per_class_iou": [1.0, 1.0, 1.0], "non_finite": 0, "reference_ms": 2.0, "candidate_ms": 3.0,
+        "limits": {"label_agreement": 0.999, "max_score_difference": 1e-3}, "failures": [], "passed": True,
+        "worst_frames": [{"name": "f0", "label_agreement": 1.0}],
+    }  # fmt: skip
+    failed = dataclasses.replace(report, failures=["why"]).to_dict()
+    assert (failed["passed"], failed["failures"]) == (False, ["why"])
+
+
 def test_the_worst_frames_are_kept_and_drawn(tmp_path: Path) -> None:
     frames = random_frames(7)
     bad = {frames[2][1].tobytes(), frames[5][1].tobytes()}

@@ -161,6 +161,11 @@ def test_only_columns_where_water_borders_sky_tell_the_horizon() -> None:
     assert (top.line.left, top.line.right) == pytest.approx((0.5, 0.5))
 
 
+def test_two_columns_have_a_horizon_as_steep_as_they_are() -> None:
+    line = horizon_of(np.array([3, 5]), 10).line
+    assert (line.left, line.right) == pytest.approx((2.5, 4.5))
+
+
 def test_the_residual_is_the_median_distance_of_all_columns() -> None:
     edge = np.full(400, 100, np.int64)
     edge[::2] += 3  # evenly: the line is between them

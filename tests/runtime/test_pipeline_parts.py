@@ -123,3 +123,9 @@ def test_a_frame_is_not_taken_once_enough_are_done() -> None:
     pipeline = make(Counting(50), [Collect()], run, max_frames=3)
     pipeline.run()
     assert (len(ran), pipeline.frames) == (3, 3)
+
+
+def test_frames_of_a_camera_that_sees_nothing_are_marked() -> None:
+    sink = Collect()
+    make(Counting(3), [sink]).run()
+    assert [r.blind for r in sink.results] == ["it is black"] * 3

@@ -193,6 +193,14 @@ def test_a_place_is_as_uncertain_as_two_pixels_of_range_and_half_a_degree_of_bea
     np.testing.assert_allclose(covariance, np.diag([ahead, aside]), rtol=1e-3, atol=1e-9)
 
 
+def test_the_uncertainty_of_a_place_lies_along_its_bearing() -> None:
+    """At 30 degrees to starboard, 1.1 m along the line of sight and 1.1472 m across it."""
+    found = _place(Obstacle((0, 0, 1, 1), (0.0, 1.0), 30.0, 100.0, 0.5))
+    assert found is not None
+    np.testing.assert_allclose(found[0], [86.603, 50.0], rtol=1e-4)
+    np.testing.assert_allclose(found[1], [[1.2365, -0.0459], [-0.0459, 1.2895]], atol=1e-3)
+
+
 def test_two_side_by_side_keep_a_number_each() -> None:
     tracker = Tracker()
     for i in range(6):
