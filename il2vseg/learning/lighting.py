@@ -22,7 +22,7 @@ from il2vseg.models.whitening import Whitening
 FRAMES = 96
 """Frames of the footage that are looked at."""
 
-MARGIN = 0.05
+MARGIN = 0.02
 """By how much the criterion must be better to even all images; smaller differences are the restarts'."""
 
 RESTARTS = 16

@@ -53,7 +53,7 @@ def test_what_cuts_along_colours_is_taken() -> None:
     assert not choose_lighting(lambda dark_only: weak if dark_only else strong, 2, 2, False).dark_only
 
 
-@pytest.mark.parametrize(("everything", "dark_only"), [(1.0, True), (1.04, True), (1.06, False)])
+@pytest.mark.parametrize(("everything", "dark_only"), [(1.0, True), (1.015, True), (1.025, False)])
 def test_bright_images_are_left_alone_unless_evening_them_is_clearly_better(
     everything: float, dark_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
