@@ -23,6 +23,7 @@ from il2vseg.evaluation.paper_tables import (
     NOT_THEIRS,
     TABLES,
     VIT,
+    WHOLE,
     Benchmark,
     Figures,
     PaperTable,
@@ -49,6 +50,11 @@ class PaperConfig(Settings):
         None, "run the rows on other data with masks instead of the table's", metavar="NAME"
     )
     backbone: str = flag(VIT, "frozen ViT of the rows that have one", metavar="NAME")
+    weights: Path | None = flag(
+        None,
+        f"weights file that {WHOLE} starts from (timm names, safetensors); default: random",
+        metavar="FILE",
+    )
     protocol: Literal["own", "paper", "both"] = flag(
         "both", "how to score: trained prototypes, or as `evaluate --protocol paper` (extra `crf`)"
     )
@@ -245,6 +251,8 @@ def run_cell(plan: Plan, row: Variant, seed: int, out: Path, train: Train, load:
         print(f"── {plan.table.title}, {row.name}, seed {seed}", file=sys.stderr)
         settings: dict[str, Any] = {"dataset": benchmark.dataset, "root": plan.root, "crop": benchmark.crop}
         settings |= {"size": benchmark.size, "num_classes": plan.num_classes, "limit": config.limit}
+        if row.train["backbone"] == WHOLE:
+            settings["weights"] = config.weights
         train(settings | {"steps": config.steps, "seed": seed, "out": folder} | row.train, row.recipe)
     for protocol in lacking:
         model = with_alpha(load(folder, benchmark.scored_size), row.alpha)

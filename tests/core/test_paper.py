@@ -218,6 +218,20 @@ def test_alpha_is_that_of_training_and_of_prediction(
     assert loaded[0][1] == (320, 320)
 
 
+def test_a_weights_file_is_for_the_network_that_is_trained_whole(data: Path, tmp_path: Path) -> None:
+    seen: dict[str, Path | None] = {}
+
+    def train(settings: dict[str, Any], _: dict[str, Any]) -> None:
+        seen[settings["backbone"]] = settings.get("weights")
+        raise UserError("enough")
+
+    rows, file = ("IIC", "IIC, frozen tokens"), tmp_path / "resnet18.safetensors"
+    config = paper.PaperConfig(table="3", root=data, rows=rows, weights=file, out=tmp_path / "out")
+    with pytest.raises(UserError, match="no row can run here"):
+        paper.run_paper(config, train, lambda folder, size: pytest.fail("nothing was trained"))
+    assert seen == {"resnet18_fpn": file, "dino_vits8": None}
+
+
 def test_where_no_row_can_run_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run("--table", "4", "--root", str(tmp_path), "--protocol", "own", "--out", str(out)) == 2
