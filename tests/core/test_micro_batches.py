@@ -71,10 +71,12 @@ def test_processes_share_the_parts_of_a_stage(method: str) -> None:
     recipe = dataclasses.replace(SHORT, micro_batches=2, method=settings)
     alone = losses_of(trainer(recipe))
     barrier, table = threading.Barrier(2), dict[int, object]()
+    # Made one after the other: the head's first weights come from the one generator of all threads.
+    trainers = [trainer(recipe, Thread(rank, barrier, table)) for rank in range(2)]
     seen: dict[int, list[dict[str, float]]] = {}
 
     def work(rank: int) -> None:
-        seen[rank] = losses_of(trainer(recipe, Thread(rank, barrier, table)))
+        seen[rank] = losses_of(trainers[rank])
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
