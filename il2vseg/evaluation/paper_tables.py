@@ -2,7 +2,7 @@
 
 The figures are those in our notes on the paper; what the notes lack stays empty. From their order, too: which
 data set Tables 1 to 3 are on, and that every system that the paper names stands in all three. Crops and sizes
-are those of STEGO and SmooSeg.
+of COCO-Stuff and Cityscapes are those of STEGO and SmooSeg; those of the others are our own.
 """
 
 from collections.abc import Callable, Mapping
