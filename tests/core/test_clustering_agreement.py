@@ -48,6 +48,18 @@ def test_each_clustering_sees_other_vectors(monkeypatch: pytest.MonkeyPatch) -> 
     assert not torch.equal(seen[1], seen[2])
 
 
+def test_a_clustering_sees_fifty_thousand_vectors_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def cluster(x: torch.Tensor, k: int, generator: torch.Generator, refine: int) -> torch.Tensor:
+        sizes.append(len(x))
+        return x[:k]
+
+    monkeypatch.setattr(clustering, "over_clustered_prototypes", cluster)
+    clustering.agreeing_prototypes(torch.ones(50_010, 1), 1, torch.Generator(), 2)
+    assert sizes == [50_000] * 2
+
+
 def test_separate_clusters_are_found_and_the_same_seed_finds_them_again() -> None:
     generator = torch.Generator().manual_seed(2)
     truth = torch.arange(4).repeat_interleave(50)

@@ -1,6 +1,8 @@
 """How a trainer finds prototypes: by which clustering, of which embeddings, with which draws."""
 
 import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from il2vseg.learning.draws import step_generator
 from il2vseg.learning.processes import Processes
 from il2vseg.learning.store import sample_embeddings
 from il2vseg.learning.trainer import Trainer
-from il2vseg.methods.base import Recipe
+from il2vseg.methods.base import Context, Method, Recipe, Stage
 from il2vseg.methods.il2vseg import IL2Vseg
 from il2vseg.methods.kmeans import KMeans
 from il2vseg.models.segmenter import low_level_scores
@@ -102,3 +104,44 @@ def test_score_maps_are_those_of_the_classifier_and_of_the_colours() -> None:
     f_l = low_level_scores(t.store.colours(images, 1), maps["F_seg"], LowLevelSpec())
     torch.testing.assert_close(maps["F_l"], f_l)
     torch.testing.assert_close(maps["F_f"], 0.85 * maps["F_seg"] + 0.15 * f_l)
+
+
+@pytest.mark.parametrize("grid", [(10, 2), (2, 10)])
+def test_mini_batches_are_of_all_tokens_of_any_grid(
+    monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int]
+) -> None:
+    t = trainer(KMeans(), clustering="minibatch")
+    t.store.grid = grid
+    sizes: list[int] = []
+
+    def cluster(batches: Iterable[Tensor], k: int, generator: torch.Generator) -> Tensor:
+        sizes.extend(map(len, batches))
+        return torch.eye(64)[:k]
+
+    monkeypatch.setattr(clustering, "minibatch_kmeans", cluster)
+    t.find_prototypes()
+    assert sizes == [IMAGES * N]
+
+
+def test_what_a_stage_derives_is_found_once_from_all_images_by_the_seed_and_its_name() -> None:
+    found: list[Context] = []
+
+    @dataclass(frozen=True)
+    class Deriving(Stage):
+        def derive(self, context: Context) -> dict[str, Tensor]:
+            found.append(context)
+            return {"answer": torch.tensor(42)}
+
+        def losses(self, context: Context) -> dict[str, Tensor]:
+            return {}
+
+    @dataclass(frozen=True)
+    class Once(Method):
+        first: Deriving = Deriving()
+
+    t = trainer(Once(), seed=5)
+    assert [t.derived("first")["answer"].item() for _ in range(2)] == [42, 42]
+    (context,) = found
+    assert context.generator.initial_seed() == step_generator(5, "derive first", 0).initial_seed()
+    assert context.images.tolist() == list(range(IMAGES))
+    assert (context.step, context.store, context.classifier) == (0, t.store, t.classifier)
