@@ -268,7 +268,7 @@ def _learn_and_check(
     from il2vseg.learning.agreement import agreement, held_out, sentence
 
     held = held_out(len(frames), config.held_out)
-    learned = [i for i in range(len(frames)) if i not in set(held)]
+    learned = [i for i in range(len(frames)) if i not in held]
     student = learn(config, [frames[i] for i in learned], targets.of(learned), size, note, monitor.step)
     (out / AGREEMENT_NAME).unlink(missing_ok=True)  # that of an earlier student
     if held:

@@ -49,9 +49,14 @@ def _hue(color: Color) -> float:
     return colorsys.rgb_to_hsv(*color)[0]
 
 
+def _spread(i: int) -> Color:
+    """The i-th colour of a list of any length."""
+    return _color(0.58 + i * _GOLDEN, 0.75 - 0.2 * (i % 2))
+
+
 def default_palette(n: int) -> tuple[Color, ...]:
     """n distinct RGB colours: hues a golden angle apart, so that any prefix is well spread."""
-    return tuple(_color(0.58 + i * _GOLDEN, 0.75 - 0.2 * (i % 2)) for i in range(n))
+    return tuple(map(_spread, range(n)))
 
 
 def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
@@ -71,7 +76,7 @@ def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
         if name in CUSTOMARY:
             found[name] = CUSTOMARY[name]
         elif unnamed := _UNNAMED.fullmatch(name):
-            found[name] = _color(0.58 + int(unnamed[1]) * _GOLDEN, 0.75 - 0.2 * (int(unnamed[1]) % 2))
+            found[name] = _spread(int(unnamed[1]))
         else:
             hues.append(_free_hue(zlib.crc32(name.encode()) / 2**32, hues))
             found[name] = _color(hues[-1], 0.65)

@@ -28,7 +28,7 @@ from il2vseg.evaluation.paper_tables import (
     Figures,
     PaperTable,
 )
-from il2vseg.evaluation.tables import plot, shown
+from il2vseg.evaluation.tables import markdown_table, plot, shown
 from il2vseg.methods import METHODS, load_method
 
 if TYPE_CHECKING:
@@ -271,11 +271,6 @@ def _heading(plan: Plan) -> str:
     return "\n\n".join(filter(None, lines)) + "\n\n"
 
 
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _runs(row: Variant) -> str:
     """What a row trains, in words."""
     changed = row.recipe | ({} if row.alpha is None else {"alpha": row.alpha})
@@ -286,7 +281,7 @@ def _runs(row: Variant) -> str:
 def listing(plan: Plan) -> str:
     """The table of `--dry-run`: what every row would run, the paper's figures, and what is missing here."""
     rows = [[row.name, _runs(row), plan.theirs(row), plan.missing(row) or "can run"] for row in plan.rows]
-    return _heading(plan) + _rows(["row", "runs", "the paper, Acc / mIoU", "here"], rows)
+    return _heading(plan) + markdown_table(["row", "runs", "the paper, Acc / mIoU", "here"], rows)
 
 
 def markdown(plan: Plan, results: Results, blocked: Mapping[str, str]) -> str:
@@ -302,7 +297,7 @@ def markdown(plan: Plan, results: Results, blocked: Mapping[str, str]) -> str:
         ]
         note = blocked.get(row.name, "")
         rows.append([row.name, _runs(row), *cells, plan.theirs(row), note])
-    return _heading(plan) + _rows(header, rows)
+    return _heading(plan) + markdown_table(header, rows)
 
 
 def as_csv(results: Results) -> str:

@@ -1,5 +1,6 @@
 """Tables and curves of `il2vseg.experiment`: mean and spread of scores over seeds."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -36,6 +37,12 @@ def shown(values: list[float | None]) -> str:
     return f"{mean(known):.1f}" + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, of cells that are text."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]]) + "\n"
+
+
 def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of all variants, with the mIoU of every seed; columns without values are left out."""
     columns = [
@@ -45,12 +52,11 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
     ]
     seeds = len(next(iter(results.values())))
     header = ["", *(HEADINGS[i] for i in columns), f"mIoU of seeds 0-{seeds - 1}"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = []
     for name, rows in results.items():
         cells = [shown([r.get(METRICS[i]) for r in rows]) for i in columns]
-        cells.append(", ".join(f"{r['miou']:.1f}" for r in rows))
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *cells, ", ".join(f"{r['miou']:.1f}" for r in rows)])
+    return markdown_table(header, lines)
 
 
 def plot(grid: list[Variant], results: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None:

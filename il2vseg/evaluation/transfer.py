@@ -17,7 +17,7 @@ from il2vseg.data import open_dataset
 from il2vseg.evaluation.grids import Variant
 from il2vseg.evaluation.scoring import judge
 from il2vseg.evaluation.sites import Place, by_prefix, pair_scores, parse_sites, places_of, score_places
-from il2vseg.evaluation.tables import shown
+from il2vseg.evaluation.tables import markdown_table, shown
 
 if TYPE_CHECKING:
     from il2vseg.experiment import ExperimentConfig
@@ -161,12 +161,12 @@ def table(results: Results) -> str:
     """The Markdown table: a row per method, a column per pair of sites, mean IoU with its spread."""
     pairs = list(next(iter(results.values()))[0]["miou"])
     header = ["mIoU, one assignment per model", *pairs, "mean, many to one", "seeds"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    rows = []
     for name, seeds in results.items():
         cells = [shown([seed["miou"][pair] for seed in seeds]) for pair in pairs]
         cells += [shown([seed["many_to_one"]["mean"] for seed in seeds]), str(len(seeds))]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *cells])
+    return markdown_table(header, rows)
 
 
 def write(results: Results, out: Path) -> str:

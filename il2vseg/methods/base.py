@@ -92,6 +92,19 @@ class Stage(ABC):
 
 
 @dataclass(frozen=True)
+class PrototypeStage(Stage):
+    """A stage that trains the local prototypes beside the head."""
+
+    lr_prototypes: float = 5e-4
+
+    trains_prototypes: ClassVar[bool] = True
+
+    def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
+        prototypes = {"params": [classifier.local_prototypes], "lr": self.lr_prototypes}
+        return [*super().parameter_groups(classifier), prototypes]
+
+
+@dataclass(frozen=True)
 class Method:
     """A method and its settings. Those of its fields that are stages are its stages, in their order."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from il2vseg.losses.mutual_information import information_loss
-from il2vseg.methods.base import USAGE, Context, Method, Stage
+from il2vseg.methods.base import USAGE, Context, Method, PrototypeStage
 from il2vseg.models.segmenter import Classifier
 
 
@@ -20,7 +20,7 @@ class OverClustering(nn.Module):
 
 
 @dataclass(frozen=True)
-class Information(Stage):
+class Information(PrototypeStage):
     """−I of the main head and of the over-clustering one, in every step; both train the embeddings.
 
     Departures beside those of the loss: the heads are cosines to prototypes over τ; the main one starts from
@@ -35,7 +35,6 @@ class Information(Stage):
     radius: int = 1
     """Of the neighbourhood, in tokens."""
 
-    trains_prototypes: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
     def parts(self, classifier: Classifier, generator: Generator) -> OverClustering:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from il2vseg.learning.crops import crop, draw_crops, overlap
 from il2vseg.learning.draws import draw_batch
 from il2vseg.losses import slots
-from il2vseg.methods.base import USAGE, Context, Method, Stage
+from il2vseg.methods.base import USAGE, Context, Method, PrototypeStage
 from il2vseg.models.segmenter import Classifier
 
 
@@ -37,7 +37,7 @@ class Student(nn.Module):
 
 
 @dataclass(frozen=True)
-class SlotGroups(Stage):
+class SlotGroups(PrototypeStage):
     """λ_g · grouping + (1 − λ_g) · contrast, each of either view against the other, train the student.
 
     Departures beside those of the losses: views are crops of the token grids of the image and of its
@@ -47,14 +47,12 @@ class SlotGroups(Stage):
     """
 
     steps: int = 300
-    lr_prototypes: float = 5e-4
     ema: float = 0.99
     """Share of the teacher that a step keeps."""
     centre_ema: float = 0.9
     smallest: float = 0.6
     """Smallest side of a crop, of the grid's: above a half, two of them meet."""
 
-    trains_prototypes: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
     def parts(self, classifier: Classifier, generator: Generator) -> Student:

@@ -1,13 +1,13 @@
 """SmooSeg (Lan et al. 2023): a smoothness prior on labels, and prototypes that follow their own labels."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from il2vseg.losses import smoothness
-from il2vseg.methods.base import USAGE, Context, Method, Stage
+from il2vseg.methods.base import USAGE, Context, Method, PrototypeStage
 from il2vseg.models.segmenter import Classifier
 
 
@@ -39,18 +39,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Smoothness(Stage):
+class Smoothness(PrototypeStage):
     """L_smo trains the head; its data term trains the local prototypes, which the global ones follow."""
 
     steps: int = 600
     samples: int = 144
     weight: float = 1.0
     lr: float = 1e-4
-    lr_prototypes: float = 5e-4
     ema: float = 0.99
     """Share of the global prototypes that a step keeps."""
-
-    trains_prototypes: ClassVar[bool] = True
 
     def losses(self, context: Context) -> dict[str, Tensor]:
         return self.smoothness_losses(context, Sample.draw(context, self.samples))
@@ -64,12 +61,6 @@ class Smoothness(Stage):
         data = smoothness.data_loss(local, sample.logits)
         smooth = smoothness.smoothness_loss(sample.p, sample.z, context.other_images())
         return {"smooth": self.weight * smooth, "data": data}
-
-    def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
-        return [
-            {"params": list(classifier.head.parameters()), "lr": self.lr},
-            {"params": [classifier.local_prototypes], "lr": self.lr_prototypes},
-        ]
 
     def after_step(self, classifier: Classifier) -> None:
         classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - self.ema)

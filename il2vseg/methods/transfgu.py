@@ -2,14 +2,14 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from il2vseg.learning.clustering import cosine_kmeans
 from il2vseg.losses import class_maps
-from il2vseg.methods.base import USAGE, Context, Method, Stage
+from il2vseg.methods.base import USAGE, Context, Method, PrototypeStage
 from il2vseg.models.segmenter import Classifier
 
 
@@ -25,7 +25,7 @@ class Teacher(nn.Module):
 
 
 @dataclass(frozen=True)
-class Bootstrapping(Stage):
+class Bootstrapping(PrototypeStage):
     """L_cat + 0.3 L_unc + L_emb train head and prototypes, which are the class embeddings.
 
     Departures beside those of the losses: the segmentation is the cosine of embeddings and prototypes over τ,
@@ -36,11 +36,9 @@ class Bootstrapping(Stage):
     """
 
     steps: int = 300
-    lr_prototypes: float = 5e-4
     round: int = 100
     """Steps after which the teacher becomes what the student is; in the first there is none."""
 
-    trains_prototypes: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
     def derive(self, context: Context) -> dict[str, Tensor]:
@@ -87,12 +85,6 @@ class Bootstrapping(Stage):
             "uncertainty": class_maps.UNCERTAINTY_WEIGHT * class_maps.uncertainty_loss(logits),
             "embedding": class_maps.embedding_loss(classifier.local_prototypes),
         }
-
-    def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
-        return [
-            {"params": list(classifier.head.parameters()), "lr": self.lr},
-            {"params": [classifier.local_prototypes], "lr": self.lr_prototypes},
-        ]
 
     def after_step(self, classifier: Classifier) -> None:
         classifier.global_prototypes.copy_(classifier.local_prototypes)
