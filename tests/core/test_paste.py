@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from il2vseg.learning.batches import Batches, Marine, afloat, ahead
 from il2vseg.learning.paste import Cutout, Pasting, cut_out, paste
-from il2vseg.learning.paste.decoys import DECOYS
+from il2vseg.learning.paste.decoys import DECOYS, night
 from il2vseg.learning.paste.shapes import SHAPES, silhouette
 from il2vseg.learning.views import Augmentation
 
@@ -28,7 +28,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=30, deadline=None)
 def test_what_changed_above_the_water_was_pasted_and_stands_in_it(seed: int) -> None:
     frame, water = scene()
-    pasted = paste(np.random.default_rng(seed), frame, water, settings=Pasting(share=1.0))
+    pasted = paste(np.random.default_rng(seed), frame, water, settings=Pasting(share=1.0, night=0.0))
     changed = (pasted.frame != frame).any(2)
     assert not (changed[:EDGE] & (pasted.solid[:EDGE] == 0)).any()
     assert (pasted.weight[pasted.solid > 127] >= 1).all()
@@ -39,10 +39,11 @@ def test_what_changed_above_the_water_was_pasted_and_stands_in_it(seed: int) -> 
 
 def test_something_is_pasted_as_often_as_asked() -> None:
     frame, water = scene()
-    half = Pasting(share=0.5)
-    hits = [paste(np.random.default_rng(i), frame, water, settings=half).solid.any() for i in range(60)]
-    assert 15 < sum(hits) < 45
-    never = paste(np.random.default_rng(0), frame, water, settings=Pasting(share=0.0, decoys=0.0))
+    half = Pasting(share=0.5, night=0.5)
+    made = [paste(np.random.default_rng(i), frame, water, settings=half) for i in range(60)]
+    assert 15 < sum(p.solid.any() for p in made) < 45
+    assert 15 < sum(p.frame[:EDGE].mean() < 120 for p in made) < 45
+    never = paste(np.random.default_rng(0), frame, water, settings=Pasting(share=0.0, decoys=0.0, night=0.0))
     assert np.array_equal(never.frame, frame)
     assert not never.solid.any()
 
@@ -63,6 +64,28 @@ def test_decoys_change_water_alone(decoy) -> None:
         decoy(np.random.default_rng(seed), changed, water, EDGE)
     assert np.array_equal(changed[:EDGE], frame[:EDGE])
     assert (changed[EDGE:] != frame[EDGE:]).any()
+
+
+def test_at_night_all_is_dark_but_lamps_and_their_streaks_which_are_water() -> None:
+    frame, water = scene()
+    brightest = []
+    for seed in range(8):
+        dark = Pasting(share=0.0, decoys=0.0, night=1.0)
+        pasted = paste(np.random.default_rng(seed), frame, water, settings=dark)
+        assert not pasted.solid.any()
+        assert np.median(pasted.frame[:EDGE]) < 0.6 * 200
+        assert np.median(pasted.frame[EDGE:]) < 0.6 * 90
+        brightest.append(pasted.frame[EDGE + 12 :].max())
+    assert max(brightest) > 150
+
+
+def test_what_hides_the_water_hides_the_streaks() -> None:
+    frame, water = scene()
+    water[EDGE + 10 :] = 0
+    for seed in range(8):
+        changed = frame.copy()
+        night(np.random.default_rng(seed), changed, water)
+        assert (changed[-10:] == changed[-1, 0]).all()
 
 
 @given(seed=st.integers(0, 2**31), size=st.floats(4, 120))
@@ -88,7 +111,9 @@ def test_a_small_piece_counts_more_per_pixel_than_a_large_one() -> None:
     square = [Cutout(np.zeros((n, n, 3), np.uint8), np.full((n, n), 255, np.uint8)) for n in (6, 40)]
     weights = []
     for cutout in square:
-        fixed = Pasting(share=1.0, most=1, cutouts=1.0, smallest=max(cutout.mask.shape), decoys=0.0)
+        fixed = Pasting(
+            share=1.0, most=1, cutouts=1.0, smallest=max(cutout.mask.shape), decoys=0.0, night=0.0
+        )
         sized = Pasting(**{**vars(fixed), "largest": fixed.smallest + 0.1})
         pasted = [paste(np.random.default_rng(i), frame, water, (), [cutout], sized) for i in range(5)]
         weights.append(max(float(p.weight.max()) for p in pasted))

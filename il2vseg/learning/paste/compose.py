@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
-from il2vseg.learning.paste.decoys import DECOYS, Weight
+from il2vseg.learning.paste.decoys import DECOYS, Weight, night
 from il2vseg.learning.paste.shapes import Cutout, Mask, fill, silhouette
 
 
@@ -27,6 +27,8 @@ class Pasting:
     """Things that are cut out of footage, where there are cut-outs."""
     decoys: float = 0.5
     """Crops with something that only looks like an obstacle."""
+    night: float = 0.12
+    """Crops at night, with lamps and their streaks on the water."""
     boost: float = 4.0
     """How much more the smallest piece's pixels count than those of the largest: pieces count, not pixels."""
 
@@ -75,18 +77,35 @@ def paste(
     if rng.random() < settings.decoys:
         for _ in range(int(rng.integers(1, 3))):
             DECOYS[int(rng.integers(len(DECOYS)))](rng, out, water, edge)
-    if rng.random() >= settings.share:
-        return Pasted(out, solid, weight)
-    feet = np.argwhere(wet)
+    if rng.random() < settings.share:
+        _populate(rng, out, solid, weight, water, edge, textures, cutouts, settings)
+    if rng.random() < settings.night:
+        night(rng, out, np.where(solid > 0, 0, water).astype(np.float32))
+    return Pasted(out, solid, weight)
+
+
+def _populate(
+    rng: np.random.Generator,
+    out: Frame,
+    solid: Mask,
+    weight: NDArray[np.float32],
+    water: Weight,
+    edge: int,
+    textures: Sequence[Frame],
+    cutouts: Sequence[Cutout],
+    settings: Pasting,
+) -> None:
+    """Place a few things on the water below the row `edge`, the farthest first."""
+    h = len(water)
+    feet = np.argwhere(water > 0.7)
     count = int(rng.integers(1, settings.most + 1))
     chosen = feet[rng.integers(len(feet), size=count)]
-    light = float(np.percentile(frame[::4, ::4], 98)) * rng.uniform(0.8, 1.05)
-    # The farthest first, so that what is nearer covers it.
+    light = float(np.percentile(out[::4, ::4], 98)) * rng.uniform(0.8, 1.05)
+    # What is nearer covers what is farther.
     for y, x in sorted(chosen.tolist()):
         depth = (y - edge) / max(1, h - edge)
         thing = _thing(rng, depth, textures, cutouts, light, settings)
         place(rng, out, solid, weight, water, thing, (y, x), settings)
-    return Pasted(out, solid, weight)
 
 
 def _thing(

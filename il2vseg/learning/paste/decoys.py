@@ -1,4 +1,5 @@
-"""What looks like an obstacle and is water: glitter, foam, wakes, mirrored banks, shadows."""
+"""What looks like an obstacle and is water: glitter, the sun's lane, foam, wakes, mirrored banks, shadows,
+and at night the streaks of lamps."""
 
 from typing import Any
 
@@ -13,15 +14,21 @@ Weight = NDArray[Any]
 
 
 def _blend(frame: Frame, colour: NDArray[Any] | float, weight: Weight) -> None:
-    """Mix a colour, or a picture (h, w, 3), into a frame."""
+    """Mix a grey, a colour (3,) or a picture (h, w, 3) into a frame."""
     rows = np.flatnonzero(weight.any(1))
     if not len(rows):
         return
     some = slice(rows[0], rows[-1] + 1)
-    target = colour if isinstance(colour, float) else colour[some]
+    target = colour[some] if isinstance(colour, np.ndarray) and colour.ndim == 3 else colour
     part = frame[some].astype(np.float32)
     part += (target - part) * weight[some, :, None]
     frame[some] = part.clip(0, 255)
+
+
+def _noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float32]:
+    """Smooth normal noise (h, w) with so many cells down and across, four or more."""
+    coarse = rng.normal(0, 1, (max(4, cells[0]), max(4, cells[1]))).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def glitter(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
@@ -38,14 +45,24 @@ def glitter(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) ->
     _blend(frame, 255.0, soft * water * np.float32(rng.uniform(0.4, 1.0)))
 
 
+def lane(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
+    """The lane of the sun: dense glints, wider towards the bottom, that run together in white patches."""
+    h, w = water.shape
+    depth = ((np.arange(h) - edge) / max(1, h - edge)).clip(0, 1).astype(np.float32)[:, None]
+    spread = w * (rng.uniform(0.03, 0.2) + rng.uniform(0.05, 0.4) * depth)
+    lit = np.exp(-(((np.arange(w) - rng.uniform(0, w)) / spread) ** 2)).astype(np.float32)
+    waves = _noise(rng, (h, w), (h // int(rng.integers(3, 9)), w // int(rng.integers(8, 30))))
+    waves = waves + 0.6 * _noise(rng, (h, w), (h // 2, w // 5))
+    weight = ((waves + 1.6 * lit - rng.uniform(1.6, 2.6)) * 2.5).clip(0, 1) * lit
+    _blend(frame, rng.uniform((190, 225, 245), 255), weight * water * np.float32(rng.uniform(0.6, 1.0)))
+
+
 def foam(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
     """Patches of white water, torn and flat."""
     h, w = water.shape
     rows = max(4, (h - edge) // int(rng.integers(2, 8)))
-    noise: NDArray[Any] = rng.normal(0, 1, (rows, max(4, w // int(rng.integers(8, 40))))).astype(np.float32)
-    noise = cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)
-    fine = rng.normal(0, 0.7, (h // 2 + 1, w // 4 + 1)).astype(np.float32)
-    noise = noise + cv2.resize(fine, (w, h), interpolation=cv2.INTER_LINEAR)
+    noise = _noise(rng, (h, w), (rows, w // int(rng.integers(8, 40))))
+    noise = noise + 0.7 * _noise(rng, (h, w), (h // 2, w // 4))
     weight = ((noise - rng.uniform(1.4, 2.4)) * 1.5).clip(0, 1).astype(np.float32)
     _blend(frame, rng.uniform(190, 255), weight * water * np.float32(rng.uniform(0.3, 0.9)))
 
@@ -90,4 +107,41 @@ def shadow(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> 
     _blend(frame, frame * np.exp(field)[..., None], water)
 
 
-DECOYS = (glitter, foam, wake, mirror, shadow)
+DECOYS = (glitter, lane, foam, wake, mirror, shadow)
+
+
+def night(rng: np.random.Generator, frame: Frame, water: Weight) -> None:
+    """Darken a whole frame, light lamps along the water's edge and draw their streaks on the water.
+
+    Args:
+        water: coverage (h, w) by water that nothing hides.
+    """
+    h, w = water.shape
+    light = rng.uniform(0.1, 0.45) * np.array((1.15, 1.0, 0.9)) * rng.uniform(0.9, 1.1, 3)
+    frame[:] = (frame * light).clip(0, 255)
+    lamps, streaks = np.zeros_like(frame), np.zeros_like(frame)
+    for x in rng.integers(w, size=int(rng.integers(0, 9))).tolist():
+        wet = np.flatnonzero(water[:, x] > 0.5)
+        if not len(wet):
+            continue
+        edge, up = int(wet[0]), int(h * rng.uniform(0.01, 0.12))
+        colour = rng.uniform((60, 110, 200), 255) if rng.random() < 0.8 else rng.uniform(0, 255, 3)
+        cv2.circle(lamps, (x, edge - up), int(rng.integers(1, 4)), colour.tolist(), -1, cv2.LINE_AA)
+        top, below = edge + int(up * rng.uniform(0, 1)), int(h * rng.uniform(0.05, 0.6))
+        dimmer = (colour * rng.uniform(0.3, 1.0)).tolist()
+        cv2.line(streaks, (x, top), (x, top + below), dimmer, int(rng.integers(1, 6)), cv2.LINE_AA)
+    glow = lamps + _torn(rng, streaks) * water[..., None]
+    soft = cv2.GaussianBlur(glow, (0, 0), rng.uniform(0.5, 1.5))
+    halo = cv2.GaussianBlur(glow, (0, 0), 6.0)
+    frame[:] = (frame + soft + rng.uniform(0, 0.8) * halo).clip(0, 255)
+
+
+def _torn(rng: np.random.Generator, picture: Frame) -> NDArray[np.float32]:
+    """A picture (h, w, 3) in waves: shifted aside and, most often, interrupted."""
+    h, w = picture.shape[:2]
+    waves = _noise(rng, (h, w), (h // int(rng.integers(2, 9)), w // 24))
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    swing = np.float32(rng.uniform(0, 2.5))
+    moved = cv2.remap(picture, x + swing * waves, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    gaps = (1.0 + rng.uniform(0, 1.5) * waves).clip(0, 1.3).astype(np.float32)
+    return np.asarray(moved * gaps[..., None], dtype=np.float32)
