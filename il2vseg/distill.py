@@ -80,7 +80,9 @@ class DistillConfig(Settings):
     )
     flip: bool = flag(False, "also ask the teacher about mirrored frames")
     paste: bool | None = flag(
-        None, "paste obstacles on the water; default: where the teacher's classes are water and obstacle"
+        None,
+        "paste obstacles on the water or the road; default: where the teacher has the classes obstacle and "
+        "water, or road",
     )
     workers: int | None = flag(
         None,
@@ -106,21 +108,23 @@ def crop_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
 
 
 def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | None":
-    """What is pasted on the water; None for nothing.
+    """What is pasted on the water or the road; None for nothing.
 
     Args:
         wanted: as the user said; None where there are the classes for it.
     Raises:
         UserError: it is wanted without the classes for it.
     """
-    from il2vseg.learning.paste import Pasting
+    from il2vseg.base.classes import ground_of
+    from il2vseg.learning.paste import GROUNDS
 
-    marine = {"water", "obstacle"} <= set(class_names)
-    if wanted and not marine:
+    ground = ground_of(class_names)
+    if wanted and ground is None:
         raise UserError(
-            f"--paste needs a teacher with the classes water and obstacle, not {', '.join(class_names)}"
+            "--paste needs a teacher with the classes obstacle and water, or road, not "
+            + ", ".join(class_names)
         )
-    return Pasting() if marine and wanted is not False else None
+    return None if ground is None or wanted is False else GROUNDS[ground]
 
 
 def default_workers() -> int:

@@ -83,8 +83,8 @@ class EvaluateConfig(Settings):
     )
     obstacles: bool = flag(
         False,
-        "also count what stands in the water: found, missed, false alarms; `--dataset folder` is footage "
-        "without obstacles, where each is a false alarm",
+        "also count what stands in the water or on the road: found, missed, false alarms; `--dataset folder` "
+        "is footage without obstacles, where each is a false alarm",
     )
     batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
     limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)
@@ -296,7 +296,7 @@ def show(
     if len(reports) > 1:
         Console().print(splits_table(dict(zip(config.split, reports, strict=True)) | {"all": report}, first))
     if report.obstacles is not None:
-        Console().print(table(report.obstacles.counts, "what stands in the water"))
+        Console().print(table(report.obstacles.counts, "what stands on the ground"))
     for dataset in datasets:
         if note := dataset.skipped_note():
             print(note, file=sys.stderr)

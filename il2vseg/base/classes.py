@@ -8,10 +8,24 @@ UNSURE = "unsure"
 _UNSURE_NAMES = frozenset({UNSURE, "ignore"})
 
 
+OBSTACLE = "obstacle"
+GROUNDS = ("water", "road")
+"""Names of classes that obstacles stand on, the first of them that a model has."""
+
+
 def is_unsure(name: str) -> bool:
     """Whether clusters with this name belong to no class: they teach a student nothing, and where masks score
     a model, they are wrong."""
     return name.lower() in _UNSURE_NAMES
+
+
+def ground_of(names: Sequence[str]) -> str | None:
+    """The class that obstacles stand on; None without one, or without the class obstacle.
+
+    >>> ground_of(["sky", "road", "obstacle"])
+    'road'
+    """
+    return next((name for name in GROUNDS if name in names), None) if OBSTACLE in names else None
 
 
 def merge(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

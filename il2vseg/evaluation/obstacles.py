@@ -1,8 +1,8 @@
-"""Obstacles as a score: pieces that stand in the water, found or missed, and pieces that are not there.
+"""Obstacles as a score: pieces in the water or on the road, found or missed, and pieces that are not there.
 
 Mean IoU hides what a boat needs: a swan is a few hundred pixels. Here every piece counts as one, whatever
-its size. A piece is a connected set of obstacle pixels that stands in water: below most of its lower edge is
-water. What enters from the sides of the frame or spans half of it is taken for land.
+its size. A piece is a connected set of obstacle pixels that stands on the ground, water or road: below most
+of its lower edge is ground. What enters from the sides of the frame or spans half of it is taken for land.
 """
 
 from collections.abc import Sequence
@@ -42,16 +42,16 @@ TRUE = 0.25
 """Share of a predicted piece's pixels that must be obstacle, or it is a false alarm."""
 
 STANDING = 0.5
-"""Share of the columns of a piece's lower edge that must have water below."""
+"""Share of the columns of a piece's lower edge that must have ground below."""
 
 REACH = 0.012
-"""Rows below the lower edge, as a share of the height, in which the water may begin: masks leave a band of
+"""Rows below the lower edge, as a share of the height, in which the ground may begin: masks leave a band of
 ignored pixels at the edges."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece that stands in water.
+    """A piece that stands on the ground.
 
     Attributes:
         box: left, top, width, height in pixels. area: pixels, as in a frame of REFERENCE.
@@ -77,10 +77,10 @@ def standing_pieces(
     labels: Labels,
     other: NDArray[np.bool_],
     obstacle: int,
-    water: int,
+    ground: int,
     counted: NDArray[np.bool_] | None = None,
 ) -> list[Piece]:
-    """Find the pieces of the obstacle class that stand in water.
+    """Find the pieces of the obstacle class that stand on the ground.
 
     Args:
         labels: class ids (H, W), 255 = ignore. other: pixels (H, W) that another image calls obstacle.
@@ -99,7 +99,7 @@ def standing_pieces(
         if left == 0 or left + w == width:
             continue
         inside = pieces[top : top + h, left : left + w] == i
-        if _standing(labels, inside, (left, top, w, h), water, reach) < STANDING:
+        if _standing(labels, inside, (left, top, w, h), ground, reach) < STANDING:
             continue
         where = (slice(top, top + h), slice(left, left + w))
         weight = inside if counted is None else inside & counted[where]
@@ -112,11 +112,11 @@ def standing_pieces(
 
 
 def _standing(
-    labels: Labels, inside: NDArray[np.bool_], box: tuple[int, int, int, int], water: int, reach: int
+    labels: Labels, inside: NDArray[np.bool_], box: tuple[int, int, int, int], ground: int, reach: int
 ) -> float:
-    """Share of a piece's columns with water below its lowest pixel; those at the frame's end do not count.
+    """Share of a piece's columns with ground below its lowest pixel; those at the frame's end do not count.
 
-    The water may begin `reach` rows below, behind ignored pixels alone.
+    The ground may begin `reach` rows below, behind ignored pixels alone.
     """
     left, top, w, h = box
     lowest = top + h - 1 - inside[::-1].argmax(0)
@@ -125,15 +125,15 @@ def _standing(
     if not within.any():
         return 0.0
     lowest, columns = lowest[within], columns[within]
-    wet = np.zeros(len(lowest), bool)
+    stands = np.zeros(len(lowest), bool)
     open_ = np.ones(len(lowest), bool)
     for step in range(1, reach + 1):
         rows = lowest + step
         below = labels[rows.clip(max=len(labels) - 1), columns]
         inside_frame = rows < len(labels)
-        wet |= open_ & inside_frame & (below == water)
+        stands |= open_ & inside_frame & (below == ground)
         open_ &= inside_frame & (below == IGNORE)
-    return float(wet.mean())
+    return float(stands.mean())
 
 
 @dataclass
@@ -195,13 +195,13 @@ MISTAKES = 24
 class ObstacleScore:
     """Counts obstacles frame by frame.
 
-    score = ObstacleScore(obstacle=0, water=1)
+    score = ObstacleScore(obstacle=0, ground=1)
     score.update("river_001", frame, predicted, truth)
     score.counts.to_json()
     """
 
-    def __init__(self, obstacle: int, water: int) -> None:
-        self._obstacle, self._water = obstacle, water
+    def __init__(self, obstacle: int, ground: int) -> None:
+        self._obstacle, self.ground = obstacle, ground
         self.counts = ObstacleCounts()
         self.mistakes: list[Mistake] = []
 
@@ -210,14 +210,14 @@ class ObstacleScore:
 
         Args:
             predicted: class ids (H, W). truth: the same, 255 = ignore; None for footage known to hold no
-                obstacle in the water: whatever stands there is a false alarm.
+                obstacle on the ground: whatever stands there is a false alarm.
         """
         if truth is None:
-            truth = np.full(predicted.shape, self._water, np.uint8)
+            truth = np.full(predicted.shape, self.ground, np.uint8)
         obstacle = (predicted == self._obstacle, truth == self._obstacle)
         known = truth != IGNORE
-        true = standing_pieces(truth, obstacle[0], self._obstacle, self._water)
-        claimed = standing_pieces(predicted, obstacle[1], self._obstacle, self._water, known)
+        true = standing_pieces(truth, obstacle[0], self._obstacle, self.ground)
+        claimed = standing_pieces(predicted, obstacle[1], self._obstacle, self.ground, known)
         missed = tuple(p for p in true if p.share < FOUND)
         false = tuple(p for p in claimed if p.share < TRUE)
         counts = self.counts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from il2vseg.base.classes import merge
+from il2vseg.base.classes import GROUNDS, OBSTACLE, ground_of, merge
 from il2vseg.base.errors import UserError
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import (
@@ -68,7 +68,7 @@ class EvaluationReport:
         boundary_f: tolerance in pixels -> mean boundary F over classes in %, under `assignment`.
         water_edge_rmse: pixels, under `assignment`; None where no class is called water.
         examples: a few images for the sheet.
-        obstacles: what stands in the water, where it was asked for.
+        obstacles: what stands in the water or on the road, where it was asked for.
     """
 
     class_names: tuple[str, ...]
@@ -310,7 +310,7 @@ def evaluate(
         dataset: opened with `labelled=True`.
         reading: flip, crf and batch_size, see `Reading`.
         assignment: class of every cluster (K,) found elsewhere; None finds the best one to one.
-        obstacles: count what stands in the water; the data set has the classes obstacle and water.
+        obstacles: count what stands in the water, or on the road; the data set has those classes.
         progress: called with the number of images done, after every batch.
     Raises:
         UserError: nothing readable, the assignment is not for this model, or the CRF is not installed.
@@ -324,25 +324,25 @@ def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
     """An empty score for classes of these names.
 
     Raises:
-        UserError: obstacle or water is not among them.
+        UserError: obstacle, or what it stands on, is not among them.
     """
-    missing = {"obstacle", "water"} - set(class_names)
-    if missing:
+    ground = ground_of(class_names)
+    if ground is None:
+        missing = OBSTACLE if OBSTACLE not in class_names else " or ".join(GROUNDS)
         raise UserError(
-            f"--obstacles: no class is called {' or '.join(sorted(missing))}; the classes are "
-            f"{', '.join(class_names)}"
+            f"--obstacles: no class is called {missing}; the classes are {', '.join(class_names)}"
         )
-    return ObstacleScore(class_names.index("obstacle"), class_names.index("water"))
+    return ObstacleScore(class_names.index(OBSTACLE), class_names.index(ground))
 
 
 def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None = None) -> ObstacleScore:
-    """Count what a model sees in the water of footage without obstacles; it needs no masks.
+    """Count what a model sees in the water, or on the road, of footage without obstacles; it needs no masks.
 
     Args:
         dataset: opened without labels.
         ignore: what belongs to the own vessel: no obstacle there is a false alarm.
     Raises:
-        UserError: nothing readable, or no cluster is called obstacle or water.
+        UserError: nothing readable, or no cluster is called obstacle, or water or road.
     """
     classes, clusters = merge(model.class_names)
     score = obstacle_score(classes)
@@ -352,7 +352,7 @@ def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None
             truth = None
             if ignore is not None:
                 own = ignore.pixels(predicted.shape)
-                truth = np.where(own, np.uint8(IGNORE), np.uint8(classes.index("water")))
+                truth = np.where(own, np.uint8(IGNORE), np.uint8(score.ground))
             score.update(sample.name, sample.frame, apply(assignment, predicted), truth)
     return score
 

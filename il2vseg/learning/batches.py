@@ -41,10 +41,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Marine:
-    """What pasting needs: which classes are water and obstacle, and how much of it."""
+class Standing:
+    """What pasting needs: which classes are obstacle and what it stands on, and how much of it."""
 
-    water: int
+    ground: int
     obstacle: int
     pasting: Pasting = field(default_factory=Pasting)
 
@@ -56,7 +56,7 @@ class Batches:
     Attributes:
         frames: encoded images of the student's size. scores: the targets (n, C, gh, gw) uint8.
         size: (H, W) of the frames. crop: (h, w). stride: pixels along a cell of the student's scores.
-        marine: pastes obstacles; None pastes nothing.
+        standing: pastes obstacles; None pastes nothing.
     """
 
     frames: Sequence[bytes]
@@ -67,7 +67,7 @@ class Batches:
     batch: int
     seed: int
     augmentation: Augmentation
-    marine: Marine | None = None
+    standing: Standing | None = None
 
     def __call__(self, step: int) -> Batch:
         """Draw the batch of a step."""
@@ -79,10 +79,10 @@ class Batches:
             view = draw_view(rng, self.size, self.crop, self.augmentation)
             crop = warp_frame(self._frame(i), view, self.crop)
             solid, weight = np.zeros(grid, np.uint8), np.ones(grid, np.float32)
-            if self.marine is not None:
-                water = self._water(i, view)
+            if self.standing is not None:
+                ground = self._ground(i, view)
                 textures, cutouts = self._things(rng)
-                pasted = paste(rng, crop, water, textures, cutouts, self.marine.pasting)
+                pasted = paste(rng, crop, ground, textures, cutouts, self.standing.pasting)
                 crop = pasted.frame
                 solid = np.asarray(_shrink(pasted.solid, grid), dtype=np.uint8)
                 weight = np.asarray(_shrink(pasted.weight, grid), dtype=np.float32)
@@ -95,22 +95,22 @@ class Batches:
     def _frame(self, index: int) -> Frame:
         return decode_frame(self.frames[index])
 
-    def _water(self, index: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Probability (h, w) of water in a view."""
-        assert self.marine is not None
-        scores = self.scores[index, self.marine.water]
+    def _ground(self, index: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Probability (h, w) of ground in a view."""
+        assert self.standing is not None
+        scores = self.scores[index, self.standing.ground]
         size = (self.size[1], self.size[0])
         whole = np.asarray(cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
         return np.asarray(warp_frame(whole, view, self.crop) / 255, dtype=np.float32)
 
     def _things(self, rng: np.random.Generator) -> tuple[list[Frame], list[Cutout]]:
-        """Draw patches of solid things from a few frames, and what stands in the water there."""
-        assert self.marine is not None
+        """Draw patches of solid things from a few frames, and what stands on the ground there."""
+        assert self.standing is not None
         textures: list[Frame] = []
         cutouts: list[Cutout] = []
         # Most of the time one other frame is enough: decoding costs as much as pasting.
         index = int(rng.integers(len(self.frames)))
-        solid = self.scores[index, self.marine.obstacle]
+        solid = self.scores[index, self.standing.obstacle]
         cells = np.argwhere(solid > 200)
         if not len(cells):
             return textures, cutouts
@@ -120,8 +120,7 @@ class Batches:
             half = int(rng.integers(4, 32))
             top, left = max(0, int(y * scale) - half), max(0, int(x * scale) - half)
             textures.append(frame[top : top + 2 * half, left : left + 2 * half])
-        water = self.scores[index, self.marine.water]
-        boxes = afloat(solid, water)
+        boxes = afloat(solid, self.scores[index, self.standing.ground])
         if boxes:
             whole = cv2.resize(solid, (self.size[1], self.size[0]), interpolation=cv2.INTER_LINEAR) > 127
             scaled = [
@@ -131,11 +130,11 @@ class Batches:
         return textures, cutouts
 
 
-def afloat(solid: NDArray[np.uint8], water: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
-    """Boxes (left, top, width, height) of pieces that stand in water, in cells of the targets.
+def afloat(solid: NDArray[np.uint8], ground: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, width, height) of pieces that stand in water or on a road, in cells of the targets.
 
     Args:
-        solid, water: probabilities (gh, gw) times 255.
+        solid, ground: probabilities (gh, gw) times 255.
     """
     height, width = solid.shape
     mask = (solid > 127).astype(np.uint8)
@@ -145,8 +144,8 @@ def afloat(solid: NDArray[np.uint8], water: NDArray[np.uint8]) -> list[tuple[int
         left, top, w, h, area = (int(v) for v in statistics[i])
         if area < 12 or w > width // 3 or left == 0 or left + w == width or top + h >= height - 1:
             continue
-        rim = water[top : top + h + 1, left - 1 : left + w + 1] > 127
-        # The lower row of the surroundings and half of both sides are water.
+        rim = ground[top : top + h + 1, left - 1 : left + w + 1] > 127
+        # The lower row of the surroundings and half of both sides are ground.
         sides = (rim[h // 2 :, 0].mean() + rim[h // 2 :, -1].mean()) / 2
         if rim[-1].mean() > 0.7 and sides > 0.7:
             found.append((left, top, w, h))

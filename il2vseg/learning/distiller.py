@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from il2vseg.base.classes import OBSTACLE, ground_of
 from il2vseg.base.images import decode_frame
-from il2vseg.learning.batches import Batch, Batches, Marine, ahead
+from il2vseg.learning.batches import Batch, Batches, Standing, ahead
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.paste import Pasting
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
@@ -42,7 +43,7 @@ class DistillRecipe:
     """How much more a cell beside the target's edges counts."""
     feature_weight: float = 0.5
     pasting: Pasting | None = None
-    """Obstacles pasted on the water; needs classes called water and obstacle."""
+    """Obstacles pasted on the ground; needs the class obstacle and one of `base.classes.GROUNDS`."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -77,7 +78,7 @@ class Distiller:
         self.projection = None if projection is None else projection.to(self.device)
         self.obstacle = None
         if recipe.pasting is not None:
-            self.obstacle = targets.class_names.index("obstacle")
+            self.obstacle = targets.class_names.index(OBSTACLE)
         self.batches = Batches(
             frames,
             targets.scores,
@@ -87,7 +88,7 @@ class Distiller:
             recipe.batch,
             recipe.seed,
             recipe.augmentation,
-            marine_classes(targets.class_names, recipe.pasting),
+            standing(targets.class_names, recipe.pasting),
         )
         # Those of the frames in use are warped on the device.
         self.scores = torch.from_numpy(targets.scores).to(self.device)
@@ -214,8 +215,10 @@ def add_novelty(student: Student, frames: Sequence[bytes]) -> Student:
     return student
 
 
-def marine_classes(names: Sequence[str], pasting: Pasting | None) -> Marine | None:
+def standing(names: Sequence[str], pasting: Pasting | None) -> Standing | None:
     """Where pasting finds its classes; None where nothing is pasted."""
     if pasting is None:
         return None
-    return Marine(names.index("water"), names.index("obstacle"), pasting)
+    ground = ground_of(names)
+    assert ground is not None, names
+    return Standing(names.index(ground), names.index(OBSTACLE), pasting)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from il2vseg.base.errors import UserError
+from il2vseg.distill import pasting
 from il2vseg.learning import distiller as distiller_module
-from il2vseg.learning.batches import Marine
-from il2vseg.learning.distiller import DistillRecipe, add_novelty, marine_classes
+from il2vseg.learning.batches import Standing
+from il2vseg.learning.distiller import DistillRecipe, add_novelty, standing
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.paste import Pasting
 from il2vseg.losses.distillation import feature_loss
@@ -64,9 +66,21 @@ def test_feature_loss_sees_direction_only() -> None:
 
 
 def test_pasting_finds_its_classes_by_name() -> None:
-    pasting = Pasting()
-    assert marine_classes(("sky", "obstacle", "water"), pasting) == Marine(2, 1, pasting)
-    assert marine_classes(("sky", "obstacle", "water"), None) is None
+    settings = Pasting()
+    assert standing(("sky", "obstacle", "water"), settings) == Standing(2, 1, settings)
+    assert standing(("sky", "obstacle", "water"), None) is None
+    assert standing(("road", "pavement", "obstacle"), settings) == Standing(0, 2, settings)
+
+
+def test_what_is_pasted_follows_from_the_names_of_the_classes() -> None:
+    water, road = (pasting(None, ("sky", ground, "obstacle")) for ground in ("water", "road"))
+    assert water is not None
+    assert road is not None
+    assert (water.mirrored, road.mirrored) == (0.7, 0.1)
+    assert pasting(None, ("sky", "road")) is None
+    assert pasting(False, ("road", "obstacle")) is None
+    with pytest.raises(UserError, match="needs a teacher with the classes obstacle and water, or road"):
+        pasting(True, ("sky", "road"))
 
 
 def test_in_its_first_steps_the_rate_rises_and_a_run_may_be_warm_up_alone() -> None:

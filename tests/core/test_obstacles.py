@@ -141,9 +141,23 @@ def test_the_sheet_shows_the_worst_frames(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.jpg").stat().st_size > 0
 
 
-def test_classes_without_water_are_refused() -> None:
-    with pytest.raises(UserError, match="water"):
-        obstacle_score(["obstacle", "road"])
+def test_obstacles_stand_on_water_or_road_and_other_classes_are_refused() -> None:
+    assert obstacle_score(["road", "sky", "water", "obstacle"]).ground == 2
+    assert obstacle_score(["sky", "road", "obstacle"]).ground == 1
+    with pytest.raises(UserError, match="no class is called water or road"):
+        obstacle_score(["obstacle", "pavement"])
+    with pytest.raises(UserError, match="no class is called obstacle"):
+        obstacle_score(["road", "water"])
+
+
+def test_people_on_a_road_are_pieces_as_swans_on_water_are() -> None:
+    truth = np.full((90, 160), 2, np.uint8)
+    truth[40:] = 1
+    truth[50:70, 60:66] = 0
+    score = obstacle_score(["obstacle", "road", "building"])
+    score.update("street", np.zeros((90, 160, 3), np.uint8), np.where(truth == 0, 1, truth), truth)
+    assert score.counts.to_json()["all"]["pieces"] == 1
+    assert score.counts.to_json()["all"]["found"] == 0
 
 
 def test_the_command_counts_false_alarms_on_footage_without_masks(tmp_path: Path, capsys) -> None:

@@ -1,13 +1,15 @@
 """Pasting: what is labelled obstacle is what was drawn, on water, and images in the water stay water."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from il2vseg.learning.batches import Batches, Marine, afloat, ahead
-from il2vseg.learning.paste import Cutout, Pasting, cut_out, paste
+from il2vseg.learning.batches import Batches, Standing, afloat, ahead
+from il2vseg.learning.paste import GROUNDS, Cutout, Pasting, cut_out, paste
 from il2vseg.learning.paste.decoys import DECOYS, night
 from il2vseg.learning.paste.shapes import SHAPES, silhouette
 from il2vseg.learning.views import Augmentation
@@ -46,6 +48,18 @@ def test_something_is_pasted_as_often_as_asked() -> None:
     never = paste(np.random.default_rng(0), frame, water, settings=Pasting(share=0.0, decoys=0.0, night=0.0))
     assert np.array_equal(never.frame, frame)
     assert not never.solid.any()
+
+
+def test_a_road_has_markings_and_shadows_and_is_seldom_a_mirror() -> None:
+    assert {kind.__name__ for kind in GROUNDS["road"].decoy_kinds} == {"wake", "shadow"}
+    frame, ground = scene()
+    below = []
+    for mirrored in (0.0, 1.0):
+        on = replace(GROUNDS["road"], share=1.0, decoys=0.0, mirrored=mirrored)
+        all_pasted = [paste(np.random.default_rng(i), frame, ground, settings=on) for i in range(8)]
+        below.append(sum(((p.frame != frame).any(2) & (p.solid == 0)).sum() for p in all_pasted))
+    assert below[0] == 0 < below[1]
+    assert GROUNDS["road"].mirrored < 0.5 < GROUNDS["water"].mirrored
 
 
 def test_without_water_nothing_is_pasted() -> None:
@@ -134,18 +148,18 @@ def test_pieces_afloat_are_found_and_land_is_not() -> None:
     assert piece.mask.sum() == 255 * 60
 
 
-def batches(marine: Marine | None) -> Batches:
+def batches(standing: Standing | None) -> Batches:
     rng = np.random.default_rng(0)
     frames = [
         cv2.imencode(".png", rng.integers(0, 255, (96, 192, 3), np.uint8))[1].tobytes() for _ in range(3)
     ]
     scores = np.zeros((3, 2, 24, 48), np.uint8)
     scores[:, 0, :8], scores[:, 1, 8:] = 255, 255
-    return Batches(frames, scores, (96, 192), (64, 96), 2, 2, 0, Augmentation(), marine)
+    return Batches(frames, scores, (96, 192), (64, 96), 2, 2, 0, Augmentation(), standing)
 
 
 def test_a_batch_holds_what_was_pasted_at_the_stride_of_the_scores() -> None:
-    batch = batches(Marine(water=1, obstacle=0, pasting=Pasting(share=1.0)))(0)
+    batch = batches(Standing(ground=1, obstacle=0, pasting=Pasting(share=1.0)))(0)
     assert batch.crops.shape == (2, 64, 96, 3)
     assert batch.solid.shape == batch.weight.shape == (2, 32, 48)
     assert batch.solid.max() > 200
@@ -155,7 +169,7 @@ def test_a_batch_holds_what_was_pasted_at_the_stride_of_the_scores() -> None:
 
 
 def test_workers_make_the_same_batches_in_the_same_order() -> None:
-    source = batches(Marine(water=1, obstacle=0))
+    source = batches(Standing(ground=1, obstacle=0))
     alone, together = (list(ahead(source, range(3), workers)) for workers in (0, 1))
     for a, b in zip(alone, together, strict=True):
         assert np.array_equal(a.crops, b.crops)

@@ -1,4 +1,4 @@
-"""Pasting: where things float, how large they look there, and their images in the water."""
+"""Pasting: where things float or stand, how large they look there, and their images in the water."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
-from il2vseg.learning.paste.decoys import DECOYS, Weight, night
+from il2vseg.learning.paste.decoys import DECOYS, ROAD_DECOYS, Decoy, Weight, night
 from il2vseg.learning.paste.shapes import Cutout, Mask, fill, silhouette
 
 
@@ -31,11 +31,18 @@ class Pasting:
     """Crops at night, with lamps and their streaks on the water."""
     boost: float = 4.0
     """How much more the smallest piece's pixels count than those of the largest: pieces count, not pixels."""
+    decoy_kinds: tuple[Decoy, ...] = DECOYS
+    mirrored: float = 0.7
+    """Things with their mirror image below them."""
+
+
+GROUNDS = {"water": Pasting(), "road": Pasting(night=0.0, decoy_kinds=ROAD_DECOYS, mirrored=0.1)}
+"""What is pasted on each of `base.classes.GROUNDS`. A road is a mirror after rain."""
 
 
 @dataclass(frozen=True)
 class Pasted:
-    """A crop with things on its water.
+    """A crop with things on its ground.
 
     Attributes:
         frame: BGR (h, w, 3). solid: coverage (h, w) in [0, 255] by what was pasted.
@@ -47,40 +54,42 @@ class Pasted:
     weight: NDArray[np.float32]
 
 
-MIN_WATER = 0.03
-"""Share of the crop that must be water before anything is pasted."""
+MIN_GROUND = 0.03
+"""Share of the crop that must be ground before anything is pasted."""
 
 
 def paste(
     rng: np.random.Generator,
     frame: Frame,
-    water: Weight,
+    ground: Weight,
     textures: Sequence[Frame] = (),
     cutouts: Sequence[Cutout] = (),
     settings: Pasting = Pasting(),
 ) -> Pasted:
-    """Paste random things on the water of a crop.
+    """Paste random things on the ground of a crop.
 
     Args:
-        frame: BGR (h, w, 3), not changed. water: probability (h, w) that a pixel is water.
+        frame: BGR (h, w, 3), not changed. ground: probability (h, w) that a pixel is water, or
+            road: what things stand on.
         textures: patches of solid things. cutouts: things of other frames.
     """
-    h, w = water.shape
+    h, w = ground.shape
     out = frame.copy()
     solid = np.zeros((h, w), np.uint8)
     weight = np.ones((h, w), np.float32)
-    wet = water > 0.7
-    if wet.mean() < MIN_WATER:
+    free = ground > 0.7
+    if free.mean() < MIN_GROUND:
         return Pasted(out, solid, weight)
-    rows = np.flatnonzero(wet.mean(1) > 0.05)
+    rows = np.flatnonzero(free.mean(1) > 0.05)
     edge = int(rows[0]) if len(rows) else 0
     if rng.random() < settings.decoys:
         for _ in range(int(rng.integers(1, 3))):
-            DECOYS[int(rng.integers(len(DECOYS)))](rng, out, water, edge)
+            kinds = settings.decoy_kinds
+            kinds[int(rng.integers(len(kinds)))](rng, out, ground, edge)
     if rng.random() < settings.share:
-        _populate(rng, out, solid, weight, water, edge, textures, cutouts, settings)
+        _populate(rng, out, solid, weight, ground, edge, textures, cutouts, settings)
     if rng.random() < settings.night:
-        night(rng, out, np.where(solid > 0, 0, water).astype(np.float32))
+        night(rng, out, np.where(solid > 0, 0, ground).astype(np.float32))
     return Pasted(out, solid, weight)
 
 
@@ -89,15 +98,15 @@ def _populate(
     out: Frame,
     solid: Mask,
     weight: NDArray[np.float32],
-    water: Weight,
+    ground: Weight,
     edge: int,
     textures: Sequence[Frame],
     cutouts: Sequence[Cutout],
     settings: Pasting,
 ) -> None:
-    """Place a few things on the water below the row `edge`, the farthest first."""
-    h = len(water)
-    feet = np.argwhere(water > 0.7)
+    """Place a few things on the ground below the row `edge`, the farthest first."""
+    h = len(ground)
+    feet = np.argwhere(ground > 0.7)
     count = int(rng.integers(1, settings.most + 1))
     chosen = feet[rng.integers(len(feet), size=count)]
     light = float(np.percentile(out[::4, ::4], 98)) * rng.uniform(0.8, 1.05)
@@ -105,7 +114,7 @@ def _populate(
     for y, x in sorted(chosen.tolist()):
         depth = (y - edge) / max(1, h - edge)
         thing = _thing(rng, depth, textures, cutouts, light, settings)
-        place(rng, out, solid, weight, water, thing, (y, x), settings)
+        place(rng, out, solid, weight, ground, thing, (y, x), settings)
 
 
 def _thing(
@@ -116,7 +125,7 @@ def _thing(
     light: float,
     settings: Pasting,
 ) -> Cutout:
-    """Draw something of a size that fits its depth: 0 at the water's edge, 1 at the bottom."""
+    """Draw something of a size that fits its depth: 0 at the ground's far edge, 1 at the bottom."""
     reach = 0.25 + 0.75 * depth
     largest = max(settings.smallest, settings.largest * reach)
     size = float(np.exp(rng.uniform(np.log(settings.smallest), np.log(largest))))
@@ -141,21 +150,21 @@ def place(
     out: Frame,
     solid: Mask,
     weight: NDArray[np.float32],
-    water: Weight,
+    ground: Weight,
     thing: Cutout,
     foot: tuple[int, int],
     settings: Pasting,
 ) -> None:
-    """Draw a thing whose lowest row is at `foot` (row, column), and most often its mirror image below."""
+    """Draw a thing whose lowest row is at `foot` (row, column), and perhaps its mirror image below."""
     th, tw = thing.mask.shape
     y, x = foot
     soft = rng.uniform(0.3, 1.0)
     mask = np.pad(thing.mask, 2)
     mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), soft), dtype=np.uint8)
-    mask[th + 2 :] = 0  # the waterline cuts sharply
+    mask[th + 2 :] = 0  # the ground cuts sharply
     picture = np.pad(thing.picture, ((2, 2), (2, 2), (0, 0)), mode="edge")
-    if rng.random() < 0.7:
-        _reflect(rng, out, water, picture[2 : th + 2], mask[2 : th + 2], (y + 1, x - tw // 2 - 2))
+    if rng.random() < settings.mirrored:
+        _reflect(rng, out, ground, picture[2 : th + 2], mask[2 : th + 2], (y + 1, x - tw // 2 - 2))
     top, left = y - th - 1, x - tw // 2 - 2
     window = _window(top, left, mask.shape, solid.shape)
     if window is None:
@@ -171,9 +180,9 @@ def place(
 
 
 def _reflect(
-    rng: np.random.Generator, out: Frame, water: Weight, picture: Frame, mask: Mask, at: tuple[int, int]
+    rng: np.random.Generator, out: Frame, ground: Weight, picture: Frame, mask: Mask, at: tuple[int, int]
 ) -> None:
-    """Draw the mirror image of a thing below it: darker, squashed, blurred, torn. It is water."""
+    """Draw the mirror image of a thing below it: darker, squashed, blurred, torn. It is ground."""
     h, w = mask.shape
     tall = max(2, round(h * rng.uniform(0.4, 1.1)))
     image: NDArray[Any] = cv2.resize(picture[::-1], (w, tall), interpolation=cv2.INTER_AREA).astype(
@@ -185,11 +194,11 @@ def _reflect(
     cover = cv2.remap(cover, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     blur = rng.uniform(0.5, 2.5)
     image, cover = (cv2.GaussianBlur(i, (0, 0), sigmaX=blur, sigmaY=1.5 * blur) for i in (image, cover))
-    window = _window(at[0], at[1], (tall, w), water.shape)
+    window = _window(at[0], at[1], (tall, w), ground.shape)
     if window is None:
         return
     there, here = window
-    strength = (cover[here] * water[there] * rng.uniform(0.2, 0.8))[..., None]
+    strength = (cover[here] * ground[there] * rng.uniform(0.2, 0.8))[..., None]
     image = image[here] * rng.uniform(0.4, 0.95)
     out[there] = (out[there] + (image - out[there]) * strength).clip(0, 255).astype(np.uint8)
 

@@ -1,6 +1,7 @@
-"""What looks like an obstacle and is water: glitter, the sun's lane, foam, wakes, mirrored banks, shadows,
-and at night the streaks of lamps."""
+"""What looks like an obstacle and is water, or road: glitter, the sun's lane, foam, wakes, mirrored banks,
+shadows, and at night the streaks of lamps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -11,6 +12,9 @@ from il2vseg.base.images import Frame
 
 Weight = NDArray[Any]
 """Coverage (h, w), floats from 0 to 1."""
+
+Decoy = Callable[[np.random.Generator, Frame, Weight, int], None]
+"""Draws into a frame, on its ground, whose far edge is at a row."""
 
 
 def _blend(frame: Frame, colour: NDArray[Any] | float, weight: Weight) -> None:
@@ -107,7 +111,9 @@ def shadow(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> 
     _blend(frame, frame * np.exp(field)[..., None], water)
 
 
-DECOYS = (glitter, lane, foam, wake, mirror, shadow)
+DECOYS: tuple[Decoy, ...] = (glitter, lane, foam, wake, mirror, shadow)
+ROAD_DECOYS: tuple[Decoy, ...] = (wake, shadow)
+"""A wake's lines are markings, kerbs and seams there."""
 
 
 def night(rng: np.random.Generator, frame: Frame, water: Weight) -> None:
