@@ -15,7 +15,9 @@ from il2vseg.calib.layers import replace
 from il2vseg.export.deploy_form import deploy_form
 from il2vseg.export.describe import INPUT
 from il2vseg.export.opset import lower_opset
+from il2vseg.export.student_graph import StudentGraph
 from il2vseg.models.network import Network, frames_to_images, label_pixels
+from il2vseg.models.student import Student
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +56,8 @@ def export_onnx(network: Network, path: Path, batch: int = 1) -> None:
 
     if len(network.class_names) > 255:
         raise UserError(f"{len(network.class_names)} classes do not fit the uint8 labels of the graph")
-    graph = DeployableGraph(deploy_form(network)).eval()
+    made = StudentGraph(network) if isinstance(network, Student) else DeployableGraph(deploy_form(network))
+    graph = made.eval()
     # The exporter takes an axis of length 1 for a fixed one.
     frame = torch.zeros(min(batch, 2), *network.size, 3, dtype=torch.uint8)
     free = ({0: torch.export.Dim("batch", min=1, max=batch)},) if batch > 1 else None

@@ -59,11 +59,16 @@ class Novelty(nn.Module):
 
     def distance(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance to the nearest centre: (B, D, h, w) -> (B, 1, h, w)."""
+        return self._distance(features).reshape(len(features), 1, *features.shape[2:])
+
+    def _distance(self, features: Tensor) -> Tensor:
+        """As `distance`, (B, h w, 1): the best of many numbers is found faster where they lie together."""
         z = F.conv2d(features, self.whiten[..., None, None], self.shift).clamp(-REACH, REACH)
-        # |z − c|² = |z|² − (2 z·c − |c|²): one convolution for all centres.
-        cross = F.conv2d(z, 2.0 * self.centres[..., None, None], -(self.centres**2).sum(1))
-        nearest = (z * z).sum(1, keepdim=True) - cross.amax(1, keepdim=True)
-        return (nearest / z.shape[1]).clamp_min(1e-6).sqrt()
+        z = z.flatten(2).mT
+        # |z − c|² = |z|² − (2 z·c − |c|²): one product for all centres.
+        cross = F.linear(z, 2.0 * self.centres, -(self.centres**2).sum(1))
+        nearest = (z * z).sum(2, keepdim=True) - cross.amax(2, keepdim=True)
+        return (nearest / z.shape[2]).clamp_min(1e-6).sqrt()
 
     def strangeness(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance of an image to the nearest known scene: (B, D, h, w) -> (B,)."""
@@ -74,17 +79,17 @@ class Novelty(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Confidence (B, 1, h, w) in [0, 1] of features (B, D, h, w)."""
-        d = self.distance(features)
+        d = self._distance(features)
         values = torch.tensor(KNOTS, device=d.device)
         slopes = values.diff() / self.knots.diff().clamp_min(1e-6)
         change = torch.cat([slopes[:1], slopes.diff(), -slopes[-1:]])
-        # Piecewise linear: a sum of ramps, one convolution and a ReLU.
-        ones = torch.ones(len(KNOTS), 1, 1, 1, device=d.device)
-        ramps = F.conv2d(d, ones, -self.knots).relu()
-        cells = (1.0 + F.conv2d(ramps, change.reshape(1, -1, 1, 1))).clamp(0.0, 1.0)
+        # Piecewise linear: a sum of ramps.
+        cells = F.linear((d - self.knots).relu(), change[None], torch.ones(1, device=d.device)).clamp(
+            0.0, 1.0
+        )
         near, far = self.limits[0], self.limits[1]
         whole = ((far - self.strangeness(features)) / (far - near)).clamp(0.0, 1.0)
-        return cells * whole[:, None, None, None]
+        return (cells * whole[:, None, None]).reshape(len(features), 1, *features.shape[2:])
 
 
 def moments(features: Tensor) -> Tensor:

@@ -111,6 +111,7 @@ class NoSkyInWater(nn.Module):
     """
 
     above: Tensor
+    change: Tensor
 
     CELL = 8
     """Pixels along a side of a cell on which water is looked for."""
@@ -121,24 +122,24 @@ class NoSkyInWater(nn.Module):
         """
         super().__init__()
         marine = {"water", "sky", "obstacle"} <= set(names)
-        self.ids = [names.index(n) for n in ("water", "sky", "obstacle")] if marine else None
+        self.ids = [names.index(n) for n in ("water", "sky")] if marine else None
         self.pool = self.CELL // stride
         rows = size[0] // self.CELL
         self.register_buffer("above", torch.ones(rows, rows).tril(-1), persistent=False)
+        change = torch.zeros(len(names), 1, 1)
+        if marine:
+            change[names.index("sky")], change[names.index("obstacle")] = -1.0, 1.0
+        self.register_buffer("change", change, persistent=False)
 
     def forward(self, scores: Tensor) -> Tensor:
         """Move the score of sky to obstacle where there is clearly water above, in the same column."""
         if self.ids is None:
             return scores
-        water, sky, obstacle = self.ids
-        wet = F.avg_pool2d(2.0 * (scores[:, water : water + 1] - 0.5).relu(), self.pool)
+        water, sky = (scores[:, i : i + 1] for i in self.ids)
+        wet = F.avg_pool2d((water - 0.5).relu(), self.pool)
         # Rows of water above a cell: from one to two of them the sky disappears.
-        gate = (self.above @ wet - 1.0).clamp(0.0, 1.0)
-        moved = scores[:, sky : sky + 1] * F.interpolate(gate, scale_factor=float(self.pool))
-        parts = list(scores.split(1, 1))
-        parts[sky] = parts[sky] - moved
-        parts[obstacle] = parts[obstacle] + moved
-        return torch.cat(parts, 1)
+        gate = (2.0 * self.above @ wet - 1.0).clamp(0.0, 1.0)
+        return scores + self.change * (sky * F.interpolate(gate, scale_factor=float(self.pool)))
 
 
 class Student(Network):
@@ -180,7 +181,11 @@ class Student(Network):
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Decoder features at the stride s of the scores and at 16: (B, D, H/s, W/s), (B, D', H/16, W/16)."""
-        *finer, coarsest = self.encoder(images)
+        return self.decode(self.encoder(images), images - 0.5)
+
+    def decode(self, encoded: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `features`, of the encoder's and of what `edges` and `detail` read: RGB in [-0.5, 0.5]."""
+        *finer, coarsest = encoded
         x = self.laterals[3](coarsest)
         x = self.smooth[3](x + self.context(x.mean((2, 3), keepdim=True)))
         pyramid = [x]
@@ -188,13 +193,13 @@ class Student(Network):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = x + self.laterals[level](finer[level])
             if level == 0:
-                x = x + self.edges(images - 0.5)
+                x = x + self.edges(pixels)
             x = self.smooth[level](x)
             pyramid.append(x)
         if self.stride == STRIDE:
             return x, pyramid[1]
         x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.sharpen(x + self.detail(images - 0.5)), pyramid[1]
+        return self.sharpen(x + self.detail(pixels)), pyramid[1]
 
     def logits(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] -> logits (B, C, H/s, W/s)."""
