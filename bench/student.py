@@ -7,7 +7,7 @@ here: speed does not depend on it.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,11 +31,14 @@ from il2vseg.export.graph import export_onnx
 from il2vseg.export.runners import onnx_runner, openvino_runner
 from il2vseg.models.backbones import backbone_spec
 from il2vseg.models.network import Network
+from il2vseg.models.novelty import LIMITS, SCENES, Novelty
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
 from il2vseg.models.student import METHOD, STUDENTS, Student, finish
 
 PROGRAM = "bench/student.py"
-CLASSES = 3
+CLASSES = ("water", "sky", "obstacle")
+WITHOUT = "mobilenetv4_small_050_fine"
+"""The student that is also measured without its confidence: what that costs."""
 
 
 @dataclass
@@ -56,8 +59,17 @@ class StudentBenchConfig(Settings):
 
 def random_spec(name: str, size: tuple[int, int]) -> ModelSpec:
     """Of a network with random weights and without a low-level branch."""
-    names = tuple(f"class {i}" for i in range(CLASSES))
-    return ModelSpec(METHOD, name, "random", size, names, 0.0, 1.0, False, LowLevelSpec(refine=0), "none")
+    low_level = LowLevelSpec(refine=0)
+    return ModelSpec(METHOD, name, "random", size, CLASSES, 0.0, 1.0, False, low_level, "none")
+
+
+def random_student(name: str, size: tuple[int, int], confidence: bool = True) -> Student:
+    """A student as it is bundled: with the rule of marine classes and, if wanted, a confidence."""
+    student = finish(Student(random_spec(name, size)))
+    if confidence:
+        student.spec = replace(student.spec, novelty=dict(LIMITS))
+        student.novelty = Novelty(student.width, SCENES)
+    return student
 
 
 class TorchvisionSegmenter(Network):
@@ -73,7 +85,7 @@ class TorchvisionSegmenter(Network):
 
         super().__init__(random_spec(name, size), size, size)
         build: Callable[..., nn.Module] = getattr(torchvision.models.segmentation, name)
-        self.net = build(weights=None, weights_backbone=None, num_classes=CLASSES)
+        self.net = build(weights=None, weights_backbone=None, num_classes=len(CLASSES))
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] -> (B, C, H, W), a distribution over C."""
@@ -86,11 +98,14 @@ def measure(config: StudentBenchConfig) -> dict[str, float]:
     patch = backbone_spec(config.backbone).patch
     teacher_size = (round(config.size[0] / patch) * patch, round(config.size[1] / patch) * patch)
     teacher = random_segmenter(
-        BenchConfig(backbone=config.backbone, weights=config.weights, size=teacher_size, num_classes=CLASSES)
+        BenchConfig(
+            backbone=config.backbone, weights=config.weights, size=teacher_size, num_classes=len(CLASSES)
+        )
     )
     first = f"teacher, {config.backbone}"
     models: dict[str, Network] = {first: teacher}
-    models |= {f"student, {name}": finish(Student(random_spec(name, config.size))) for name in STUDENTS}
+    models |= {f"student, {name}": random_student(name, config.size) for name in STUDENTS}
+    models[f"student, {WITHOUT}, no confidence"] = random_student(WITHOUT, config.size, confidence=False)
     names = ["lraspp_mobilenet_v3_large", *(["deeplabv3_resnet50"] if config.deeplab else [])]
     models |= {f"torchvision, {name}": TorchvisionSegmenter(name, config.size) for name in names}
     cases: dict[str, Callable[[], Any]] = {}
