@@ -243,7 +243,10 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         recipe = prepare.recipe_of(config, changes)
         recipe = recipe_within(config.loss_memory, recipe, store, whitening, processes, monitor)
         config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage, network=store.network)
+        footage, network, teacher = store.footage, store.network, store.teacher
+        trainer = Trainer(
+            store, whitening, recipe, processes, footage=footage, network=network, teacher=teacher
+        )
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             kept = dataclasses.replace(config, resume=False, progress="bar")

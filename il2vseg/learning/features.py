@@ -131,10 +131,11 @@ class CachedFeatures:
     """The training set as the trainer sees it (`store.FeatureStore`).
 
     Attributes:
-        network: that learns beside the classifier: none, the tokens are those of a frozen one.
+        network, teacher: that learns beside the classifier: none, the tokens are those of a frozen one.
     """
 
     network: nn.Module | None = None
+    teacher: nn.Module | None = None
 
     def __init__(
         self,

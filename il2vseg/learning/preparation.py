@@ -197,7 +197,8 @@ def read_features(
     what computes them at every step, in every process from all of the frames."""
     if backbone_spec(config.backbone).trained:
         frames = monitor.track("frames", len(dataset))
-        live = LiveFeatures(dataset, backbone, config.mixed_precision or "no", frames)
+        taught = load_method(config.method).teaches_network
+        live = LiveFeatures(dataset, backbone, config.mixed_precision or "no", frames, taught)
         say_notes(dataset, backbone, monitor)
         return live
     cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")

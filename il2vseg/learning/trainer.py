@@ -31,7 +31,8 @@ SAVE_EVERY = 50
 class Trainer:
     """Runs the stages of a recipe's method over a feature store.
 
-    All state is the classifier, the network if one is trained, the optimiser and the position (stage, step):
+    All state is the classifier, the network if one is trained, its teacher if it has one, the optimiser and
+    the position (stage, step):
     randomness is a function of the position, so a run that is resumed takes exactly the steps that it would
     have taken. Where there are several processes, each has all of that state and they add their gradients.
     """
@@ -45,11 +46,13 @@ class Trainer:
         *,
         footage: str = "",
         network: nn.Module | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         """Args:
             processes: that train together, None for this one alone on the CPU.
             footage: what tells these frames from others; a state is only restored for the same.
             network: computes the tokens of the store, on its device, and is trained with the classifier.
+            teacher: of the network (`learning.live`); it is kept with it, and moved by the method.
         Raises:
             UserError: the batch is too small for its micro-batches, or there are fewer of them than
             processes.
@@ -62,6 +65,7 @@ class Trainer:
         self.recipe = recipe
         self.footage = footage
         self.network = nn.Module() if network is None else network
+        self.teacher = nn.Module() if teacher is None else teacher
         self.stages = recipe.method.stages()
         self._check_micro_batches()
         self.classifier = Classifier(whitening, recipe.prototypes, recipe.temperature).to(self.device)
@@ -122,8 +126,11 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and description from which `restore` goes on exactly."""
-        tensors = {f"classifier.{k}": v for k, v in self.classifier.state_dict().items()}
-        tensors |= {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors = {
+            f"{name}.{k}": v
+            for name, module in self._modules().items()
+            for k, v in module.state_dict().items()
+        }
         if self.optimizer is not None:
             for i, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
@@ -133,6 +140,10 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "footage": self.footage,
         }
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """What the state consists of, beside the optimiser."""
+        return {"classifier": self.classifier, "network": self.network, "teacher": self.teacher}
 
     def restore(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
         """Go on from a state.
@@ -153,12 +164,9 @@ class Trainer:
         self.position = (index, step)
         if step > 0:
             self.optimizer = self.make_optimizer(list(self.stages.values())[index])
-        self.classifier.load_state_dict(
-            {k.removeprefix("classifier."): v for k, v in tensors.items() if k.startswith("classifier.")}
-        )
-        self.network.load_state_dict(
-            {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        )
+        for name, module in self._modules().items():
+            own = {k: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in own.items()})
         self.scaler.load_state_dict(description["scaler"])
         if self.optimizer is None:
             return
@@ -263,34 +271,45 @@ class Trainer:
         parts.load_state_dict(self.processes.from_main(changed))
 
     def step(self, name: str, step: int) -> dict[str, float]:
-        """One optimisation step; returns the values of the losses, over all micro-batches and processes."""
+        """One optimisation step; returns the values of the losses, over all micro-batches and processes.
+
+        Running means of the network start every micro-batch as they were before the step, and become the mean
+        of what the micro-batches make of them: like gradients, they do not depend on who computes what.
+        """
         stage, r = self.stages[name], self.recipe
         self._before_step(name, step)
         generator = step_generator(r.seed, name, step)
         images = draw_batch(len(self.store), r.batch, generator)
         micro_batches = images.tensor_split(r.micro_batches)
         values: dict[str, Tensor] = {}
+        buffers = dict(self.network.named_buffers())
+        before = {key: buffer.clone() for key, buffer in buffers.items()}
+        running = {f"network.{key}": b for key, b in buffers.items() if b.is_floating_point()}
         assert self.optimizer is not None
         self.optimizer.zero_grad()
         for i in range(self.processes.rank, r.micro_batches, self.processes.count):
             if i > 0:
                 generator = step_generator(r.seed, name, step, micro_batch=i)
+            for key, buffer in buffers.items():
+                buffer.copy_(before[key])
             context = self._context(micro_batches[i], generator, step, self.derived(name))
             losses = stage.losses(context)
             weight = len(micro_batches[i]) / len(images)
             self.scaler.scale(weight * torch.stack(list(losses.values())).sum()).backward()
-            for key, value in (losses | context.observed).items():
+            for key, value in (losses | context.observed | running).items():
                 values[key] = values.get(key, 0.0) + weight * value.detach()
         self._add_up(values)
+        for key, buffer in running.items():
+            buffer.copy_(values.pop(key))
         self.usage = values.pop(USAGE, None)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
-            stage.after_step(self.classifier)
+            stage.after_step(self._context_of_all(name, f"after {name}", step))
         return {key: float(value) for key, value in values.items()}
 
     def _add_up(self, values: dict[str, Tensor]) -> None:
-        """Add the gradients and the values of the losses up over the processes, in place."""
+        """Add the gradients and the values up over the processes, in place."""
         if self.processes.count == 1:
             return
         assert self.optimizer is not None

@@ -87,8 +87,9 @@ class Stage(ABC):
         """Called before every step of a stage with parts, without gradients, with a context of all images:
         in the main process, which hands its parts to the others."""
 
-    def after_step(self, classifier: Classifier) -> None:  # noqa: B027 (nothing to do in most stages)
-        """Called after every step of the optimiser, without gradients."""
+    def after_step(self, context: "Context") -> None:  # noqa: B027 (nothing to do in most stages)
+        """Called after every step of the optimiser, without gradients, with a context of all images: in all
+        processes, so it reads no tokens."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ class Method:
     trains_network: ClassVar[bool] = False
     """Whether its losses can train a network whole, as the original does (`--backbone resnet18_fpn`). Those
     that compare with what the tokens already know cannot."""
+    teaches_network: ClassVar[bool] = False
+    """Whether that network learns from a teacher, which is the model: tokens without gradients are the
+    teacher's then, and `after_step` moves it (`Context.live`)."""
 
     predict_alpha: float = 0.0
     """α at prediction: weight of F_l (eq. 13)."""
@@ -233,6 +237,11 @@ class Context:
         """Draw a permutation (B,) that pairs every image with another one."""
         return derangement(len(self.images), self.generator)
 
+    @property
+    def live(self) -> LiveFeatures | None:
+        """The store where a network that is trained whole computes it; None with frozen tokens."""
+        return self.store if isinstance(self.store, LiveFeatures) else None
+
     def whitened(self, positions: Tensor | None = None) -> Tensor:
         """Whitened tokens (B, S, k) at positions (S,) or (B, S), None for all."""
         z: Tensor = self.classifier.whitening(self.store.tokens(self.images), positions)
@@ -243,15 +252,22 @@ class Context:
         z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images), positions)
         return z
 
-    def cropped_view(self, boxes: Tensor) -> Tensor:
-        """Whitened tokens (B, N, k) of crops (B, 4) (`learning.crops`) of the colour-jittered copies.
+    def cropped(self, boxes: Tensor) -> Tensor:
+        """Whitened tokens (B, N, k) of crops (B, 4) (`learning.crops`) of the images.
 
         A network that is trained whole sees crops of the pixels; frozen tokens are resampled on their grid.
         """
-        if isinstance(self.store, LiveFeatures):
-            z: Tensor = self.classifier.whitening(self.store.view_tokens(self.images, boxes))
-            return z
-        return crop(self.whitened_view(), boxes, self.store.grid)
+        if self.live is None:
+            return crop(self.whitened(), boxes, self.store.grid)
+        z: Tensor = self.classifier.whitening(self.live.tokens(self.images, boxes))
+        return z
+
+    def cropped_view(self, boxes: Tensor) -> Tensor:
+        """As `cropped`, of the colour-jittered copies."""
+        if self.live is None:
+            return crop(self.whitened_view(), boxes, self.store.grid)
+        z: Tensor = self.classifier.whitening(self.live.view_tokens(self.images, boxes))
+        return z
 
     def embeddings(self, z: Tensor, head: nn.Module | None = None) -> Tensor:
         """Embeddings (B, S, d) float32 of whitened tokens (B, S, k), with channel dropout.

@@ -63,8 +63,8 @@ class Information(PrototypeStage):
             {"params": prototypes, "lr": self.lr_prototypes},
         ]
 
-    def after_step(self, classifier: Classifier) -> None:
-        classifier.global_prototypes.copy_(classifier.local_prototypes)
+    def after_step(self, context: Context) -> None:
+        context.classifier.global_prototypes.copy_(context.classifier.local_prototypes)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class MaskFitting(Stage):
     def parameter_groups(self, classifier: Classifier) -> list[dict[str, Any]]:
         return [{"params": [classifier.local_prototypes], "lr": self.lr}]
 
-    def after_step(self, classifier: Classifier) -> None:
+    def after_step(self, context: Context) -> None:
+        classifier = context.classifier
         classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - self.ema)
 
 

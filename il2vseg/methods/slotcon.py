@@ -1,5 +1,6 @@
 """SlotCon (Wen et al. 2022): prototypes group pixels alike in two views, and groups contrast."""
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,15 +41,17 @@ class Student(nn.Module):
 class SlotGroups(PrototypeStage):
     """λ_g · grouping + (1 − λ_g) · contrast, each of either view against the other, train the student.
 
-    Departures beside those of the losses: views are crops of the token grids of the image and of its
-    colour-jittered copy, resampled there; they always meet, which SlotCon draws until it is so. K is the
-    number of prototypes, which start from our clusters. The teacher follows by a constant share, its centre
-    is of images drawn for that; no batch norm in the predictor.
+    Departures beside those of the losses: views are crops of the image and of its colour-jittered copy, of
+    frozen tokens those of their grids, resampled there; they always meet, which SlotCon draws until it is so.
+    K is the number of prototypes, which start from our clusters. The teacher's centre is of images drawn for
+    that; no batch norm in the predictor. On frozen tokens the teacher follows by a constant share; of a
+    network that is trained whole by SlotCon's schedule, but its batch norm is in evaluation mode, by running
+    means that follow as the weights do, where SlotCon's normalises by the batch.
     """
 
     steps: int = 300
     ema: float = 0.99
-    """Share of the teacher that a step keeps."""
+    """Share of the teacher that a step keeps; of a network that is trained whole, the first step."""
     centre_ema: float = 0.9
     smallest: float = 0.6
     """Smallest side of a crop, of the grid's: above a half, two of them meet."""
@@ -65,14 +68,16 @@ class SlotGroups(PrototypeStage):
         student.centre.lerp_(seen.mean((0, 1)), 1.0 - self.centre_ema)
 
     def losses(self, context: Context) -> dict[str, Tensor]:
-        classifier, grid, count = context.classifier, context.store.grid, len(context.images)
+        classifier, grid = context.classifier, context.store.grid
         student = student_of(classifier)
-        boxes = [draw_crops(count, context.generator, self.smallest) for _ in range(2)]
-        tokens = context.whitened(), context.whitened_view()
-        z = [crop(x, box, grid) for x, box in zip(tokens, boxes, strict=True)]
-        learning = [context.embeddings(x, student.head) for x in z]
-        with torch.no_grad():
-            teaching = [classifier.head(x) for x in z]
+        boxes = [draw_crops(len(context.images), context.generator, self.smallest) for _ in range(2)]
+
+        def views() -> tuple[Tensor, Tensor]:
+            return context.cropped(boxes[0]), context.cropped_view(boxes[1])
+
+        learning = [context.embeddings(x, student.head) for x in views()]
+        with torch.no_grad():  # a network that is trained whole is the teacher here
+            teaching = [classifier.head(x) for x in views()]
         q = [slots.similarities(e, classifier.local_prototypes) for e in learning]
         k = [slots.similarities(e, classifier.global_prototypes) for e in teaching]
         meeting = overlap(boxes[0], boxes[1])
@@ -97,11 +102,15 @@ class SlotGroups(PrototypeStage):
             {"params": [classifier.local_prototypes], "lr": self.lr_prototypes},
         ]
 
-    def after_step(self, classifier: Classifier) -> None:
+    def after_step(self, context: Context) -> None:
+        classifier, keep = context.classifier, self.ema
+        if context.live is not None:
+            keep = 1.0 - (1.0 - self.ema) * (1.0 + math.cos(math.pi * context.step / self.steps)) / 2.0
+            context.live.follow(keep)
         student = student_of(classifier)
         for slow, fast in zip(classifier.head.parameters(), student.head.parameters(), strict=True):
-            slow.lerp_(fast, 1.0 - self.ema)
-        classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - self.ema)
+            slow.lerp_(fast, 1.0 - keep)
+        classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - keep)
 
 
 def student_of(classifier: Classifier) -> Student:
@@ -112,6 +121,9 @@ def student_of(classifier: Classifier) -> Student:
 
 @dataclass(frozen=True)
 class SlotCon(Method):
-    """The model is the teacher: its head, and its prototypes as classes."""
+    """The model is the teacher: its network where one is trained, its head, and its prototypes as classes."""
+
+    trains_network: ClassVar[bool] = True
+    teaches_network: ClassVar[bool] = True
 
     slot_groups: SlotGroups = SlotGroups()

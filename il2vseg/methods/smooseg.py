@@ -8,7 +8,6 @@ from torch import Tensor
 
 from il2vseg.losses import smoothness
 from il2vseg.methods.base import USAGE, Context, Method, PrototypeStage
-from il2vseg.models.segmenter import Classifier
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Smoothness(PrototypeStage):
         smooth = smoothness.smoothness_loss(sample.p, sample.z, context.other_images())
         return {"smooth": self.weight * smooth, "data": data}
 
-    def after_step(self, classifier: Classifier) -> None:
+    def after_step(self, context: Context) -> None:
+        classifier = context.classifier
         classifier.global_prototypes.lerp_(classifier.local_prototypes, 1.0 - self.ema)
 
 

@@ -86,8 +86,8 @@ class Bootstrapping(PrototypeStage):
             "embedding": class_maps.embedding_loss(classifier.local_prototypes),
         }
 
-    def after_step(self, classifier: Classifier) -> None:
-        classifier.global_prototypes.copy_(classifier.local_prototypes)
+    def after_step(self, context: Context) -> None:
+        context.classifier.global_prototypes.copy_(context.classifier.local_prototypes)
 
 
 def teacher_of(classifier: Classifier) -> Teacher:

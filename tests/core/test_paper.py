@@ -75,8 +75,6 @@ def test_a_dry_run_has_all_rows_and_says_what_is_missing(
         assert runs.startswith(f"`{row.train['method']}` on `{row.train['backbone']}`")
         if row.train["method"] not in METHODS:
             assert f"no method `{row.train['method']}`" in here
-        elif row.name == "SlotCon":
-            assert here.startswith("`slotcon` needs frozen tokens here, and cannot train `resnet18_fpn`")
         elif row.train["backbone"] == "resnet18_fpn":
             assert here == "can run"
         elif row.train["backbone"] == "dino_vits8":
@@ -96,6 +94,10 @@ def test_other_data_and_another_backbone_can_be_asked_for(
     rows = rows_of(capsys.readouterr().out)
     assert rows["STEGO"] == ["`stego` on `tiny`", "", "can run"]
     assert rows["IL2Vseg, MoCoV2"][0] == "`paper` on `resnet50_mocov2`"
+    flags = ["--table", "3", "--root", str(data), "--backbone", "resnet18_fpn", "--dry-run"]
+    assert run(*flags) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["STEGO"][2] == "`stego` needs frozen tokens here, and cannot train `resnet18_fpn`"
 
 
 def test_missing_data_is_said_once_with_where_to_get_them(

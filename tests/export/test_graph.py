@@ -21,6 +21,7 @@ from il2vseg.export.half import half_nodes, to_half
 from il2vseg.export.parity import LIMITS, compare
 from il2vseg.export.runners import onnx_runner
 from il2vseg.export.variants import to_int8
+from il2vseg.models.backbones import build_backbone
 from il2vseg.models.eager import EagerBackend
 from il2vseg.models.lowlevel import AFFINITY_TILE
 from il2vseg.models.segmenter import Segmenter
@@ -76,6 +77,19 @@ def test_without_the_low_level_branch_the_graph_has_none(frames: Frames, tmp_pat
     report = compare(EagerBackend(segmenter), onnx_runner(path, 1), frames, LIMITS["fp32"])
     assert report.passed, report.failures
     assert "Pow" not in {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.slow
+def test_a_network_that_is_trained_whole_is_exported_with_it(frames: Frames, tmp_path: Path) -> None:
+    backbone = build_backbone("resnet18_fpn", SIZE, None)
+    for name, value in backbone.vit.state_dict().items():
+        if name.endswith(("bn1.running_mean", "bn2.weight")):
+            value.copy_(torch.linspace(0.1, 0.9, len(value)))
+    segmenter, path = make_segmenter(alpha=0.0, backbone=backbone), tmp_path / "model.onnx"
+    export_onnx(segmenter, path)
+    report = compare(EagerBackend(segmenter), onnx_runner(path, 1), frames, LIMITS["fp32"])
+    assert report.passed, report.failures
+    assert min(report.per_class_iou) > 0.99
 
 
 def test_affinity_of_a_large_grid_is_tiled(tmp_path: Path) -> None:
