@@ -232,7 +232,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
     with Monitor(out, config.progress) if processes.main else Silence() as monitor:
         config = prepare.choose_exposure(config, backbone, digest, processes, monitor)
         store = prepare.read_features(config, dataset, backbone, digest, processes, monitor)
-        if store.network is None:
+        if not store.networks:
             # The training steps are small: more threads only wait for each other.
             torch.set_num_threads(1)
         whitening, selection, num_classes = processes.from_main(
@@ -243,10 +243,7 @@ def train(config: TrainConfig, changes: dict[str, Any] | None = None) -> "Segmen
         recipe = prepare.recipe_of(config, changes)
         recipe = recipe_within(config.loss_memory, recipe, store, whitening, processes, monitor)
         config = dataclasses.replace(config, accumulate=recipe.micro_batches)
-        footage, network, teacher = store.footage, store.network, store.teacher
-        trainer = Trainer(
-            store, whitening, recipe, processes, footage=footage, network=network, teacher=teacher
-        )
+        trainer = Trainer(store, whitening, recipe, processes, footage=store.footage, **store.networks)
         monitor.begin(trainer.resume(out / STATE_NAME) if config.resume else 0)
         if processes.main:
             kept = dataclasses.replace(config, resume=False, progress="bar")

@@ -8,9 +8,10 @@ goes on where it stopped and several processes may fill one cache.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -131,11 +132,10 @@ class CachedFeatures:
     """The training set as the trainer sees it (`store.FeatureStore`).
 
     Attributes:
-        network, teacher: that learns beside the classifier: none, the tokens are those of a frozen one.
+        networks: that are trained with the classifier: none, the tokens are those of a frozen one.
     """
 
-    network: nn.Module | None = None
-    teacher: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = MappingProxyType({})
 
     def __init__(
         self,

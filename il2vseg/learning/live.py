@@ -36,8 +36,8 @@ class LiveFeatures:
 
     Attributes:
         grid, dim: (h, w) and channels D of the tokens. footage: digest of all frames.
-        network: that learns. teacher: the backbone's own network, which `follow` moves; None where that is
-        what learns.
+        networks: what `Trainer` is given: the one that learns, and the teacher, which `follow` moves.
+        network: that learns. teacher: the backbone's own; None where that is what learns.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class LiveFeatures:
         self._learner = copy.deepcopy(backbone) if taught else backbone
         self.network = self._learner.vit.requires_grad_(True)
         self.teacher = backbone.vit if taught else None
+        self.networks = {"network": self.network} | ({"teacher": backbone.vit} if taught else {})
 
     @torch.no_grad()
     def _begin_running_means(self) -> None:

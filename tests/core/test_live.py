@@ -43,8 +43,7 @@ def trainer(
 ) -> Trainer:
     store = features(seed, load_method(method).teaches_network)
     recipe = Recipe(load_method(method)().with_steps(steps), batch=IMAGES, seed=seed, **settings)
-    modules: Any = {"network": store.network, "teacher": store.teacher}
-    return Trainer(store, identity(128), recipe, processes, **modules)
+    return Trainer(store, identity(128), recipe, processes, **store.networks)
 
 
 def frames() -> list[Any]:
