@@ -23,7 +23,8 @@ FRAMES = 96
 """Frames of the footage that are looked at."""
 
 MARGIN = 0.02
-"""By how much the criterion must be better to even all images. Other frames move it by more: docs/experiments.md."""
+"""By how much the criterion must be better to even all images. Other frames move it by more
+(docs/experiments.md)."""
 
 RESTARTS = 16
 SEEN_TOKENS = 20_000
