@@ -23,13 +23,14 @@ def reading_rows(conv: nn.Conv2d, scale: float) -> nn.Conv2d:
     Args:
         conv: padded by zeros, if at all. scale: its weights are multiplied by it.
     """
+    assert not isinstance(conv.padding, str)
     (height, width), (down, right), (above, left) = conv.kernel_size, conv.stride, conv.padding
     rows = nn.Conv2d(
         1,
         conv.out_channels,
         (height, 3 * width),
         (down, 3 * right),
-        (int(above), 3 * int(left)),
+        (above, 3 * left),
         bias=conv.bias is not None,
     )
     interleaved = conv.weight.detach().flip(1).permute(0, 2, 3, 1)

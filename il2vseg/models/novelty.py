@@ -59,7 +59,8 @@ class Novelty(nn.Module):
 
     def distance(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance to the nearest centre: (B, D, h, w) -> (B, 1, h, w)."""
-        return self._distance(features).mT.unflatten(2, features.shape[2:])
+        out: Tensor = self._distance(features).mT.unflatten(2, features.shape[2:])
+        return out
 
     def _distance(self, features: Tensor) -> Tensor:
         """As `distance`, (B, h w, 1): the best of many numbers is found faster where they lie together."""
@@ -89,7 +90,8 @@ class Novelty(nn.Module):
         )
         near, far = self.limits[0], self.limits[1]
         whole = ((far - self.strangeness(features)) / (far - near)).clamp(0.0, 1.0)
-        return (cells * whole[:, None, None]).mT.unflatten(2, features.shape[2:])
+        out: Tensor = (cells * whole[:, None, None]).mT.unflatten(2, features.shape[2:])
+        return out
 
 
 def moments(features: Tensor) -> Tensor:
