@@ -25,6 +25,7 @@ DATASETS: dict[str, Layout] = {
     "mastr1325": layouts.marine,
     "intcatch": layouts.marine,
     "camvid": layouts.camvid,
+    "camvid7": layouts.camvid,
     "cityscapes": layouts.cityscapes,
     "cityscapes19": layouts.cityscapes,
     "cocostuff": layouts.cocostuff,

@@ -75,6 +75,15 @@ CAMVID = Classes(
     values={**{i: i for i in range(11)}, 11: IGNORE},
 )  # fmt: skip
 
+CAMVID_7 = Classes(
+    names=("sky", "building", "road", "pavement", "tree", "car", "obstacle"),
+    palette=(
+        (128, 128, 128), (128, 0, 0), (128, 64, 128), (60, 40, 222), (128, 128, 0), (64, 0, 128), (64, 64, 0),
+    ),
+    values={0: 0, 1: 1, 2: IGNORE, 3: 2, 4: 3, 5: 4, 6: IGNORE, 7: 1, 8: 5, 9: 6, 10: 6, 11: IGNORE},
+)  # fmt: skip
+"""CamVid for a vehicle: people and cyclists are obstacles, fences buildings; poles and signs are ignored."""
+
 _CITYSCAPES: tuple[tuple[str, Color, bool], ...] = (
     # (name, colour, one of the 19 of the benchmark), in the order of labelIds from 7 on.
     ("road", (128, 64, 128), True),

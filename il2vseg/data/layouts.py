@@ -9,6 +9,7 @@ from il2vseg.base.files import FOOTAGE_SUFFIXES, IMAGE_SUFFIXES, is_clip_file, l
 from il2vseg.base.media.clips import count_frames
 from il2vseg.data.classes import (
     CAMVID,
+    CAMVID_7,
     CITYSCAPES_19,
     CITYSCAPES_27,
     COCOSTUFF_27,
@@ -144,11 +145,12 @@ def folder(request: Request) -> Listing:
 
 
 def camvid(request: Request) -> Listing:
-    """List ROOT/SPLIT/images/NAME.png and ROOT/SPLIT/masks/NAME.png, 11 classes."""
+    """List ROOT/SPLIT/images/NAME.png and ROOT/SPLIT/masks/NAME.png; 11 classes, or 7 of `camvid7`."""
+    classes = CAMVID_7 if request.name == "camvid7" else CAMVID
     base = _split_folder(request)
     images = _some_images(base / "images")
-    parts = _pair(request, images, lambda i: base / "masks" / f"{i.stem}.png", base / "images", CAMVID)
-    return Listing(CAMVID, parts)
+    parts = _pair(request, images, lambda i: base / "masks" / f"{i.stem}.png", base / "images", classes)
+    return Listing(classes, parts)
 
 
 def marine(request: Request) -> Listing:

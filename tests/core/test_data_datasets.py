@@ -131,6 +131,18 @@ def test_camvid_ignores_the_twelfth_value(tmp_path: Path) -> None:
     ]
 
 
+def test_camvid7_has_people_as_obstacles_and_neither_poles_nor_signs(tmp_path: Path) -> None:
+    paint(tmp_path / "val" / "images" / "a.jpg", size=(1, 12))
+    mask(tmp_path / "val" / "masks" / "a.png", [list(range(12))])
+    dataset = open_dataset("camvid7", tmp_path, "val", labelled=True)
+    values = next(iter(dataset)).labels[0].tolist()
+    named = [None if v == IGNORE else dataset.class_names[v] for v in values]
+    assert named == [
+        "sky", "building", None, "road", "pavement", "tree",
+        None, "building", "car", "obstacle", "obstacle", None,
+    ]  # fmt: skip
+
+
 def test_a_mask_value_without_class_is_refused_not_skipped(tmp_path: Path) -> None:
     root = marine_split(tmp_path)
     mask(root / "val" / "masks" / "f_2m.png", [[0, 7]])
