@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from il2vseg.data import open_dataset
 from il2vseg.data.synthetic import render
 from il2vseg.runtime.backends.providers import open_engine
 from il2vseg.runtime.catalog import bundled, find_model
@@ -39,3 +40,18 @@ def test_marine_lite_knows_water_from_sky() -> None:
     for name, truth_id in (("water", 1), ("sky", 2)):
         assert (labels[truth == truth_id] == names.index(name)).mean() > 0.6
     assert np.unique(labels).max() < len(names)
+
+
+def test_street_lite_sees_the_road_of_a_real_street(real_data: Path) -> None:
+    engine = open_engine(find_model(Path("street-lite")), "cpu", say=lambda line: None)
+    names = engine.manifest.class_names
+    assert set(names) == {"building", "road", "tree", "sky", "car"}
+    dataset = open_dataset("camvid7", real_data / "camvid", "val", labelled=True, limit=4)
+    hits = {"road": [0, 0], "sky": [0, 0], "building": [0, 0]}
+    for sample in dataset:
+        labels = engine(sample.frame).labels
+        for name, counts in hits.items():
+            there = sample.labels == dataset.class_names.index(name)
+            counts[0] += int((labels[there] == names.index(name)).sum())
+            counts[1] += int(there.sum())
+    assert all(right / of > 0.7 for right, of in hits.values()), hits
