@@ -140,17 +140,15 @@ def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
     return 1.0 if bool(best == expected) else float((together - expected) / (best - expected))
 
 
-def agreeing_prototypes(
+def agreeing_clusterings(
     x: Tensor, k: int, generator: Generator, restarts: int, sample: int = 50_000
-) -> tuple[Tensor, float]:
-    """Of several clusterings, the one whose labels agree best with those of the others.
-
-    Which clusters Ward merges last depends on the seeds of k-means; what most restarts find is in the data.
+) -> tuple[list[Tensor], list[float]]:
+    """Several clusterings, and how well each agrees with the others.
 
     Args:
         x: (N, d) features. sample: of them that a clustering sees, drawn anew each time.
     Returns:
-        (k, d) unit vectors, and the mean adjusted Rand index of their labels and those of the others.
+        Unit vectors (k, d) of each, and the mean adjusted Rand index of its labels and those of the others.
     """
     x = F.normalize(x, dim=1)
     found = [
@@ -161,6 +159,22 @@ def agreeing_prototypes(
     ]
     seen = x[torch.randperm(len(x), generator=generator)[:sample]]
     labels = [(seen @ prototypes.T).argmax(1) for prototypes in found]
-    agreement = [sum(adjusted_rand_index(a, b) for b in labels) for a in labels]
+    total = [sum(adjusted_rand_index(a, b) for b in labels) for a in labels]
+    return found, [(value - 1.0) / max(restarts - 1, 1) for value in total]
+
+
+def agreeing_prototypes(
+    x: Tensor, k: int, generator: Generator, restarts: int, sample: int = 50_000
+) -> tuple[Tensor, float]:
+    """Of several clusterings, the one whose labels agree best with those of the others.
+
+    Which clusters Ward merges last depends on the seeds of k-means; what most restarts find is in the data.
+
+    Args:
+        x, sample: as in `agreeing_clusterings`.
+    Returns:
+        (k, d) unit vectors, and their agreement.
+    """
+    found, agreement = agreeing_clusterings(x, k, generator, restarts, sample)
     best = max(range(restarts), key=agreement.__getitem__)
-    return found[best], (agreement[best] - 1.0) / max(restarts - 1, 1)
+    return found[best], agreement[best]

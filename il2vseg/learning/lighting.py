@@ -1,30 +1,31 @@
 """Choose without labels whether all images are evened in exposure, or only those that are dark.
 
-Both forms are tried on a sample of the footage, and compared by *agreement times contrast*: how well one of
-several clusterings agrees with the others (mean adjusted Rand index), times how much more the colours of
-neighbouring tokens differ across the borders of its classes than inside them. Agreement alone prefers what is
-steady, also where it is steadily wrong; contrast alone prefers what cuts an image up by colour.
+Both forms are tried on the footage, and compared by *agreement times contrast*: how well several clusterings
+agree (mean adjusted Rand index), times how much more the colours of neighbouring tokens differ across the
+borders of their classes than inside them. Agreement alone prefers what is steady, also where it is steadily
+wrong; contrast alone prefers what cuts an image up by colour. Both are means over all clusterings: of one of
+them, and of fewer frames, the draw decides (docs/experiments.md).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from il2vseg.learning.clustering import agreeing_prototypes
+from il2vseg.learning.clustering import agreeing_clusterings
 from il2vseg.learning.draws import step_generator
 from il2vseg.learning.selection import token_statistics
 from il2vseg.learning.store import FeatureStore
 from il2vseg.models.whitening import Whitening
 
-FRAMES = 96
-"""Frames of the footage that are looked at."""
+FRAMES = 512
+"""Frames of the footage that are looked at, at most."""
 
 MARGIN = 0.02
-"""By how much the criterion must be better to even all images. Other frames move it by more
-(docs/experiments.md)."""
+"""By how much the criterion must be better to even all images."""
 
 RESTARTS = 16
 SEEN_TOKENS = 20_000
@@ -76,11 +77,13 @@ def agreement_times_contrast(store: FeatureStore, clusters: int, components: int
     whitening = token_statistics(store).whitening(components, centre)
     tokens = torch.cat([_unit(whitening, store, images) for images in torch.arange(len(store)).split(16)])
     generator = step_generator(0, "lighting", 0)
-    prototypes, agreement = agreeing_prototypes(
-        tokens.flatten(0, 1), clusters, generator, RESTARTS, SEEN_TOKENS
-    )
-    labels = (tokens @ prototypes.T).argmax(2).unflatten(1, store.grid)
-    return agreement * border_contrast(labels, store.colours(torch.arange(len(store)), 1))
+    found, agreement = agreeing_clusterings(tokens.flatten(0, 1), clusters, generator, RESTARTS, SEEN_TOKENS)
+    colours = store.colours(torch.arange(len(store)), 1)
+    contrast = [
+        border_contrast((tokens @ prototypes.T).argmax(2).unflatten(1, store.grid), colours)
+        for prototypes in found
+    ]
+    return mean(agreement) * mean(contrast)
 
 
 def _unit(whitening: Whitening, store: FeatureStore, images: Tensor) -> Tensor:

@@ -53,6 +53,19 @@ def test_what_cuts_along_colours_is_taken() -> None:
     assert not choose_lighting(lambda dark_only: weak if dark_only else strong, 2, 2, False).dark_only
 
 
+def test_all_clusterings_count_not_the_best_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, one = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    store = Halves(0.8)
+    found = {"both": [cut, one], "cut": [cut, cut]}
+    agreement = {"both": [0.9, 0.5], "cut": [0.9, 0.9]}
+    values = {}
+    for which in found:
+        monkeypatch.setattr(lighting, "agreeing_clusterings", lambda *a, w=which: (found[w], agreement[w]))
+        values[which] = agreement_times_contrast(store, 2, 2, False)
+    # The second of `both` has no borders: half the contrast, and 0.7 of agreement for 0.9.
+    assert values["both"] == pytest.approx(values["cut"] * 0.5 * 0.7 / 0.9)
+
+
 @pytest.mark.parametrize(("everything", "dark_only"), [(1.0, True), (1.015, True), (1.025, False)])
 def test_bright_images_are_left_alone_unless_evening_them_is_clearly_better(
     everything: float, dark_only: bool, monkeypatch: pytest.MonkeyPatch
