@@ -217,7 +217,7 @@ def distill(config: DistillConfig) -> "Student":
     import torch
 
     from il2vseg.base.ignore import IgnoreMask
-    from il2vseg.base.images import decode_frame, fitting_size
+    from il2vseg.base.images import fitting_size
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.monitor import Monitor
@@ -239,11 +239,13 @@ def distill(config: DistillConfig) -> "Student":
         frames = list(_read(dataset, size))
         if len(frames) < 2:
             raise UserError("distillation needs two frames or more")
-        key = targets_key(frames, teacher=teacher_digest, scales=config.scales, flip=config.flip)
+        settings = {"teacher": teacher_digest, "scales": config.scales, "flip": config.flip}
+        key = targets_key(frames, whole=True, **settings)
 
         def compute() -> "Targets":
-            track = monitor.track("targets", len(frames))
-            return compute_targets(teachers, map(decode_frame, track(frames)), size, config.flip)
+            # The teacher sees the frames as they are, not as small as the student does.
+            whole = (sample.frame for sample in dataset)
+            return compute_targets(teachers, monitor.track("targets", len(frames))(whole), size, config.flip)
 
         targets = _cached(out / TARGETS_NAME, key, compute)
         if ignore is not None:

@@ -1,10 +1,15 @@
 """What a student is told of a batch: the teacher's scores, what was pasted, and what counts."""
 
 import dataclasses
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from il2vseg.base.errors import UserError
 from il2vseg.distill import pasting
@@ -150,3 +155,30 @@ def test_a_student_is_told_what_images_like_its_own_look_like(monkeypatch: pytes
             expected = student.features(rgb)[1][0]
         assert features.dtype == torch.float16
         torch.testing.assert_close(features.float(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_the_teacher_sees_frames_as_they_are_not_as_small_as_the_student_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, footage = tmp_path / "teacher", tmp_path / "footage"
+    teacher.mkdir()
+    footage.mkdir()
+    (teacher / "checkpoint.safetensors").write_bytes(b"some weights")
+    for i in range(3):
+        cv2.imwrite(str(footage / f"{i}.png"), np.full((120, 200, 3), 90 + i, np.uint8))
+    seen: list[tuple[int, ...]] = []
+
+    def compute(_: object, frames: Iterable[NDArray[np.uint8]], *__: object) -> None:
+        seen.extend(frame.shape for frame in frames)
+        raise UserError("seen")
+
+    command = import_module("il2vseg.distill")
+    monkeypatch.setattr("il2vseg.learning.targets.compute_targets", compute)
+    monkeypatch.setattr(command, "load_teachers", lambda _: [])
+    with pytest.raises(UserError, match="seen"):
+        command.distill(
+            command.DistillConfig(
+                teacher=teacher, dataset="folder", root=footage, size=(64, 96), out=tmp_path / "out"
+            )
+        )
+    assert seen == [(120, 200, 3)] * 3
