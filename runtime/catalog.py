@@ -10,6 +10,9 @@ from il2vseg.runtime.manifest import FILE_NAME, Manifest
 BUNDLED = Path(__file__).parent / "bundled"
 """Models that ship with the package, a folder each."""
 
+DEFAULT = "marine-lite"
+"""Of those, the one that runs where nothing was exported: camera rate on the smallest computers."""
+
 RUNS = Path("runs")
 _MAX_DEPTH = 3
 
@@ -30,8 +33,9 @@ def exports(runs: Path = RUNS) -> list[Path]:
 
 
 def bundled(folder: Path = BUNDLED) -> list[Path]:
-    """List the folders of the models that ship with the package, by name."""
-    return sorted(p.parent for p in folder.glob(f"*/{FILE_NAME}"))
+    """List the folders of the models that ship with the package: the default, then by name."""
+    folders = (p.parent for p in folder.glob(f"*/{FILE_NAME}"))
+    return sorted(folders, key=lambda f: (f.name != DEFAULT, f.name))
 
 
 def list_models(runs: Path = RUNS) -> Iterator[Found]:

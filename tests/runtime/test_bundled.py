@@ -32,13 +32,14 @@ def test_a_bundled_model_is_whole_small_and_described(folder: Path) -> None:
         assert heading in card
 
 
-def test_marine_lite_knows_water_from_sky() -> None:
+@pytest.mark.parametrize("name", ["marine", "marine-lite"])
+def test_a_marine_model_knows_water_from_sky(name: str) -> None:
     frame, truth = render(3, 0, (360, 640))
-    engine = open_engine(find_model(Path("marine-lite")), "cpu", say=lambda line: None)
+    engine = open_engine(find_model(name), "cpu", say=lambda line: None)
     names = engine.manifest.class_names
     labels = engine(frame).labels
-    for name, truth_id in (("water", 1), ("sky", 2)):
-        assert (labels[truth == truth_id] == names.index(name)).mean() > 0.6
+    for kind, truth_id in (("water", 1), ("sky", 2)):
+        assert (labels[truth == truth_id] == names.index(kind)).mean() > 0.6
     assert np.unique(labels).max() < len(names)
 
 
