@@ -46,13 +46,23 @@ def test_a_marine_model_knows_water_from_sky(name: str) -> None:
 def test_street_lite_sees_the_road_of_a_real_street(real_data: Path) -> None:
     engine = open_engine(find_model(Path("street-lite")), "cpu", say=lambda line: None)
     names = engine.manifest.class_names
-    assert set(names) == {"building", "road", "tree", "sky", "car"}
+    assert set(names) == {"sky", "building", "tree", "road", "pavement", "car", "obstacle"}
     dataset = open_dataset("camvid7", real_data / "camvid", "val", labelled=True, limit=4)
     hits = {"road": [0, 0], "sky": [0, 0], "building": [0, 0]}
     for sample in dataset:
-        labels = engine(sample.frame).labels
+        result = engine(sample.frame)
+        labels = result.labels
+        assert result.unlike is not None
+        assert result.unlike < 0.5
         for name, counts in hits.items():
             there = sample.labels == dataset.class_names.index(name)
             counts[0] += int((labels[there] == names.index(name)).sum())
             counts[1] += int(there.sum())
     assert all(right / of > 0.7 for right, of in hits.values()), hits
+
+
+def test_the_sea_is_no_street() -> None:
+    engine = open_engine(find_model(Path("street-lite")), "cpu", say=lambda line: None)
+    unlike = engine(render(3, 0, (360, 640))[0]).unlike
+    assert unlike is not None
+    assert unlike > 0.5
