@@ -165,7 +165,7 @@ def agreeing_clusterings(
 
 def agreeing_prototypes(
     x: Tensor, k: int, generator: Generator, restarts: int, sample: int = 50_000
-) -> tuple[Tensor, float]:
+) -> Tensor:
     """Of several clusterings, the one whose labels agree best with those of the others.
 
     Which clusters Ward merges last depends on the seeds of k-means; what most restarts find is in the data.
@@ -173,8 +173,8 @@ def agreeing_prototypes(
     Args:
         x, sample: as in `agreeing_clusterings`.
     Returns:
-        (k, d) unit vectors, and their agreement.
+        (k, d) unit vectors.
     """
     found, agreement = agreeing_clusterings(x, k, generator, restarts, sample)
     best = max(range(restarts), key=agreement.__getitem__)
-    return found[best], agreement[best]
+    return found[best]

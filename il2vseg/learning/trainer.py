@@ -221,7 +221,7 @@ class Trainer:
             return clustering.minibatch_kmeans(batches, r.prototypes, generator)
         embeddings = sample_embeddings(classifier, self.store, r.seed)
         if r.method.restarts > 1:
-            return clustering.agreeing_prototypes(embeddings, r.prototypes, generator, r.method.restarts)[0]
+            return clustering.agreeing_prototypes(embeddings, r.prototypes, generator, r.method.restarts)
         return clustering.over_clustered_prototypes(embeddings, r.prototypes, generator)
 
     def begin(self, name: str) -> None:

@@ -75,9 +75,10 @@ class SlotGroups(PrototypeStage):
         def views() -> tuple[Tensor, Tensor]:
             return context.cropped(boxes[0]), context.cropped_view(boxes[1])
 
-        learning = [context.embeddings(x, student.head) for x in views()]
+        seen = views()
+        learning = [context.embeddings(x, student.head) for x in seen]
         with torch.no_grad():  # a network that is trained whole is the teacher here
-            teaching = [classifier.head(x) for x in views()]
+            teaching = [classifier.head(x) for x in (seen if context.live is None else views())]
         q = [slots.similarities(e, classifier.local_prototypes) for e in learning]
         k = [slots.similarities(e, classifier.global_prototypes) for e in teaching]
         meeting = overlap(boxes[0], boxes[1])

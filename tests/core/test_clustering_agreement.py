@@ -23,15 +23,19 @@ def test_the_odd_one_out_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(clustering, "over_clustered_prototypes", cluster)
     vectors = 5.0 * directions([float(a) for a in range(0, 91, 3)])
-    chosen, agreement = clustering.agreeing_prototypes(
-        vectors, 2, torch.Generator().manual_seed(0), 3, sample=20
-    )
+    chosen = clustering.agreeing_prototypes(vectors, 2, torch.Generator().manual_seed(0), 3, sample=20)
     assert torch.equal(chosen, usual) or torch.equal(chosen, alike)
     assert settings == [(20, 2, 0)] * 3
+    given = iter([odd, usual, alike])
+    _, agreements = clustering.agreeing_clusterings(
+        vectors, 2, torch.Generator().manual_seed(0), 3, sample=20
+    )
+    assert agreements[0] == min(agreements)
+    agreement = max(agreements)
     assert 0.5 < agreement < 1.0  # mean of 1 with its like and of less with the odd one; its own 1 is no part
     given = iter([usual, alike])
-    pair = clustering.agreeing_prototypes(vectors, 2, torch.Generator().manual_seed(0), 2)
-    assert pair[1] == 1.0
+    pair = clustering.agreeing_clusterings(vectors, 2, torch.Generator().manual_seed(0), 2)
+    assert pair[1] == [1.0, 1.0]
 
 
 def test_each_clustering_sees_other_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +69,7 @@ def test_separate_clusters_are_found_and_the_same_seed_finds_them_again() -> Non
     truth = torch.arange(4).repeat_interleave(50)
     vectors = 4.0 * torch.eye(4, 6)[truth] + 0.3 * torch.randn(200, 6, generator=generator)
     first, second = (
-        clustering.agreeing_prototypes(vectors, 4, torch.Generator().manual_seed(3), 4)[0] for _ in range(2)
+        clustering.agreeing_prototypes(vectors, 4, torch.Generator().manual_seed(3), 4) for _ in range(2)
     )
     assert clustering.adjusted_rand_index((vectors @ first.T).argmax(1), truth) == 1.0
     assert torch.equal(first, second)
