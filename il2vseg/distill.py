@@ -116,7 +116,7 @@ def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | Non
         UserError: it is wanted without the classes for it.
     """
     from il2vseg.base.classes import ground_of
-    from il2vseg.learning.paste import GROUNDS
+    from il2vseg.learning.paste import PASTINGS
 
     ground = ground_of(class_names)
     if wanted and ground is None:
@@ -124,7 +124,7 @@ def pasting(wanted: bool | None, class_names: "Sequence[str]") -> "Pasting | Non
             "--paste needs a teacher with the classes obstacle and water, or road, not "
             + ", ".join(class_names)
         )
-    return None if ground is None or wanted is False else GROUNDS[ground]
+    return None if ground is None or wanted is False else PASTINGS[ground]
 
 
 def default_workers() -> int:

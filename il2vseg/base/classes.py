@@ -11,6 +11,7 @@ _UNSURE_NAMES = frozenset({UNSURE, "ignore"})
 OBSTACLE = "obstacle"
 GROUNDS = ("water", "road")
 """Names of classes that obstacles stand on, the first of them that a model has."""
+WATER, ROAD = GROUNDS
 
 
 def is_unsure(name: str) -> bool:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from il2vseg.base.classes import ground_of
 from il2vseg.learning.batches import Batches, Standing, afloat, ahead
-from il2vseg.learning.paste import GROUNDS, Cutout, Pasting, cut_out, paste
+from il2vseg.learning.paste import PASTINGS, Cutout, Pasting, cut_out, paste
 from il2vseg.learning.paste.decoys import DECOYS, night
 from il2vseg.learning.paste.shapes import SHAPES, silhouette
 from il2vseg.learning.views import Augmentation
@@ -51,15 +52,22 @@ def test_something_is_pasted_as_often_as_asked() -> None:
 
 
 def test_a_road_has_markings_and_shadows_and_is_seldom_a_mirror() -> None:
-    assert {kind.__name__ for kind in GROUNDS["road"].decoy_kinds} == {"wake", "shadow"}
+    assert {kind.__name__ for kind in PASTINGS["road"].decoy_kinds} == {"wake", "shadow"}
     frame, ground = scene()
     below = []
     for mirrored in (0.0, 1.0):
-        on = replace(GROUNDS["road"], share=1.0, decoys=0.0, mirrored=mirrored)
+        on = replace(PASTINGS["road"], share=1.0, decoys=0.0, mirrored=mirrored)
         all_pasted = [paste(np.random.default_rng(i), frame, ground, settings=on) for i in range(8)]
         below.append(sum(((p.frame != frame).any(2) & (p.solid == 0)).sum() for p in all_pasted))
     assert below[0] == 0 < below[1]
-    assert GROUNDS["road"].mirrored < 0.5 < GROUNDS["water"].mirrored
+    assert PASTINGS["road"].mirrored < 0.5 < PASTINGS["water"].mirrored
+
+
+@pytest.mark.parametrize("ground", ["water", "road"])
+def test_there_is_something_to_paste_on_every_ground(ground: str) -> None:
+    assert ground_of(["sky", "obstacle", ground]) == ground
+    assert ground in PASTINGS
+    assert len(PASTINGS) == 2
 
 
 def test_without_water_nothing_is_pasted() -> None:

@@ -5,7 +5,7 @@ looks like an obstacle (glitter, foam, wakes, mirrored banks) make a student tha
 water. Everything is NumPy and OpenCV and a function of its random generator.
 """
 
-from il2vseg.learning.paste.compose import GROUNDS, Pasted, Pasting, paste
+from il2vseg.learning.paste.compose import PASTINGS, Pasted, Pasting, paste
 from il2vseg.learning.paste.shapes import Cutout, cut_out
 
-__all__ = ["GROUNDS", "Cutout", "Pasted", "Pasting", "cut_out", "paste"]
+__all__ = ["PASTINGS", "Cutout", "Pasted", "Pasting", "cut_out", "paste"]

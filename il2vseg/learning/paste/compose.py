@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.base.classes import ROAD, WATER
 from il2vseg.base.images import Frame
 from il2vseg.learning.paste.decoys import DECOYS, ROAD_DECOYS, Decoy, Weight, night
 from il2vseg.learning.paste.shapes import Cutout, Mask, fill, silhouette
@@ -36,7 +37,7 @@ class Pasting:
     """Things with their mirror image below them."""
 
 
-GROUNDS = {"water": Pasting(), "road": Pasting(night=0.0, decoy_kinds=ROAD_DECOYS, mirrored=0.1)}
+PASTINGS = {WATER: Pasting(), ROAD: Pasting(night=0.0, decoy_kinds=ROAD_DECOYS, mirrored=0.1)}
 """What is pasted on each of `base.classes.GROUNDS`. A road is a mirror after rain."""
 
 
