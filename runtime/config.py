@@ -27,7 +27,7 @@ class RunConfig(Settings):
     )
     list_models: bool = flag(False, "list the available models and exit")
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = flag(
-        "auto", "which runtime runs the model"
+        "auto", "which runtime runs the model; auto: the first that works here, GPUs before CPUs"
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = flag("auto", "which file of the model")
     verbose: bool = flag(False, "also print why other providers do not run")

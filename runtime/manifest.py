@@ -146,6 +146,11 @@ class Manifest:
         return self.input.height, self.input.width
 
     @property
+    def distilled(self) -> bool:
+        """Whether the model is a student, a small network of convolutions."""
+        return self.method == "distilled"
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their ids."""
         return tuple(c.name for c in self.classes)

@@ -1,4 +1,4 @@
-"""OpenVINO as a backend: it reads the ONNX files as they are, and is the fastest at INT8 on CPUs."""
+"""OpenVINO as a backend: it reads the ONNX files as they are, and is the fastest for transformers on CPUs."""
 
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Providers: which runtimes can run a model here, and which of its files each one prefers.
 
-A provider is a row of PROVIDERS. `open_engine` goes through the rows, loads the first one that really works
-and prints which.
+A provider is a row of PROVIDERS. `open_engine` goes through the rows in the order of `preferred`, loads the
+first one that really works and prints which.
 """
 
 import io
@@ -131,7 +131,17 @@ PROVIDERS: dict[str, Provider] = dict(
         _onnx("cpu", "CPUExecutionProvider", "cpu", ("int8", "fp32")),
     )
 )
-"""In the order in which `auto` tries them."""
+"""In the order in which `auto` tries them, but for students: see `preferred`."""
+
+
+def preferred(manifest: Manifest) -> list[str]:
+    """The providers in the order in which `auto` tries them for a model.
+
+    On a CPU OpenVINO is the faster one for transformers, and ONNX Runtime for students, whose graphs are
+    written for it. They are not timed here: a process should load one of them, and the same command should
+    run the same one every time (docs/decisions.md).
+    """
+    return sorted(PROVIDERS, key=lambda name: name == "openvino" and manifest.distilled)
 
 
 def choose_file(manifest: Manifest, name: str, precision: str = "auto") -> ModelFile:
@@ -187,7 +197,7 @@ def open_engine(
     folder = find_model(model)
     manifest = Manifest.load(folder)
     file = _named_file(Path(model), manifest)
-    names: Sequence[str] = tuple(PROVIDERS) if provider == "auto" else (provider,)
+    names: Sequence[str] = preferred(manifest) if provider == "auto" else (provider,)
     if file is not None and provider == "auto":
         names = ("tensorrt" if file.format == "tensorrt" else "cpu",)
     reasons, noted = [], []

@@ -41,12 +41,14 @@ def test_a_graph_that_it_cannot_load_is_one_line(make_model: Callable[[str], Pat
     assert "\n" not in str(caught.value)
 
 
-def test_the_runtime_that_is_not_wanted_is_not_loaded(model: Path) -> None:
-    """A process that ends with both in it may crash."""
+@pytest.mark.parametrize("bundled", [False, True])
+def test_auto_loads_the_faster_runtime_and_not_the_other(model: Path, bundled: bool) -> None:
+    """OpenVINO, but ONNX Runtime for a student. A process that ends with both in it may crash."""
+    name = "marine-lite" if bundled else str(model)
     code = (
         "import sys; from il2vseg.runtime.backends.providers import open_engine\n"
-        f"open_engine({str(model)!r}); print('onnxruntime' in sys.modules)"
+        f"open_engine({name!r}); print(*sorted({{'onnxruntime', 'openvino'}} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "provider openvino" in done.stderr
-    assert done.stdout.strip() == "False"
+    assert ("provider cpu" if bundled else "provider openvino") in done.stderr
+    assert done.stdout.split() == (["onnxruntime"] if bundled else ["openvino"])
