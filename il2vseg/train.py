@@ -23,7 +23,7 @@ from il2vseg.base.outputs import protect_run
 from il2vseg.base.progress import PROGRESS_HELP, Form
 from il2vseg.data import DATASETS, Crop
 from il2vseg.evaluation.preview import PREVIEW_FRAMES
-from il2vseg.methods import DEFAULT_METHOD, METHODS, load_method
+from il2vseg.methods import DEFAULT_METHOD, METHODS, WITHOUT_STEPS, load_method
 from il2vseg.models.spec import DEFAULT_WIDTH, AdaptSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class TrainConfig(Settings):
     )
     steps: int | None = flag(
         None,
-        "optimisation steps of all stages together; default: the method's own",
+        "optimisation steps of all stages together; default: the method's own; "
+        f"{' and '.join(WITHOUT_STEPS)} take none",
         low=0,
         high=MAX_COUNT,
         metavar="N",

@@ -31,6 +31,9 @@ METHODS: dict[str, str] = {
 }
 """Name of every method, and MODULE:CLASS of its `Method`."""
 
+WITHOUT_STEPS = ("kmeans", "il2vseg")
+"""Those that cluster and train nothing: they have no stages, and no steps to choose."""
+
 DEFAULT_METHOD = "il2vseg"
 
 

@@ -36,6 +36,7 @@ function settings(kind) {
   const found = {}, form = document.querySelector(`.settings[data-job="${kind}"]`);
   if (kind === "try") return { clip: Number($("clip").value) };
   for (const field of form ? form.elements : []) {
+    if (field.disabled) continue;
     if (field.tagName === "SELECT") found[field.name] = field.value;
     else if (field.value !== "") found[field.name] = Number(field.value);
   }
@@ -130,7 +131,20 @@ function start(kind, more) {
   act({ do: "start", job: kind, settings: { ...settings(kind), ...more } });
 }
 
+// Some methods cluster, and train nothing.
+function showStepless(now) {
+  const field = document.querySelector('.settings[data-job="train"] [name=steps]'), none = !now.takes_steps;
+  if (field.disabled === none) return;
+  field.disabled = none;
+  field.placeholder = none ? "none" : "the method's";
+  if (none) field.value = "";
+  $("no-steps").hidden = !none;
+  $("no-steps").textContent = `${now.method} takes no steps`;
+  showCommand("train");
+}
+
 async function train(now, before) {
+  showStepless(now);
   showJob("train", now);
   const job = now.jobs.train;
   const key = `${job.losses}${job.state}`;
@@ -260,7 +274,7 @@ watchers.push((now, before) => {
   if (!before)
     for (const [kind, values] of Object.entries(now.settings)) for (const [name, value] of Object.entries(values)) {
       const field = document.querySelector(`.settings[data-job="${kind}"] [name="${name}"]`);
-      if (field) field.value = value;
+      if (field && !field.disabled) field.value = value;
     }
   if (!before) showCommand(step);
   if (step !== "try" && playing) halt();

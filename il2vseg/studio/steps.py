@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from il2vseg.base.errors import UserError
+from il2vseg.methods import DEFAULT_METHOD, WITHOUT_STEPS
 from il2vseg.studio.project import Footage, Project
 from il2vseg.studio.session import is_default
 
@@ -27,6 +28,16 @@ class Options:
     weights: Path | None = None
     like: Path | None = None
     clips: tuple[Path, ...] = ()
+
+    @property
+    def training_method(self) -> str:
+        """The method that trains."""
+        return self.method or DEFAULT_METHOD
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it trains in steps."""
+        return self.training_method not in WITHOUT_STEPS
 
 
 def as_typed(words: Sequence[str]) -> str:
@@ -53,6 +64,7 @@ def train_words(project: Project, options: Options, settings: Mapping[str, Any])
 
     Args:
         settings: clusters, steps, frames, seed, each may be left open; resume: go on after an interruption.
+            Steps are left out where the method takes none.
     """
     clusters = whole(settings, "clusters", 2, 255)
     words = ["train", *project.state.footage.flags(), "--out", str(project.model)]
@@ -60,7 +72,8 @@ def train_words(project: Project, options: Options, settings: Mapping[str, Any])
     if clusters is not None and clusters < 3:
         words += ["--num-classes", str(clusters)]
     for flag, key, low in (("--steps", "steps", 0), ("--limit", "frames", 2), ("--seed", "seed", 0)):
-        if (value := whole(settings, key, low, 10**9)) is not None:
+        value = whole(settings, key, low, 10**9)
+        if value is not None and (key != "steps" or options.takes_steps):
             words += [flag, str(value)]
     words += [] if options.method is None else ["--method", options.method]
     words += [] if options.weights is None else ["--weights", str(options.weights)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from il2vseg.learning.draws import channel_dropout
 from il2vseg.losses import eigen_aggregation, eigenfunction, hidden_positives
-from il2vseg.methods import METHODS, load_method
+from il2vseg.methods import METHODS, WITHOUT_STEPS, load_method
 from il2vseg.methods.base import Method, Recipe, Stage
 from il2vseg.methods.eagle import Eagle, EigenAggregation
 from il2vseg.methods.hp import HP, HiddenPositives
@@ -41,6 +41,11 @@ from tests.steps import (
     take,
     trainer,
 )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_methods_without_steps_are_those_without_stages(name: str) -> None:
+    assert (name in WITHOUT_STEPS) == (not load_method(name)().stages())
 
 
 def test_a_step_of_stego() -> None:

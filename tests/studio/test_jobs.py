@@ -76,12 +76,13 @@ def test_the_words_are_those_of_the_commands(tmp_path: Path) -> None:
     footage = tmp_path / "river"
     footage.mkdir()
     project = Project(tmp_path / "my boat", Footage("folder", footage, "0,1 1,1 0.5,0.9"))
-    words = train_words(project, Options("tiny", "kmeans"), {"clusters": 2, "steps": 5, "resume": True})
+    words = train_words(project, Options("tiny", "stego"), {"clusters": 2, "steps": 5, "resume": True})
     assert words == [
         "train", "--dataset", "folder", "--root", str(footage), "--ignore-mask", "0,1 1,1 0.5,0.9",
         "--out", str(project.model), "--backbone", "tiny", "--clusters", "2", "--num-classes", "2",
-        "--steps", "5", "--method", "kmeans", "--resume", "--progress", "json",
+        "--steps", "5", "--method", "stego", "--resume", "--progress", "json",
     ]  # fmt: skip
+    assert "--steps" not in train_words(project, Options(), {"steps": 5})  # the default method takes none
     with pytest.raises(UserError, match="train a model"):
         distill_words(project, Options(), {})
     project.model.mkdir()
@@ -106,6 +107,6 @@ def test_every_flag_of_the_words_is_one_of_the_command(tmp_path: Path, words: ob
     project.model.mkdir()
     (project.model / "checkpoint.safetensors").touch()
     settings = {"clusters": 2, "steps": 5, "frames": 3, "seed": 1, "resume": True, "what": "model"}
-    verb, *rest = words(project, Options(method="kmeans", weights=Path("w")), settings)  # type: ignore[operator]
+    verb, *rest = words(project, Options(method="stego", weights=Path("w")), settings)  # type: ignore[operator]
     known = {"--" + f.name.replace("_", "-") for f in dataclasses.fields(settings_of(verb))}
     assert {word for word in rest if word.startswith("--")} <= known

@@ -264,6 +264,32 @@ def drive(browser: Any, footage: Path, project: Path, size: dict[str, int]) -> N
 
 
 @pytest.mark.slow
+def test_steps_are_asked_for_only_where_the_method_takes_some(
+    browser: Any, tmp_path: Path, footage: Path
+) -> None:
+    project = tmp_path / "project"
+    words = ("studio", footage, "--project", project, "--backbone", "tiny", "--serve", "0")
+    for method, taken in (("stego", True), ("il2vseg", False)):
+        with (
+            serving(*words, "--method", method) as address,
+            page_at(browser, f"{address}#train", DESKTOP) as page,
+        ):
+            field = page.locator(".settings[data-job=train] [name=steps]")
+            until(page, "no => document.querySelector('[name=steps]').disabled === no", not taken)
+            assert page.locator("#no-steps").is_visible() == (not taken)
+            if taken:
+                field.fill("7")
+                command = "document.querySelector('.job[data-job=train] code').textContent"
+                until(page, f"{command}.includes('--steps 7')")
+                page.evaluate("act({ do: 'start', job: 'train', settings: settings('train') })")
+                until(page, "state.jobs.train.state === 'done'", seconds=300)
+            else:  # what is kept of the other method is not shown
+                assert page.evaluate("state.settings.train.steps") == 7
+                assert field.input_value() == ""
+                assert page.evaluate("settings('train').steps") is None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_from_a_folder_to_a_named_export(browser: Any, tmp_path: Path, size: dict[str, int]) -> None:
     footage = tmp_path / "river"
