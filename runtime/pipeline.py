@@ -220,7 +220,7 @@ class Pipeline:
             return None
         self._lost_in_a_row = 0
         if self.novelty is not None and result.unlike is not None:
-            self.novelty.update(result.unlike)
+            self.novelty.update(result.unlike, captured.moment)
         result = self._meter.complete(result, captured, begun, self._analyse)
         result = replace(result, blind=self._blindness.update(captured))
         if self._follow is None or result.scene is None:

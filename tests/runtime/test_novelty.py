@@ -1,5 +1,6 @@
 """The event that says that the footage is not the model's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,39 +27,74 @@ def test_the_share_counts_cells_of_low_confidence() -> None:
     assert unlike_share(None, LIMITS) is None
 
 
-def test_the_event_comes_within_twelve_frames_and_once() -> None:
+def feed(watch: NoveltyWatch, shares: Sequence[float], fps: float, begin: float = 0.0) -> None:
+    for i, share in enumerate(shares):
+        watch.update(share, begin + i / fps)
+
+
+@pytest.mark.parametrize("fps", [0.5, 1, 2, 5, 10, 25, 60, 240])
+def test_the_event_comes_within_five_seconds_and_once(fps: float) -> None:
     events = Events()
     watch = NoveltyWatch(LIMITS, events)
-    for _ in range(11):
-        watch.update(0.5)
+    feed(watch, [0.5] * (int(5 * fps) + 1), fps)
+    assert events == ["unlike_training"]
+    feed(watch, [0.5] * 100, fps, 6.0)
+    assert events == ["unlike_training"]
+
+
+@pytest.mark.parametrize("fps", [1, 2, 10, 60])
+def test_a_change_is_told_of_within_five_seconds_but_not_at_once(fps: int) -> None:
+    events = Events()
+    watch = NoveltyWatch(LIMITS, events)
+    feed(watch, [0.0] * (60 * fps), fps)
+    feed(watch, [0.5] * 2 * fps, fps, 60.0)
     assert events == []
-    watch.update(0.5)
+    feed(watch, [0.5] * (3 * fps + 1), fps, 62.0)
     assert events == ["unlike_training"]
-    for _ in range(30):
-        watch.update(0.5)
-    assert events == ["unlike_training"]
-    assert "42 of 42" in str(watch.summary())
+    feed(watch, [0.0] * (5 * fps + 1), fps, 65.1)
+    assert events == ["unlike_training", "like_training"]
 
 
-def test_a_few_strange_frames_are_no_event_and_the_state_ends() -> None:
+def test_at_the_beginning_twelve_frames_of_a_second_are_enough_and_fewer_are_not() -> None:
+    for fps, most in ((10, 11), (60, 60)):
+        events = Events()
+        watch = NoveltyWatch(LIMITS, events)
+        feed(watch, [0.5] * most, fps)
+        assert events == []
+        watch.update(0.5, most / fps)
+        assert events == ["unlike_training"]
+
+
+def test_a_frame_a_minute_is_told_of_after_three() -> None:
     events = Events()
     watch = NoveltyWatch(LIMITS, events)
-    for i in range(60):
-        watch.update(0.5 if i % 2 else 0.1)
+    feed(watch, [0.5, 0.5], 1 / 60)
+    assert events == []
+    feed(watch, [0.5] * 3, 1 / 60, 120.0)
+    assert events == ["unlike_training"]
+    assert "5 of 5" in str(watch.summary())
+
+
+def test_frames_without_times_are_not_kept_for_ever() -> None:
+    watch = NoveltyWatch(LIMITS, Events())
+    feed(watch, [0.5] * 10_000, float("inf"))
+    assert len(watch._recent) < 5000
+    assert "10000 of 10000" in str(watch.summary())
+
+
+def test_a_few_strange_frames_are_no_event() -> None:
+    events = Events()
+    watch = NoveltyWatch(LIMITS, events)
+    feed(watch, [0.5, 0.1] * 30, 10)
     assert events == []
     assert watch.summary() is None
-    for _ in range(12):
-        watch.update(0.5)
-    for _ in range(12):
-        watch.update(0.0)
-    assert events == ["unlike_training", "like_training"]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.0])
 def test_a_share_at_the_limit_is_familiar(share: float) -> None:
     watch = NoveltyWatch(LIMITS, Events())
-    for _ in range(20):
-        assert not watch.update(share)
+    feed(watch, [share] * 60, 10)
+    assert not watch.active
 
 
 def test_a_result_says_how_unlike_its_frame_is() -> None:

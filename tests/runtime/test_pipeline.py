@@ -371,11 +371,18 @@ def test_a_source_that_waits_is_woken_when_enough_frames_are_done() -> None:
 @pytest.mark.parametrize("unlike", [None, 0.9])
 def test_novelty_is_told_what_the_model_says(unlike: float | None) -> None:
     told: list[float] = []
-    novelty: Any = SimpleNamespace(update=told.append)
+    moments: list[float] = []
+
+    def update(share: float, moment: float) -> None:
+        told.append(share)
+        moments.append(moment)
+
+    novelty: Any = SimpleNamespace(update=update)
     sink = Collect()
     run = lambda frame: make_result(frame, unlike=unlike)  # noqa: E731
     Pipeline(Counting(2), run, [sink], novelty=novelty).run()
     assert told == ([] if unlike is None else [0.9, 0.9])
+    assert moments == [r.captured.moment for r in sink.results if unlike is not None]
     Pipeline(Counting(2), run, [sink]).run()
     assert len(sink.results) == 4
 
