@@ -1,5 +1,6 @@
 """Samples, the parts that a data set is made of, and the data set that iterates over them."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -246,16 +247,21 @@ class Dataset:
 
         For processes that read a data set together: the parts in their order are the whole.
         """
-        first, end = (len(self) * i // count for i in (index, index + 1))
-        share = copy(self)
-        share.skipped, share._plan, share._whole, share._length = [], [], False, end - first
-        share.lost, share.shapes = 0, Counter()
+        return self.only(range(len(self) * index // count, len(self) * (index + 1) // count))
+
+    def only(self, chosen: Sequence[int]) -> "Dataset":
+        """Return the samples with the indices `chosen` (ascending), nothing else is read; it may be empty, or
+        hold nothing readable."""
+        some = copy(self)
+        some.skipped, some._plan, some._whole, some._length = [], [], False, len(chosen)
+        some.lost, some.shapes = 0, Counter()
         position = 0
         for part, wanted in self._plan:
-            if kept := wanted[max(0, first - position) : max(0, end - position)]:
-                share._plan.append((part, kept))
+            low, high = (bisect_left(chosen, end) for end in (position, position + len(wanted)))
+            if low < high:
+                some._plan.append((part, [wanted[i - position] for i in chosen[low:high]]))
             position += len(wanted)
-        return share
+        return some
 
     @property
     def names(self) -> list[str]:

@@ -16,13 +16,12 @@ def write_preview(path: Path, model: "Predictor", dataset: "Dataset") -> None:
 
     from il2vseg.base.images import resize_frame
     from il2vseg.base.palette import class_colors
+    from il2vseg.data.dataset import spread
     from il2vseg.evaluation.plots import SheetRow, sheet
 
-    wanted = {round((i + 0.5) * len(dataset) / PREVIEW_FRAMES) for i in range(PREVIEW_FRAMES)}
     rows = []
-    for i, sample in enumerate(dataset):
-        if i in wanted:
-            frame = resize_frame(sample.frame, model.size)
-            labels = model.predict(torch.from_numpy(frame)[None])[0][0].numpy()
-            rows.append(SheetRow(sample.name, sample.frame, labels))
+    for sample in dataset.only(spread(len(dataset), PREVIEW_FRAMES)):
+        frame = resize_frame(sample.frame, model.size)
+        labels = model.predict(torch.from_numpy(frame)[None])[0][0].numpy()
+        rows.append(SheetRow(sample.name, sample.frame, labels))
     sheet(path, rows, model.class_names, class_colors(model.class_names))

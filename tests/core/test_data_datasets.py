@@ -52,6 +52,19 @@ def test_folder_takes_a_single_clip_and_thins_it_evenly(tmp_path: Path) -> None:
     assert [s.name for s in dataset] == [s.name for s in dataset]
 
 
+def test_some_samples_are_read_without_the_others(tmp_path: Path) -> None:
+    for i in range(4):
+        paint(tmp_path / f"a{i}.png")
+    synthetic.write_clip(tmp_path / "c.mp4", frames=9, size=(32, 48))
+    whole = open_dataset("folder", tmp_path, "train", limit=7)
+    (tmp_path / "a0.png").write_bytes(b"no picture")  # of those that are not wanted
+    some = whole.only([2, 4, 6])
+    names = [s.name for s in whole]
+    assert len(names) == 6
+    assert [s.name for s in some] == [names[1], names[3], names[5]]
+    assert (len(some), some.skipped, len(whole.skipped)) == (3, [], 1)
+
+
 @given(total=st.integers(1, 5000), limit=st.integers(1, 5000))
 def test_thinning_is_even_and_never_repeats(total: int, limit: int) -> None:
     chosen = spread(total, limit)

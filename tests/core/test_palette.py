@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from il2vseg.base.images import read_frame, write_image
 from il2vseg.base.palette import class_colors, default_palette
-from il2vseg.data import open_dataset
+from il2vseg.data import dataset, open_dataset
 from il2vseg.evaluation.preview import write_preview
 
 
@@ -43,3 +44,13 @@ def test_the_preview_paints_water_as_every_other_picture_does(tmp_path: Path) ->
         write_image(tmp_path / f"{i}.png", np.full((32, 32, 3), 90, np.uint8))
     write_preview(tmp_path / "preview.png", _Water(), open_dataset("folder", tmp_path, "train"))  # type: ignore[arg-type]
     assert read_frame(tmp_path / "preview.png")[-10, -10].tolist() == [224, 167, 41]
+
+
+def test_the_preview_reads_the_frames_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        write_image(tmp_path / f"{i}.png", np.full((32, 32, 3), 90, np.uint8))
+    read: list[str] = []
+    monkeypatch.setattr(dataset, "read_frame", lambda path: (read.append(path.stem), read_frame(path))[1])
+    footage = open_dataset("folder", tmp_path, "train")
+    write_preview(tmp_path / "preview.png", _Water(), footage)  # type: ignore[arg-type]
+    assert read == ["1", "5", "8", "11", "15", "18"]
