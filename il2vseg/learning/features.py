@@ -8,7 +8,7 @@ goes on where it stopped and several processes may fill one cache.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -205,6 +205,39 @@ def _replaced_colours(colours: NDArray[np.uint8], ignored: NDArray[np.bool_]) ->
     return np.ascontiguousarray(cells.transpose(0, 1, 3, 2, 4, 5).reshape(colours.shape))
 
 
+def describe(
+    frames: Iterable[Frame], caches: Sequence[FeatureCache], views: bool = False, batch: int = 4
+) -> tuple[list[tuple[list[Path], list[Path]]], list[NDArray[np.uint8]]]:
+    """Read frames once, and compute what caches of one size lack.
+
+    Args:
+        views: also the tokens of the colour-jittered copies, which L_corr needs.
+    Returns:
+        per cache the token files of the frames and of their copies; mean RGB (h·s, w·s, 3) of every frame.
+    """
+    size, (h, w) = caches[0].backbone.size, caches[0].backbone.grid
+    files: list[tuple[list[Path], list[Path]]] = [([], []) for _ in caches]
+    colours: list[NDArray[np.uint8]] = []
+    pending: list[Frame] = []
+
+    def flush() -> None:
+        for cache, (paths, view_paths) in zip(caches, files, strict=True):
+            paths.extend(cache.compute(pending))
+            if views:
+                view_paths.extend(cache.compute([jitter_colours(f) for f in pending]))
+        pending.clear()
+
+    for frame in frames:
+        resized = resize_frame(frame, size)
+        small = cv2.resize(resized, (w * COLOUR_SCALE, h * COLOUR_SCALE), interpolation=cv2.INTER_AREA)
+        colours.append(np.asarray(small[..., ::-1], dtype=np.uint8))
+        pending.append(resized)
+        if len(pending) == batch:
+            flush()
+    flush()
+    return files, colours
+
+
 def build_feature_store(
     dataset: Dataset,
     cache: FeatureCache,
@@ -226,27 +259,8 @@ def build_feature_store(
     """
     processes = processes or Processes()
     share = dataset if processes.count == 1 else dataset.share(processes.rank, processes.count)
-    h, w = cache.backbone.grid
-    paths: list[Path] = []
-    view_paths: list[Path] = []
-    colours: list[NDArray[np.uint8]] = []
-    pending: list[Frame] = []
-
-    def flush() -> None:
-        if pending:
-            paths.extend(cache.compute(pending))
-            if views:
-                view_paths.extend(cache.compute([jitter_colours(f) for f in pending]))
-            pending.clear()
-
-    for frame in progress(sample.frame for sample in share):
-        resized = resize_frame(frame, cache.backbone.size)
-        small = cv2.resize(resized, (w * COLOUR_SCALE, h * COLOUR_SCALE), interpolation=cv2.INTER_AREA)
-        colours.append(np.asarray(small[..., ::-1], dtype=np.uint8))
-        pending.append(resized)
-        if len(pending) == batch:
-            flush()
-    flush()
+    frames = progress(sample.frame for sample in share)
+    ((paths, view_paths),), colours = describe(frames, [cache], views, batch)
     if processes.count > 1:
         parts = processes.gather((paths, view_paths, colours, share.skipped, list(share.shapes.elements())))
         paths, view_paths, colours, dataset.skipped, shapes = (
@@ -258,5 +272,5 @@ def build_feature_store(
             raise UserError(f"none of {len(dataset)} images could be read (first: {dataset.skipped[0]})")
         if absent := [p for p in (*paths, *view_paths) if not p.exists()]:
             raise UserError(f"{absent[0]}: not on this machine; --cache must be a folder that all share")
-    ignored = None if ignore is None else ignore.cells((h, w))
-    return CachedFeatures((h, w), paths, view_paths, np.stack(colours), ignored)
+    ignored = None if ignore is None else ignore.cells(cache.backbone.grid)
+    return CachedFeatures(cache.backbone.grid, paths, view_paths, np.stack(colours), ignored)

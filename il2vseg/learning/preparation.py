@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from il2vseg.base.errors import UserError
 from il2vseg.base.files import sha256_file, write_json
 from il2vseg.base.ignore import IgnoreMask
 from il2vseg.base.images import fitting_size
 from il2vseg.data import Dataset, open_dataset
 from il2vseg.evaluation.plots import stability_curve
-from il2vseg.learning.features import CachedFeatures, FeatureCache, build_feature_store
+from il2vseg.learning.features import CachedFeatures, FeatureCache, build_feature_store, describe
 from il2vseg.learning.lighting import FRAMES, Lighting, choose_lighting
 from il2vseg.learning.live import LiveFeatures
 from il2vseg.learning.monitor import Monitor
@@ -117,13 +119,12 @@ def choose_exposure(
         return config
     lighting = processes.from_main(lambda: _lighting(config, backbone, digest, monitor))
     monitor.say(lighting.summary())
-    _set_exposure(backbone, lighting.dark_only)
+    backbone.exposure = _even(backbone, lighting.dark_only)
     return dataclasses.replace(config, dark_only=lighting.dark_only)
 
 
-def _set_exposure(backbone: Backbone, dark_only: bool) -> None:
-    exposure = EvenExposure(backbone.size, backbone.patch, dark_only)
-    backbone.exposure = exposure.to(backbone.mean.device)
+def _even(backbone: Backbone, dark_only: bool) -> EvenExposure:
+    return EvenExposure(backbone.size, backbone.patch, dark_only).to(backbone.mean.device)
 
 
 def _lighting(config: "TrainConfig", backbone: Backbone, digest: str, monitor: Monitor) -> Lighting:
@@ -134,14 +135,19 @@ def _lighting(config: "TrainConfig", backbone: Backbone, digest: str, monitor: M
     clusters = config.clusters if isinstance(config.clusters, int) else None
     components = config.whitening or components_for(classes, backbone.dim, clusters)
     centre = load_method(config.method)().centre if config.centre is None else config.centre
+    ignore = IgnoreMask.of(config.ignore_mask)
+    ignored = None if ignore is None else ignore.cells(backbone.grid)
+
+    def cache(dark_only: bool) -> FeatureCache:
+        b, even = backbone, _even(backbone, dark_only)
+        form = Backbone(b.name, b.vit, b.size, b.mean, b.std, even)
+        return FeatureCache(form, digest, config.cache, config.mixed_precision or "no")
+
+    frames = monitor.track("exposure", len(sample))(s.frame for s in sample)
+    files, colours = describe(frames, [cache(False), cache(True)])
 
     def store(dark_only: bool) -> CachedFeatures:
-        _set_exposure(backbone, dark_only)
-        cache = FeatureCache(backbone, digest, config.cache, config.mixed_precision or "no")
-        progress = monitor.track("exposure", len(sample))
-        return build_feature_store(
-            sample, cache, False, progress=progress, ignore=IgnoreMask.of(config.ignore_mask)
-        )
+        return CachedFeatures(backbone.grid, *files[dark_only], np.stack(colours), ignored)
 
     return choose_lighting(store, clusters or classes, components, bool(centre))
 

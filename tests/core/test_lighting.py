@@ -1,10 +1,23 @@
 """Whether all images are evened in exposure, or dark ones alone: the criterion and the choice."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from il2vseg.base.images import read_frame, write_image
+from il2vseg.data import dataset, open_dataset
+from il2vseg.data.synthetic import render
 from il2vseg.learning import lighting
-from il2vseg.learning.lighting import agreement_times_contrast, border_contrast, choose_lighting
+from il2vseg.learning import preparation as prepare
+from il2vseg.learning.features import FeatureCache, build_feature_store
+from il2vseg.learning.lighting import Lighting, agreement_times_contrast, border_contrast, choose_lighting
+from il2vseg.learning.monitor import Silence
+from il2vseg.learning.processes import Processes
+from il2vseg.models.backbones import build_backbone
+from il2vseg.train import TrainConfig
 
 
 def test_contrast_is_that_of_neighbours_across_borders() -> None:
@@ -76,3 +89,31 @@ def test_bright_images_are_left_alone_unless_evening_them_is_clearly_better(
     chosen = choose_lighting(lambda dark_only: asked.append(dark_only) or Halves(0.5), 7, 5, True)
     assert (chosen.dark_only, asked) == (dark_only, [False, True])
     assert seen == [(7, 5, True)] * 2
+
+
+def test_both_forms_are_described_in_one_pass_over_the_footage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, every = (32, 48), torch.arange(5)
+    for i in range(5):
+        write_image(tmp_path / "river" / f"{i}.png", render(i, 7 * i, size)[0] // (1 + 5 * (i % 2)))
+    stores, read = {}, []
+
+    def look(store: Callable[[bool], Any], *words: object) -> Lighting:
+        stores.update({dark_only: store(dark_only) for dark_only in (False, True)})
+        return Lighting(True, 1.0, 1.0)
+
+    monkeypatch.setattr(prepare, "choose_lighting", look)
+    monkeypatch.setattr(dataset, "read_frame", lambda path: (read.append(path.stem), read_frame(path))[1])
+    config = TrainConfig(dataset="folder", root=tmp_path / "river", backbone="tiny", cache=tmp_path / "cache")
+    backbone = build_backbone("tiny", size, None)
+    assert prepare.choose_exposure(config, backbone, "0" * 12, Processes(), Silence()).dark_only
+    assert read == ["0", "1", "2", "3", "4"]
+    assert not torch.equal(stores[False].tokens(every), stores[True].tokens(every))
+    for dark_only, store in stores.items():
+        alone = FeatureCache(
+            build_backbone("tiny", size, None, True, dark_only), "0" * 12, tmp_path / "alone"
+        )
+        expected = build_feature_store(open_dataset("folder", config.root, "train"), alone, views=False)
+        assert torch.equal(store.tokens(every), expected.tokens(every))
+        assert torch.equal(store.colours(every, 2), expected.colours(every, 2))
