@@ -4,7 +4,8 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from il2vseg.base.outputs import model_files, protect_run
 from il2vseg.base.progress import PROGRESS_HELP, Form
 
 if TYPE_CHECKING:
+    from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
     from il2vseg.learning.monitor import Monitor, StepReport
     from il2vseg.learning.paste import Pasting
@@ -148,12 +150,45 @@ def load_teachers(config: DistillConfig) -> "list[Network]":
     return [teachers[size] for size in sizes]
 
 
-def _read(dataset: "Dataset", size: tuple[int, int]) -> Iterator[bytes]:
-    """Frames of the student's size, encoded: a decoded data set does not fit into memory."""
-    from il2vseg.base.images import encode_jpeg, resize_frame
+def frames_and_targets(
+    dataset: "Dataset",
+    size: tuple[int, int],
+    path: Path,
+    settings: dict[str, object],
+    compute: "Callable[[Iterable[Frame]], Targets]",
+) -> "tuple[list[bytes], Targets]":
+    """Frames of the student's size, encoded, since decoded ones do not fit into memory, and their targets.
 
-    for sample in dataset:
-        yield encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY)
+    The footage is read once, and a second time where the targets on disk turn out to be of others.
+
+    Args:
+        path: of the targets on disk, which are taken if they are of these frames and `settings`.
+        compute: frames as they are -> targets: the teacher does not see them as small as the student does.
+    Raises:
+        UserError: fewer than two frames can be read.
+    """
+    from il2vseg.base.images import encode_jpeg, resize_frame
+    from il2vseg.learning.targets import Targets, targets_key
+
+    frames: list[bytes] = []
+
+    def read() -> "Iterator[Frame]":
+        for sample in dataset:
+            frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
+            yield sample.frame
+        if len(frames) < 2:
+            raise UserError("distillation needs two frames or more")
+
+    if path.exists():
+        deque(read(), maxlen=0)
+        targets = Targets.load(path, targets_key(frames, whole=True, **settings))
+        if targets is not None:
+            return frames, targets
+        targets = compute(sample.frame for sample in dataset)
+    else:
+        targets = compute(read())
+    targets.save(path, targets_key(frames, whole=True, **settings))
+    return frames, targets
 
 
 def learn(
@@ -221,7 +256,7 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.monitor import Monitor
-    from il2vseg.learning.targets import compute_targets, targets_key
+    from il2vseg.learning.targets import compute_targets
     from il2vseg.models.checkpoint import FILE_NAME, save_student
     from il2vseg.models.student import Encoder
 
@@ -236,18 +271,12 @@ def distill(config: DistillConfig) -> "Student":
     with Monitor(out, config.progress) as monitor:
         monitor.begin(0)
         write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, progress="bar")))
-        frames = list(_read(dataset, size))
-        if len(frames) < 2:
-            raise UserError("distillation needs two frames or more")
+
+        def compute(whole: "Iterable[Frame]") -> "Targets":
+            return compute_targets(teachers, monitor.track("targets", len(dataset))(whole), size, config.flip)
+
         settings = {"teacher": teacher_digest, "scales": config.scales, "flip": config.flip}
-        key = targets_key(frames, whole=True, **settings)
-
-        def compute() -> "Targets":
-            # The teacher sees the frames as they are, not as small as the student does.
-            whole = (sample.frame for sample in dataset)
-            return compute_targets(teachers, monitor.track("targets", len(frames))(whole), size, config.flip)
-
-        targets = _cached(out / TARGETS_NAME, key, compute)
+        frames, targets = frames_and_targets(dataset, size, out / TARGETS_NAME, settings, compute)
         if ignore is not None:
             targets = targets.without(ignore)
         note = f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
@@ -282,17 +311,6 @@ def _learn_and_check(
         write_json(out / AGREEMENT_NAME, values)
         monitor.say(sentence(values))
     return student
-
-
-def _cached(path: Path, key: str, compute: "Callable[[], Targets]") -> "Targets":
-    """The targets on disk if they are those of `key`, else new ones."""
-    from il2vseg.learning.targets import Targets
-
-    targets = Targets.load(path, key)
-    if targets is None:
-        targets = compute()
-        targets.save(path, key)
-    return targets
 
 
 def main(argv: list[str] | None = None, prog: str = PROGRAM) -> int:
