@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -18,14 +19,18 @@ from il2vseg.base.command import parse
 from tests.core.test_flags import COMMANDS
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    file for folder in ("", "docs/", "runtime/bundled/*/") for file in sorted(ROOT.glob(f"{folder}*.md"))
+]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def code(page: Path) -> str:
-    """The indented code of a page, without its blocks of Python, continued lines joined."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    """The code of a page, without its blocks of Python, continued lines joined."""
+    text = re.sub(r"^```python.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    # A block without a language is shell: the model cards have such.
+    text = re.sub(r"^```\n(.*?)^```", lambda m: indent(m[1], "    "), text, flags=re.DOTALL | re.MULTILINE)
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     return "\n".join(lines).replace("\\\n", " ")
 
@@ -77,7 +82,7 @@ def test_the_first_screen_has_a_picture_that_loads_fast() -> None:
     assert (ROOT / picture).stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_speaks_of_a_private_layout(page: Path) -> None:
     assert "shared/data" not in page.read_text()
 
@@ -98,7 +103,7 @@ def flags(module: str, *subcommand: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text.getvalue()))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_have_the_flags_that_they_are_shown_with(page: Path) -> None:
     for module, *arguments in commands(page):
         subcommand = arguments[:1] if arguments and not arguments[0].startswith("-") else []
@@ -107,10 +112,10 @@ def test_commands_have_the_flags_that_they_are_shown_with(page: Path) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert ("il2vseg.export.cli", "--trt") in [c[:2] for page in PAGES for c in commands(page)]
+    assert ("il2vseg.__main__", "export", "--trt") in [c[:3] for page in PAGES for c in commands(page)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, heading = target.partition("#")
