@@ -9,6 +9,7 @@ _UNSURE_NAMES = frozenset({UNSURE, "ignore"})
 
 
 OBSTACLE = "obstacle"
+SKY = "sky"
 GROUNDS = ("water", "road")
 """Names of classes that obstacles stand on, the first of them that a model has."""
 WATER, ROAD = GROUNDS

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame, decode_frame
 from il2vseg.learning.paste import Cutout, Pasting, cut_out, paste
+from il2vseg.learning.restyle import Restyling, restyle
 from il2vseg.learning.views import Augmentation, draw_view, vary_colours, warp_frame
 
 TEXTURES = 3
@@ -50,13 +51,22 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What restyling needs: which of the classes are what waves and clouds are drawn on, None where there is none."""
+
+    ground: int | None
+    sky: int | None
+    restyling: Restyling = field(default_factory=Restyling)
+
+
+@dataclass(frozen=True)
 class Batches:
     """Makes the batch of any step.
 
     Attributes:
         frames: encoded images of the student's size. scores: the targets (n, C, gh, gw) uint8.
         size: (H, W) of the frames. crop: (h, w). stride: pixels along a cell of the student's scores.
-        standing: pastes obstacles; None pastes nothing.
+        standing: pastes obstacles; None pastes nothing. looks: restyles regions; None leaves them as they are.
     """
 
     frames: Sequence[bytes]
@@ -68,6 +78,7 @@ class Batches:
     seed: int
     augmentation: Augmentation
     standing: Standing | None = None
+    looks: Looks | None = None
 
     def __call__(self, step: int) -> Batch:
         """Draw the batch of a step."""
@@ -79,8 +90,12 @@ class Batches:
             view = draw_view(rng, self.size, self.crop, self.augmentation)
             crop = warp_frame(self._frame(i), view, self.crop)
             solid, weight = np.zeros(grid, np.uint8), np.ones(grid, np.float32)
+            if self.looks is not None:
+                regions = [self._cover(i, c, view) for c in range(self.scores.shape[1])]
+                looks = self.looks
+                crop = restyle(rng, crop, regions, looks.ground, looks.sky, looks.restyling)
             if self.standing is not None:
-                ground = self._ground(i, view)
+                ground = self._cover(i, self.standing.ground, view)
                 textures, cutouts = self._things(rng)
                 pasted = paste(rng, crop, ground, textures, cutouts, self.standing.pasting)
                 crop = pasted.frame
@@ -95,10 +110,9 @@ class Batches:
     def _frame(self, index: int) -> Frame:
         return decode_frame(self.frames[index])
 
-    def _ground(self, index: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Probability (h, w) of ground in a view."""
-        assert self.standing is not None
-        scores = self.scores[index, self.standing.ground]
+    def _cover(self, index: int, label: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Probability (h, w) of a class in a view."""
+        scores = self.scores[index, label]
         size = (self.size[1], self.size[0])
         whole = np.asarray(cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
         return np.asarray(warp_frame(whole, view, self.crop) / 255, dtype=np.float32)

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from il2vseg.base.classes import OBSTACLE, ground_of
+from il2vseg.base.classes import OBSTACLE, SKY, ground_of
 from il2vseg.base.images import decode_frame
-from il2vseg.learning.batches import Batch, Batches, Standing, ahead
+from il2vseg.learning.batches import Batch, Batches, Looks, Standing, ahead
 from il2vseg.learning.monitor import StepReport
 from il2vseg.learning.paste import Pasting
+from il2vseg.learning.restyle import Restyling
 from il2vseg.learning.targets import TOKEN_STRIDE, Targets
 from il2vseg.learning.views import Augmentation
 from il2vseg.losses.distillation import class_weights, distillation_loss, feature_loss
@@ -44,6 +45,8 @@ class DistillRecipe:
     feature_weight: float = 0.5
     pasting: Pasting | None = None
     """Obstacles pasted on the ground; needs the class obstacle and one of `base.classes.GROUNDS`."""
+    restyling: Restyling | None = None
+    """Classes in other looks."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -89,6 +92,7 @@ class Distiller:
             recipe.seed,
             recipe.augmentation,
             standing(targets.class_names, recipe.pasting),
+            looks(targets.class_names, recipe.restyling),
         )
         # Those of the frames in use are warped on the device.
         self.scores = torch.from_numpy(targets.scores).to(self.device)
@@ -222,3 +226,13 @@ def standing(names: Sequence[str], pasting: Pasting | None) -> Standing | None:
     ground = ground_of(names)
     assert ground is not None, names
     return Standing(names.index(ground), names.index(OBSTACLE), pasting)
+
+
+def looks(names: Sequence[str], restyling: Restyling | None) -> Looks | None:
+    """Where restyling finds ground and sky; None where nothing is restyled."""
+    if restyling is None:
+        return None
+    ground = ground_of(names)
+    return Looks(
+        None if ground is None else names.index(ground), names.index(SKY) if SKY in names else None, restyling
+    )
