@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ from il2vseg.base.command import (
 )
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, sha256_file, write_json, write_text
-from il2vseg.base.outputs import model_files, protect_run
+from il2vseg.base.outputs import footage_files, model_files, protect_run
 from il2vseg.base.progress import PROGRESS_HELP, Form
 
 if TYPE_CHECKING:
+    from il2vseg.base.ignore import IgnoreMask
     from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
     from il2vseg.learning.monitor import Monitor, StepReport
@@ -48,6 +50,17 @@ OUTPUTS = (
 )
 DEFAULT_WIDTH = 512
 FRAME_QUALITY = 95
+ELSEWHERE_HELP = (
+    "footage of anything else: the student learns the teacher's features of it, but no class, and sees more "
+    "at places that its own footage does not show"
+)
+ELSEWHERE_WEIGHT = 1.5
+"""`DistillRecipe.feature_weight` with frames from elsewhere: features are all that they teach."""
+
+RESTYLE_HELP = (
+    "probability that a class in a crop gets other colours, the ground waves, the sky clouds: for places "
+    "that the footage does not show, at some cost where it does"
+)
 HELD_OUT_HELP = (
     "keep up to so many frames (a tenth at most) from the student, and say how often it agrees with its "
     "teacher on them"
@@ -63,6 +76,7 @@ class DistillConfig(Settings):
     root: Path | None = flag(None, "where the data are", metavar="DIR")
     split: str = flag("train", "which split to learn on")
     ignore_mask: str | None = flag(None, IGNORE_MASK_HELP, metavar="FILE|POLYGON")
+    elsewhere: Path | None = flag(None, ELSEWHERE_HELP, metavar="DIR")
     student: str = flag("mobilenetv4_small_050", "network to train", metavar="NAME")
     size: tuple[int, int] | None = flag(
         None,
@@ -86,6 +100,7 @@ class DistillConfig(Settings):
         "paste obstacles on the water or the road; default: where the teacher has the classes obstacle and "
         "water, or road",
     )
+    restyle: float = flag(0.0, RESTYLE_HELP, low=0, high=1, metavar="SHARE")
     workers: int | None = flag(
         None,
         "processes that prepare batches; default: all cores but two",
@@ -150,14 +165,35 @@ def load_teachers(config: DistillConfig) -> "list[Network]":
     return [teachers[size] for size in sizes]
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What a student learns from.
+
+    Attributes:
+        frames: encoded images of the student's size, since decoded ones do not fit into memory.
+        targets: one per frame. own: so many frames, the first ones, are of the footage that it is for; the
+            targets know no class of the others, which are from elsewhere.
+    """
+
+    frames: "Sequence[bytes]"
+    targets: "Targets"
+    own: int
+
+    def of(self, indices: "Sequence[int]") -> "Taught":
+        """Those of some frames, by number, ascending."""
+        own = sum(i < self.own for i in indices)
+        return Taught([self.frames[i] for i in indices], self.targets.of(indices), own)
+
+
 def frames_and_targets(
     dataset: "Dataset",
+    elsewhere: "Dataset | None",
     size: tuple[int, int],
     path: Path,
     settings: dict[str, object],
     compute: "Callable[[Iterable[Frame]], Targets]",
-) -> "tuple[list[bytes], Targets]":
-    """Frames of the student's size, encoded, since decoded ones do not fit into memory, and their targets.
+) -> Taught:
+    """Frames and their targets.
 
     The footage is read once, and a second time where the targets on disk turn out to be of others.
 
@@ -171,38 +207,43 @@ def frames_and_targets(
     from il2vseg.learning.targets import Targets, targets_key
 
     frames: list[bytes] = []
+    own = 0
 
     def read() -> "Iterator[Frame]":
+        nonlocal own
         for sample in dataset:
             frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
             yield sample.frame
-        if len(frames) < 2:
+        if (own := len(frames)) < 2:
             raise UserError("distillation needs two frames or more")
+        for sample in elsewhere or ():
+            frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
+            yield sample.frame
 
     if path.exists():
         deque(read(), maxlen=0)
         targets = Targets.load(path, targets_key(frames, whole=True, **settings))
         if targets is not None:
-            return frames, targets
-        targets = compute(sample.frame for sample in dataset)
+            return Taught(frames, targets.knowing(own), own)
+        targets = compute(sample.frame for sample in chain(dataset, elsewhere or ()))
     else:
         targets = compute(read())
     targets.save(path, targets_key(frames, whole=True, **settings))
-    return frames, targets
+    return Taught(frames, targets.knowing(own), own)
 
 
 def learn(
     config: DistillConfig,
-    frames: "Sequence[bytes]",
-    targets: "Targets",
+    taught: Taught,
     size: tuple[int, int],
     training_data: str,
     report: "Callable[[StepReport], None]",
 ) -> "Student":
-    """Train a student on frames of `size` and their targets; it is finished and knows what is new to it."""
+    """Train a student on frames of `size`; it is finished and knows what is new to it."""
     import torch
 
     from il2vseg.learning.distiller import Distiller, DistillRecipe, add_novelty
+    from il2vseg.learning.restyle import Restyling
     from il2vseg.models.spec import LowLevelSpec, ModelSpec
     from il2vseg.models.student import METHOD, Encoder, Student, finish
 
@@ -212,7 +253,7 @@ def learn(
         backbone=config.student,
         weights_sha256="random",
         size=size,
-        class_names=targets.class_names,
+        class_names=taught.targets.class_names,
         alpha=0.0,
         temperature=1.0,
         centre=False,
@@ -224,14 +265,36 @@ def learn(
         batch=config.batch,
         crop=crop_size(size, Encoder.patch),
         seed=config.seed,
-        pasting=pasting(config.paste, targets.class_names),
+        pasting=pasting(config.paste, taught.targets.class_names),
+        restyling=Restyling(*3 * [config.restyle]) if config.restyle else None,
     )
+    if taught.own < len(taught.frames):
+        recipe = dataclasses.replace(recipe, feature_weight=ELSEWHERE_WEIGHT)
     # The steps are small: more threads only wait for each other.
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workers = default_workers() if config.workers is None else config.workers
-    distiller = Distiller(Student(spec), frames, targets, recipe, device=device, workers=workers)
-    return add_novelty(finish(distiller.run(report)), frames)
+    student = Student(spec)
+    distiller = Distiller(student, taught.frames, taught.targets, recipe, device=device, workers=workers)
+    return add_novelty(finish(distiller.run(report)), taught.frames[: taught.own])
+
+
+def open_footage(config: DistillConfig, ignore: "IgnoreMask | None") -> "tuple[Dataset, Dataset | None]":
+    """The footage that the student is for, and that from elsewhere.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    from il2vseg.data import open_dataset
+
+    dataset = open_dataset(
+        config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, ignore=ignore
+    )
+    if config.elsewhere is None:
+        return dataset, None
+    return dataset, open_dataset(
+        "folder", config.elsewhere, "train", seed=config.seed, limit=None, ignore=None
+    )
 
 
 def distill(config: DistillConfig) -> "Student":
@@ -247,13 +310,13 @@ def distill(config: DistillConfig) -> "Student":
     started = time.monotonic()
     student_spec(config.student)
     out = require_writable_dir(config.out or Path("runs") / f"{config.dataset}-lite")
-    protect_run(out, OUTPUTS, config.root, [*model_files(config.teacher), config.weights])
+    others = [*model_files(config.teacher), *footage_files(config.elsewhere), config.weights]
+    protect_run(out, OUTPUTS, config.root, others)
 
     import torch
 
     from il2vseg.base.ignore import IgnoreMask
     from il2vseg.base.images import fitting_size
-    from il2vseg.data import open_dataset
     from il2vseg.evaluation.preview import write_preview
     from il2vseg.learning.monitor import Monitor
     from il2vseg.learning.targets import compute_targets
@@ -261,9 +324,7 @@ def distill(config: DistillConfig) -> "Student":
     from il2vseg.models.student import Encoder
 
     ignore = IgnoreMask.of(config.ignore_mask)
-    dataset = open_dataset(
-        config.dataset, config.root, config.split, seed=config.seed, limit=config.limit, ignore=ignore
-    )
+    dataset, elsewhere = open_footage(config, ignore)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teachers = [teacher.to(device) for teacher in load_teachers(config)]
     teacher_digest = sha256_file(config.teacher / FILE_NAME)
@@ -273,41 +334,40 @@ def distill(config: DistillConfig) -> "Student":
         write_text(out / "config.yaml", to_yaml(dataclasses.replace(config, progress="bar")))
 
         def compute(whole: "Iterable[Frame]") -> "Targets":
-            return compute_targets(teachers, monitor.track("targets", len(dataset))(whole), size, config.flip)
+            count = len(dataset) + (len(elsewhere) if elsewhere is not None else 0)
+            return compute_targets(teachers, monitor.track("targets", count)(whole), size, config.flip)
 
         settings = {"teacher": teacher_digest, "scales": config.scales, "flip": config.flip}
-        frames, targets = frames_and_targets(dataset, size, out / TARGETS_NAME, settings, compute)
+        path = out / TARGETS_NAME
+        taught = frames_and_targets(dataset, elsewhere, size, path, settings, compute)
         if ignore is not None:
-            targets = targets.without(ignore)
-        note = f"{len(frames)} frames of {config.dataset} ({config.split}), no labels; "
+            taught = dataclasses.replace(taught, targets=taught.targets.without(ignore))
+        note = f"{taught.own} frames of {config.dataset} ({config.split}), no labels; "
+        if elsewhere is not None:
+            note += f"features of {len(taught.frames) - taught.own} frames from elsewhere; "
         note += f"teacher {teachers[0].spec.backbone}, {teacher_digest[:12]}"
-        student = _learn_and_check(config, frames, targets, size, note, out, monitor)
+        student = _learn_and_check(config, taught, size, note, out, monitor)
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
     if skipped := dataset.skipped_note():
         print(skipped, file=sys.stderr)
-    print(f"{out}: distilled {len(frames)} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(f"{out}: distilled {taught.own} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return student
 
 
 def _learn_and_check(
-    config: DistillConfig,
-    frames: "Sequence[bytes]",
-    targets: "Targets",
-    size: tuple[int, int],
-    note: str,
-    out: Path,
-    monitor: "Monitor",
+    config: DistillConfig, taught: Taught, size: tuple[int, int], note: str, out: Path, monitor: "Monitor"
 ) -> "Student":
     """`learn` without the frames held out; write and say how the student agrees with its teacher on them."""
     from il2vseg.learning.agreement import agreement, held_out, sentence
 
-    held = held_out(len(frames), config.held_out)
-    learned = [i for i in range(len(frames)) if i not in held]
-    student = learn(config, [frames[i] for i in learned], targets.of(learned), size, note, monitor.step)
+    held = held_out(taught.own, config.held_out)
+    learned = [i for i in range(len(taught.frames)) if i not in held]
+    student = learn(config, taught.of(learned), size, note, monitor.step)
     (out / AGREEMENT_NAME).unlink(missing_ok=True)  # that of an earlier student
     if held:
-        values = agreement(student, [frames[i] for i in held], targets.of(held))
+        kept = taught.of(held)
+        values = agreement(student, kept.frames, kept.targets)
         write_json(out / AGREEMENT_NAME, values)
         monitor.say(sentence(values))
     return student

@@ -52,7 +52,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Looks:
-    """What restyling needs: which of the classes are what waves and clouds are drawn on, None where there is none."""
+    """What restyling needs: the classes that waves and clouds are drawn on; None where there is none."""
 
     ground: int | None
     sky: int | None
@@ -66,7 +66,7 @@ class Batches:
     Attributes:
         frames: encoded images of the student's size. scores: the targets (n, C, gh, gw) uint8.
         size: (H, W) of the frames. crop: (h, w). stride: pixels along a cell of the student's scores.
-        standing: pastes obstacles; None pastes nothing. looks: restyles regions; None leaves them as they are.
+        standing: pastes obstacles; None pastes nothing. looks: restyles regions; None leaves them.
     """
 
     frames: Sequence[bytes]

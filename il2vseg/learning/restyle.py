@@ -1,8 +1,8 @@
 """Regions of a frame in another look: what a student should not learn a class by.
 
-Footage of one place shows one water under one sky, and a student learns their colour and their texture by heart.
-Here each class that the teacher sees gets colours of its own, the ground waves, the sky clouds. Everything
-is NumPy and OpenCV and a function of its random generator.
+Footage of one place shows one water under one sky, and a student learns their colour and their texture by
+heart. Here each class that the teacher sees gets colours of its own, the ground waves, the sky clouds.
+Everything is NumPy and OpenCV and a function of its random generator.
 """
 
 import math

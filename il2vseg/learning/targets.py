@@ -66,6 +66,14 @@ class Targets:
         scores[:, :, ignore.cells((height, width))] = 0
         return replace(self, scores=scores)
 
+    def knowing(self, frames: int) -> "Targets":
+        """The same, knowing no class of any but so many first frames."""
+        if frames == len(self.scores):
+            return self
+        scores = self.scores.copy()
+        scores[frames:] = 0
+        return replace(self, scores=scores)
+
     def of(self, frames: Sequence[int]) -> "Targets":
         """Those of some frames, by number."""
         tokens = self.tokens[list(frames)] if len(self.tokens) else self.tokens

@@ -23,7 +23,10 @@ from tests.core.test_distiller import distiller, png, two_halves
 
 
 def test_settings_of_a_distillation() -> None:
-    values = {k: v for k, v in vars(DistillRecipe()).items() if k not in ("augmentation", "pasting")}
+    values = {
+        k: v for k, v in vars(DistillRecipe()).items() if k not in ("augmentation", "pasting", "restyling")
+    }
+    assert DistillRecipe().restyling is None
     assert values == {
         "steps": 3000, "batch": 8, "crop": (192, 320), "seed": 0, "lr": 2e-3, "weight_decay": 0.02,
         "warmup": 0.05, "ema": 0.998, "balance": 0.5, "edge_weight": 1.0, "feature_weight": 0.5,
