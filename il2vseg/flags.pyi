@@ -67,6 +67,7 @@ class DistillFlags(TypedDict, total=False):
     root: str | Path | None
     split: str
     ignore_mask: str | None
+    elsewhere: str | Path | None
     student: str
     size: Sequence[int] | None
     steps: int
@@ -74,6 +75,7 @@ class DistillFlags(TypedDict, total=False):
     scales: Sequence[float]
     flip: bool
     paste: bool | None
+    restyle: float
     workers: int | None
     limit: int | None
     held_out: int
