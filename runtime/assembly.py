@@ -1,8 +1,8 @@
 """From the configuration to the parts of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from il2vseg.base.errors import UserError
@@ -10,11 +10,9 @@ from il2vseg.base.redact import redacted
 from il2vseg.runtime.config import RunConfig, addresses, targets
 
 if TYPE_CHECKING:
-    from il2vseg.base.images import Labels
     from il2vseg.runtime.engine import Backend
-    from il2vseg.runtime.events import EventLog
     from il2vseg.runtime.manifest import Manifest
-    from il2vseg.runtime.marine.scene import Scene
+    from il2vseg.runtime.marine.scene import MarineAnalyser
     from il2vseg.runtime.pipeline import Pipeline
     from il2vseg.runtime.sinks.base import Sink
     from il2vseg.runtime.sinks.window import WindowSink
@@ -85,7 +83,7 @@ def _open_stream(
         None if config.stabilise == "off" else Smoother(config.smoothing, flow=config.stabilise == "flow")
     )
     engine = Engine(manifest, backend, stabiliser, config.opacity, IgnoreMask.of(config.ignore_mask))
-    analyse = marine_layer(config, manifest, events)
+    analyse = marine_layer(config, manifest)
     source = stack.enter_context(
         open_source(target, source_options(config), events.emit, camera=config.camera is not None)
     )
@@ -121,11 +119,9 @@ def source_options(config: RunConfig) -> "SourceOptions":
     )
 
 
-def marine_layer(
-    config: RunConfig, manifest: "Manifest", events: "EventLog"
-) -> "Callable[[Labels], Scene] | None":
+def marine_layer(config: RunConfig, manifest: "Manifest") -> "MarineAnalyser | None":
     """Return the marine layer, if it is wanted and the model has the classes for it."""
-    from il2vseg.runtime.marine.scene import Alarm, Classes, MarineAnalyser
+    from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
     from il2vseg.runtime.marine.water_plane import Camera
 
     classes = Classes.of(manifest.class_names) if config.marine else None
@@ -136,10 +132,4 @@ def marine_layer(
     camera = None
     if config.camera_height is not None and config.fov is not None:
         camera = Camera(config.camera_height, config.fov, config.pitch, config.camera_yaw)
-    analyser, alarm = MarineAnalyser(classes, camera, config.danger_zone), Alarm(events.emit)
-
-    def analyse(labels: "Labels") -> "Scene":
-        scene = analyser(labels)
-        return replace(scene, alarm=alarm.update(scene))
-
-    return analyse
+    return MarineAnalyser(classes, camera, config.danger_zone)

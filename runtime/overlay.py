@@ -15,7 +15,7 @@ from il2vseg.runtime.marine.scene import Obstacle, Scene
 DEFAULT_OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _EDGE, _HORIZON = (255, 255, 255), (200, 200, 200)
-_OBSTACLE, _DANGER = (63, 210, 255), (94, 107, 255)
+_OBSTACLE, _DANGER, _UNSURE = (63, 210, 255), (94, 107, 255), (200, 200, 200)
 
 Classes = tuple[ClassInfo, ...]
 
@@ -48,8 +48,12 @@ def draw_scene(image: Frame, scene: Scene) -> None:
         line = scene.horizon.line
         ends = (0, round(line.left)), (image.shape[1] - 1, round(line.right))
         cv2.line(image, *ends, _HORIZON, width, cv2.LINE_AA)
+    confirmed = scene.confirmed
     for obstacle in scene.obstacles:
         left, top, w, h = obstacle.box
+        if obstacle not in confirmed:
+            cv2.rectangle(image, (left, top), (left + w, top + h), _UNSURE, 1)
+            continue
         color = _DANGER if obstacle.danger else _OBSTACLE
         cv2.rectangle(image, (left, top), (left + w, top + h), color, width)
         if text := _caption(obstacle):

@@ -232,7 +232,7 @@ class Result:
         shares = sorted(self.fractions.items(), key=lambda item: -item[1])
         parts = [", ".join(f"{100 * share:.0f} % {name}" for name, share in shares if share)]
         if self.scene is not None:
-            count = len(self.obstacles)
+            count = len(self.scene.confirmed)
             parts.append(f"{count} obstacle{'' if count == 1 else 's'}")
         return f"Result({self.name}, {width}x{height}: {'; '.join(parts)})"
 

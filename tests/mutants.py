@@ -82,11 +82,12 @@ TESTS = {
     "runtime/sinks/own_ship.py": ("runtime/signalk/test_*.py",),
     "runtime/sinks/stream*.py": ("runtime/test_stream_out.py",),
     "runtime/sinks/ros2/*.py": ("runtime/ros2/test_*.py",),
-    "runtime/marine/sectors.py": ("runtime/test_sectors.py",),
+    "runtime/marine/sectors.py": ("runtime/test_sectors.py", "runtime/test_alarm.py"),
     "runtime/sinks/*.py": ("runtime/test_sinks.py", "runtime/test_registry.py"),
     "runtime/marine/*.py": (
         "runtime/test_marine*.py",
         "runtime/test_tracks.py",
+        "runtime/test_alarm.py",
         "runtime/test_own_deck.py",
         "runtime/test_sectors.py",
     ),

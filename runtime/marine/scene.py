@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from il2vseg.base.ignore import IGNORED
 from il2vseg.base.images import Labels, resize_labels
 from il2vseg.runtime.marine.water_plane import Camera, Line, WaterPlane
-from il2vseg.runtime.sources.base import Report
 
 WIDEST = 480
 """Columns; larger label images are shrunk first, which bounds the time."""
@@ -50,7 +49,7 @@ class Obstacle:
         box: left, top, width, height in pixels of the frame. foot: column and row where it meets the water.
         bearing_deg: to starboard of the camera's axis. range_m: None where it cannot be told.
         range_error_m: of the range for a pixel of error of the foot. danger: inside the danger zone.
-        track: its number from frame to frame (`tracks`), None for what is new or not followed.
+        track: its number from frame to frame (`tracks`), None for what is not confirmed or not followed.
         closing_mps: metres per second that its range falls by.
         nearest_s, nearest_m: when and how near it will be nearest; None where it comes no nearer, or that
             cannot be told.
@@ -77,7 +76,8 @@ class Scene:
 
     Attributes:
         water_edge: row (float32) at which the water begins, for every column; NaN where there is none.
-        obstacles: nearest first. alarm: something is in the danger zone. camera: its mounting, if known.
+        obstacles: nearest first. alarm: something is in the danger zone, of a followed scene for certain.
+        camera: its mounting, if known. followed: a tracker has numbered what is no mistake of the labels.
     """
 
     size: tuple[int, int]
@@ -86,6 +86,12 @@ class Scene:
     obstacles: tuple[Obstacle, ...]
     alarm: bool = False
     camera: Camera | None = None
+    followed: bool = False
+
+    @property
+    def confirmed(self) -> tuple[Obstacle, ...]:
+        """The obstacles to count on, nearest first: those with a number, or all if nobody followed them."""
+        return tuple(o for o in self.obstacles if o.track is not None or not self.followed)
 
     def to_dict(self, samples: int = 32) -> dict[str, Any]:
         """Return the scene as JSON values, the water edge at so many columns, null where there is none."""
@@ -365,35 +371,3 @@ class MarineAnalyser:
 def _scaled(obstacle: Obstacle, scale: float) -> Obstacle:
     left, top, width, height = (round(v * scale) for v in obstacle.box)
     return Obstacle((left, top, width, height), (obstacle.foot[0] * scale, obstacle.foot[1] * scale))
-
-
-class Alarm:
-    """Turns a danger seen frame by frame into events: alarm after a few frames, alarm_over after more.
-
-    A flicker of the labels raises no alarm, and a wave before an obstacle does not end one.
-    """
-
-    FRAMES_ON = 3
-    FRAMES_OFF = 15
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._count = 0
-        self.active = False
-
-    def update(self, scene: Scene) -> bool:
-        """Take the next scene; return whether the alarm is on."""
-        self._count = self._count + 1 if scene.alarm != self.active else 0
-        if self._count >= (self.FRAMES_OFF if self.active else self.FRAMES_ON):
-            self.active, self._count = not self.active, 0
-            if self.active:
-                nearest = next(o for o in scene.obstacles if o.danger)
-                self._report(
-                    "alarm",
-                    f"obstacle at {nearest.range_m:.0f} m, bearing {nearest.bearing_deg:+.0f}°",
-                    range_m=_rounded(nearest.range_m, 2),
-                    bearing_deg=_rounded(nearest.bearing_deg, 2),
-                )
-            else:
-                self._report("alarm_over", "the danger zone is clear")
-        return self.active

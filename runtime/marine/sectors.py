@@ -2,7 +2,8 @@
 
 A sector ends at the nearest obstacle in it, or where its water ends (a shore). It is free where the water
 goes on as far as is measured, and unknown where no water is seen, where the thing has no range, and where
-there is no horizon to measure from. Unknown is never free.
+there is no horizon to measure from, and where something is seen that is not confirmed yet. Unknown is never
+free.
 """
 
 from dataclasses import dataclass
@@ -61,11 +62,16 @@ def sectors(scene: Scene, reach_m: float, count: int = COUNT) -> Sectors | None:
     plane = camera.plane(None if scene.horizon is None else scene.horizon.line, scene.size)
     if plane is not None:
         metres = _open_water(scene, camera, plane, count, reach)
+        confirmed = scene.confirmed
         # What has no range hides what is behind it, and is itself hidden by what is nearer.
-        for obstacle in sorted(scene.obstacles, key=lambda o: o.range_m is not None):
+        for obstacle in sorted(confirmed, key=lambda o: o.range_m is not None):
             within = _covered(obstacle, plane, view, count)
             metres[within] = np.nan if obstacle.range_m is None else np.fmin(metres[within], obstacle.range_m)
         metres[metres > reach] = np.inf
+        for obstacle in scene.obstacles:
+            if obstacle not in confirmed:  # it may be nothing, but the way is not known to be free
+                part = metres[_covered(obstacle, plane, view, count)]
+                part[np.isinf(part)] = np.nan
     return Sectors(metres, camera.yaw - view / 2 + step / 2, step, camera.yaw, reach, error_per_m2)
 
 

@@ -12,11 +12,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from il2vseg.runtime.marine.alarm import Alarm
 from il2vseg.runtime.marine.scene import Obstacle, Scene
 from il2vseg.runtime.sources.base import Report
 
-CONFIRM = 3
-"""Frames in which an obstacle must be seen before it has a number."""
+CONFIRM_S = 0.5
+"""Seconds in which what is seen all along gets its number. In a track's presence they count as much as all
+the time before them."""
+
+CONFIRM_SHARE = 0.5
+"""Presence from which an obstacle has a number: it has lately been seen at least half of the time."""
+
+CONFIRM_HITS = 3
+"""Frames in which it must have been seen, however slowly they come."""
+
+INSIDE_S = 0.2
+"""Seconds that an obstacle must be seen in the danger zone alone, or its range may just have flickered."""
 
 FORGET_S = 1.5
 """Seconds without being seen after which a track ends."""
@@ -102,24 +113,47 @@ def approach(place: _Matrix, velocity: _Matrix) -> Approach:
 
 
 class _Track:
-    """What is known of one obstacle."""
+    """What is known of one obstacle.
+
+    Attributes:
+        presence: share of the time in [0, 1) that it was seen, the latest counting most (`CONFIRM_S`).
+        inside_since: when it was first seen in the danger zone and never outside since; None if it is not.
+    """
 
     def __init__(self, foot: _Matrix, seconds: float) -> None:
         self.number: int | None = None
+        self.presence = 0.0
+        self.inside_since: float | None = None
         self.foot = Motion(foot, _foot_noise(), _FOOT_ACCELERATION, 0.2)
         self.place: Motion | None = None
         self.place_since = seconds
         self.seen = seconds
         self.hits = 1
+        self._step = 0.0  # what a sighting now adds to the presence
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it has been there long enough, and often enough, to be no mistake of the labels."""
+        return self.hits >= CONFIRM_HITS and self.presence >= CONFIRM_SHARE - 1e-6
+
+    def threatens(self, seconds: float) -> bool:
+        """Whether it has a number and has not just come into the danger zone."""
+        inside = self.inside_since
+        return self.number is not None and inside is not None and seconds - inside >= INSIDE_S - 1e-6
 
     def see(self, obstacle: Obstacle, foot: _Matrix, seconds: float) -> None:
         self.foot.update(foot, _foot_noise())
         self.seen = seconds
         self.hits += 1
+        self.presence += self._step
         self.locate(obstacle, seconds)
 
     def locate(self, obstacle: Obstacle, seconds: float) -> None:
-        """Take the obstacle's bearing and range, where they are known."""
+        """Take the obstacle's bearing and range, where they are known, and whether that is too near."""
+        if not obstacle.danger:
+            self.inside_since = None
+        elif self.inside_since is None:
+            self.inside_since = seconds
         found = _place(obstacle)
         if found is None:
             return
@@ -129,6 +163,9 @@ class _Track:
             self.place.update(*found)
 
     def predict(self, seconds: float) -> None:
+        kept = 0.5 ** (seconds / CONFIRM_S)
+        self.presence *= kept
+        self._step = 1 - kept
         self.foot.predict(seconds)
         if self.place is not None:
             self.place.predict(seconds)
@@ -154,7 +191,9 @@ def _place(obstacle: Obstacle) -> tuple[_Matrix, _Matrix] | None:
 
 
 class Tracker:
-    """Gives the obstacles of consecutive scenes their numbers and approaches.
+    """Gives the obstacles of consecutive scenes their numbers and approaches, and raises the alarm.
+
+    What is seen now and then only is a mistake of the labels and gets no number; nobody is alarmed by it.
 
     tracker = Tracker(danger_m=10.0, report=print)
     scene = tracker(analyser(labels), seconds)
@@ -165,8 +204,9 @@ class Tracker:
 
         Args:
             danger_m: distance of a nearest approach that is reported as a `collision_course`.
-            report: told of it; None for nobody.
+            report: told of it, and of `alarm` and `alarm_over`; None for nobody.
         """
+        self._alarm = Alarm(report)
         self._danger_m = danger_m
         self._report = report
         self._tracks: list[_Track] = []
@@ -193,7 +233,9 @@ class Tracker:
                 self._tracks.append(found[index])
         self._tracks = [t for t in self._tracks if seconds - t.seen <= FORGET_S]
         followed = tuple(self._followed(o, found[i], seconds) for i, o in enumerate(scene.obstacles))
-        return replace(scene, obstacles=followed)
+        near = [o for i, o in enumerate(followed) if o.danger and found[i].threatens(seconds)]
+        alarm = self._alarm.update(near[0] if near else None, seconds)
+        return replace(scene, obstacles=followed, alarm=alarm, followed=True)
 
     def _pairs(self, feet: Sequence[_Matrix]) -> list[tuple[int, _Track]]:
         """Match obstacles to tracks, the most alike first, each at most once."""
@@ -216,7 +258,7 @@ class Tracker:
 
     def _followed(self, obstacle: Obstacle, track: _Track, seconds: float) -> Obstacle:
         if track.number is None:
-            if track.hits < CONFIRM:
+            if not track.confirmed:
                 return obstacle
             self._numbers += 1
             track.number = self._numbers

@@ -140,7 +140,7 @@ class SignalKSink(Sink):
         with self._lock:
             self._trouble("blind", result.blind and f"the camera shows nothing ({result.blind})")
             if result.scene is not None:
-                self._scene = result.captured.unix, result.obstacles
+                self._scene = result.captured.unix, result.scene.confirmed
                 self._yaw = 0.0 if result.scene.camera is None else result.scene.camera.yaw
                 self._judge(result)
 
@@ -162,7 +162,7 @@ class SignalKSink(Sink):
             coming = any(o.track == track and o.nearest_m is not None for o in scene.obstacles)
             seen = now if coming else min(seen, now)
             self._course = None if now - seen > COURSE_S else (track, message, seen)
-        danger = next((o for o in scene.obstacles if o.danger), None)
+        danger = next((o for o in scene.confirmed if o.danger), None)
         if scene.alarm:
             self._notify("obstacle", Notice("alarm", describe(danger), danger))
         elif self._course is not None:

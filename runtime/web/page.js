@@ -141,10 +141,13 @@ function drawMarine(marine) {
     pen.setLineDash([]);
   }
   for (const o of marine.obstacles) {
-    pen.strokeStyle = pen.fillStyle = o.danger ? "#ff6b5e" : "#ffd23f";
+    const confirmed = o.track !== null;  // the others may be mistakes of a frame
+    pen.lineWidth = confirmed ? line : line / 2;
+    pen.strokeStyle = pen.fillStyle = !confirmed ? "#ffffffb0" : o.danger ? "#ff6b5e" : "#ffd23f";
     const [left, top, width, height] = o.box;
     pen.strokeRect(left * x, top * y, width * x, height * y);
-    const known = [o.track === null ? "" : `${o.track}:`, o.range_m === null ? "" : `${o.range_m.toFixed(0)} m`];
+    if (!confirmed) continue;
+    const known = [`${o.track}:`, o.range_m === null ? "" : `${o.range_m.toFixed(0)} m`];
     const text = known.filter(Boolean).join(" ");
     pen.fillText(text, left * x, Math.max(14, top * y - 4));
   }
@@ -166,13 +169,13 @@ function numbers(record) {
   if (!marine) return;
   $("alarm").hidden = !marine.alarm;
   if (marine.alarm) $("alarm").textContent = "Obstacle in the danger zone";
-  const rows = marine.obstacles.slice(0, 8).map((o) => {
+  const rows = marine.obstacles.filter((o) => o.track !== null).slice(0, 8).map((o) => {
     const item = document.createElement("li");
     const side = o.bearing_deg < 0 ? "port" : "starboard";
     const bearing = o.bearing_deg === null ? "" : `${Math.abs(o.bearing_deg).toFixed(0)}° ${side}`;
     const range = o.range_m === null ? "range unknown" : `${o.range_m.toFixed(0)} m`;
     const nearest = o.nearest_s === null ? "" : `nearest in ${o.nearest_s.toFixed(0)} s, ${o.nearest_m.toFixed(0)} m`;
-    item.textContent = [o.track === null ? "" : `${o.track}`, bearing, range, nearest].filter(Boolean).join(", ");
+    item.textContent = [`${o.track}`, bearing, range, nearest].filter(Boolean).join(", ");
     return item;
   });
   $("obstacles").replaceChildren(...rows);

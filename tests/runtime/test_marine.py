@@ -1,6 +1,4 @@
 import json
-from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 
 from il2vseg.base.images import Labels
 from il2vseg.runtime.marine.scene import (
-    Alarm,
     Classes,
     MarineAnalyser,
     Obstacle,
@@ -364,7 +361,7 @@ def test_numbers_in_json_are_rounded_to_what_is_known() -> None:
         speed_mps=4.128,
         course_deg=5.16,
     )
-    scene = replace(scene_of(True), obstacles=(known,))
+    scene = Scene(SIZE, np.zeros(640, np.float32), None, (known,), True)
     assert scene.to_dict()["obstacles"] == [
         {
             "box": [1, 2, 3, 4], "foot": [5.1, 6.1], "bearing_deg": 7.13, "range_m": 8.13,
@@ -372,27 +369,3 @@ def test_numbers_in_json_are_rounded_to_what_is_known() -> None:
             "nearest_m": 3.2, "speed_mps": 4.13, "course_deg": 5.2,
         }
     ]  # fmt: skip
-
-
-# --- alarm ----------------------------------------------------------------------------------------------
-
-
-def scene_of(danger: bool) -> Scene:
-    obstacle = Obstacle((0, 0, 1, 1), (0.0, 1.0), 3.0, 10.0, 0.1, danger)
-    return Scene(SIZE, np.zeros(640, np.float32), None, (obstacle,), danger)
-
-
-def test_an_alarm_needs_some_frames_in_a_row_and_more_to_end() -> None:
-    events: list[str] = []
-
-    def report(kind: str, message: str, **data: Any) -> None:
-        events.append(kind)
-
-    alarm = Alarm(report)
-    for danger in [True, True, False] * 5:
-        assert not alarm.update(scene_of(danger))
-    assert [alarm.update(scene_of(True)) for _ in range(3)] == [False, False, True]
-    for danger in [False] * 14 + [True]:
-        assert alarm.update(scene_of(danger))
-    assert [alarm.update(scene_of(False)) for _ in range(15)] == [True] * 14 + [False]
-    assert events == ["alarm", "alarm_over"]

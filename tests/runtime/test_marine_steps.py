@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from il2vseg.base.images import Labels
 from il2vseg.runtime.marine import scene as module
 from il2vseg.runtime.marine.scene import (
-    Alarm,
     Classes,
     Horizon,
     MarineAnalyser,
@@ -343,16 +342,3 @@ def test_a_scene_tells_its_horizon_to_the_hundredth_and_its_edge_column_by_colum
         "obstacles": [],
         "alarm": False,
     }
-
-
-def test_an_alarm_tells_of_the_nearest_thing_in_the_zone() -> None:
-    told: list[tuple[str, str, dict[str, Any]]] = []
-    alarm = Alarm(lambda kind, message, **data: told.append((kind, message, data)))
-    outside = Obstacle((0, 0, 1, 1), (0.0, 1.0), 0.0, 5.0)
-    inside = Obstacle((0, 0, 1, 1), (0.0, 1.0), -12.345, 7.891, danger=True)
-    for _ in range(3):
-        alarm.update(Scene((9, 5), np.zeros(5, np.float32), None, (outside, inside), True))
-    assert told == [("alarm", "obstacle at 8 m, bearing -12°", {"range_m": 7.89, "bearing_deg": -12.35})]
-    for _ in range(15):
-        alarm.update(Scene((9, 5), np.zeros(5, np.float32), None, (), False))
-    assert told[1:] == [("alarm_over", "the danger zone is clear", {})]

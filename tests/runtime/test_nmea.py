@@ -322,7 +322,7 @@ def test_a_run_speaks_to_a_plotter(model: Path, plotter: Plotter) -> None:
         "--provider",
         "cpu",
         "--source",
-        "synthetic:size=48x64,frames=12",
+        "synthetic:size=48x64,frames=30",
         "--fov",
         "60",
     ]
@@ -336,7 +336,7 @@ def test_the_python_of_the_page_runs(plotter: Plotter) -> None:
     (cell,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(cell.replace(":10110", f":{plotter.port}"), names)
-    assert names["result"].index == 4
+    assert names["result"].index == 19
     obstacles = names["follow"](names["result"].scene, 1.0).obstacles
     assert any(o.track is not None and o.range_m is not None for o in obstacles)
 

@@ -1,6 +1,7 @@
 """Tracks: who is who, how fast it comes, and when it is nearest."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,10 +26,42 @@ def numbers(found: Scene) -> list[int | None]:
     return [o.track for o in found.obstacles]
 
 
-def test_a_number_comes_with_the_third_sight_and_stays() -> None:
+@pytest.mark.parametrize(("rate", "sights"), [(30, 16), (10, 6), (5, 4), (2, 3), (1, 3)])
+def test_a_number_comes_after_half_a_second_and_three_sights_and_stays(rate: int, sights: int) -> None:
     tracker = Tracker()
-    seen = [numbers(tracker(scene(at(100 + 2 * i)), 0.1 * i)) for i in range(8)]
-    assert seen == [[None], [None]] + 6 * [[1]]
+    seen = [numbers(tracker(scene(at(100 + i / 5)), i / rate)) for i in range(sights + 4)]
+    assert seen == (sights - 1) * [[None]] + 5 * [[1]]
+
+
+def first_number(seen: Callable[[int], bool], rate: int = 10) -> float | None:
+    """Seconds until something has a number that is seen in those frames; None if not within ten seconds."""
+    tracker = Tracker()
+    for i in range(10 * rate):
+        if 1 in numbers(tracker(scene(*([at(100)] if seen(i) else [])), i / rate)):
+            return i / rate
+    return None
+
+
+def test_what_is_seen_in_half_of_the_frames_has_a_number_later_and_what_is_seen_in_a_third_never() -> None:
+    assert first_number(lambda i: i % 4 != 3) == pytest.approx(0.8, abs=0.1)
+    assert first_number(lambda i: i % 2 == 0) == pytest.approx(2.0, abs=0.2)
+    assert first_number(lambda i: i % 3 == 0) is None
+    assert first_number(lambda i: i % 3 == 0, rate=30) is None
+    assert first_number(lambda i: i < 14, rate=30) is None  # half a second of glitter is not quite one
+
+
+def test_a_flicker_from_afar_does_not_delay_the_number_of_what_has_come_near() -> None:
+    """Seen now and then for five seconds, and then all the time."""
+    assert first_number(lambda i: i > 50 or i % 5 == 0) == pytest.approx(5.4, abs=0.15)
+
+
+def test_dropped_frames_and_irregular_times_make_no_difference() -> None:
+    tracker, rng, times = Tracker(), np.random.default_rng(0), [0.0]
+    while times[-1] < 2:
+        times.append(times[-1] + rng.choice([0.033, 0.066, 0.2]))
+    got = [t for t in times if numbers(tracker(scene(at(100)), t)) == [1]]
+    assert 0.5 <= got[0] < 0.7
+    assert len(got) == sum(t >= got[0] for t in times)
 
 
 def test_two_that_cross_keep_their_numbers() -> None:
@@ -51,7 +84,7 @@ def test_a_gap_of_a_second_is_bridged_and_a_longer_one_is_not() -> None:
         tracker(scene(), 0.1 * i)
     assert numbers(tracker(scene(at(120)), 2.0)) == [1]
     tracker(scene(), 4.0)
-    for i in range(3):
+    for i in range(6):
         found = tracker(scene(at(120)), 4.1 + 0.1 * i)
     assert numbers(found) == [2]
 

@@ -238,7 +238,9 @@ def _statuses(result: Result) -> Iterator[dict[str, Any]]:
     if result.scene is not None:
         alarm = result.scene.alarm
         text = "an obstacle is in it" if alarm else "clear"
-        yield _status("danger zone", _WARN if alarm else _OK, text, {"obstacles": str(len(result.obstacles))})
+        yield _status(
+            "danger zone", _WARN if alarm else _OK, text, {"obstacles": str(len(result.scene.confirmed))}
+        )
 
 
 def _status(name: str, level: int, message: str, numbers: dict[str, str]) -> dict[str, Any]:
