@@ -233,7 +233,7 @@ class Tracker:
                 self._tracks.append(found[index])
         self._tracks = [t for t in self._tracks if seconds - t.seen <= FORGET_S]
         followed = tuple(self._followed(o, found[i], seconds) for i, o in enumerate(scene.obstacles))
-        near = [o for i, o in enumerate(followed) if o.danger and found[i].threatens(seconds)]
+        near = [o for i, o in enumerate(followed) if found[i].threatens(seconds)]
         alarm = self._alarm.update(near[0] if near else None, seconds)
         return replace(scene, obstacles=followed, alarm=alarm, followed=True)
 
