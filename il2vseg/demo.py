@@ -28,23 +28,22 @@ class DemoConfig(Settings):
     seed: int = flag(0, "seed of everything random", low=0, high=MAX_SEED, metavar="S")
 
 
-def run_step(title: str, command: list[str | Path]) -> None:
-    """Show a command and run it.
+def run_step(title: str, verb: str, *words: str | Path) -> None:
+    """Show `il2vseg VERB ...` and run it.
 
     Raises:
         UserError: it failed; its own message stands above.
     """
-    words = [str(word) for word in command]
-    name = "python" if words[0] == sys.executable else Path(words[0]).name
-    print(f"\n── {title}\n$ {shlex.join([name, *words[1:]])}", flush=True)
-    code = subprocess.run(words, check=False).returncode
+    command = [verb, *map(str, words)]
+    print(f"\n── {title}\n$ {shlex.join(['il2vseg', *command])}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "il2vseg", *command], check=False).returncode
     if code:
         raise UserError(f"the step '{title}' failed with exit code {code}")
 
 
 def run(config: DemoConfig) -> None:
     """Run the demo; see the module's description."""
-    out, python = config.out, sys.executable
+    out = config.out
     data = os.environ.get("IL2VSEG_DATA")
     if data:
         root = Path(data) / "intcatch"
@@ -60,25 +59,20 @@ def run(config: DemoConfig) -> None:
         print(f"rendering {CLIP_FRAMES} synthetic frames: {clip}", flush=True)
         write_clip(clip, CLIP_FRAMES, seed=config.seed, size=CLIP_SIZE)
     model, results = out / "model", out / "evaluation"
-    seed: list[str | Path] = ["--seed", str(config.seed)]
-    bin_dir = Path(python).parent
+    seed = str(config.seed)
     run_step(
-        "train without labels",
-        [python, "-m", "il2vseg.train", *source, *seed, "--num-classes", "3", "--out", out],
-    )
-    run_step(
-        "evaluate",
-        [python, "-m", "il2vseg.evaluate", "--checkpoint", out, *source, "--split", "val",
-         "--json", results / "scores.json", "--plots", results],
+        "train without labels", "train", *source, "--seed", seed, "--num-classes", "3", "--out", out,
     )  # fmt: skip
     run_step(
-        "export and check the export",
-        [bin_dir / "il2vseg-export", "--checkpoint", out, "--out", model, "--verify", clip],
-    )
+        "evaluate", "evaluate", "--checkpoint", out, *source, "--split", "val",
+        "--json", results / "scores.json", "--plots", results,
+    )  # fmt: skip
     run_step(
-        "stream the clip",
-        [bin_dir / "il2vseg-run", "--source", clip, "--model", model, "--save-video", out / "overlay.mp4",
-         "--jsonl", out / "frames.jsonl"],
+        "export and check the export", "export", "--checkpoint", out, "--out", model, "--verify", clip,
+    )  # fmt: skip
+    run_step(
+        "stream the clip", "run", "--source", clip, "--model", model,
+        "--save-video", out / "overlay.mp4", "--jsonl", out / "frames.jsonl",
     )  # fmt: skip
     scores = json.loads((results / "scores.json").read_text())
     print(

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import indent
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from il2vseg import demo
 from il2vseg.__main__ import VERBS
 from il2vseg.base.command import parse
 from tests.core.test_flags import COMMANDS
@@ -59,6 +61,28 @@ def test_the_commands_of_the_readme_parse() -> None:
     for module, arguments in shown:
         settings = getattr(importlib.import_module(module), COMMANDS[module])
         parse(settings, module, list(arguments))
+
+
+def test_the_demo_shows_commands_that_parse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[str], check: bool) -> SimpleNamespace:
+        ran.append(words)
+        (tmp_path / "evaluation").mkdir(exist_ok=True)
+        (tmp_path / "evaluation" / "scores.json").write_text('{"accuracy": 1, "miou": 2, "images": 3}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.delenv("IL2VSEG_DATA", raising=False)
+    monkeypatch.setattr(demo, "CLIP_FRAMES", 2)
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    assert demo.main(["--out", str(tmp_path)]) == 0
+    shown = [shlex.split(line[2:]) for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert shown == [["il2vseg", *words[3:]] for words in ran]
+    for words in ran:
+        module, arguments = verb("il2vseg.__main__", words[3:])
+        parse(getattr(importlib.import_module(module), COMMANDS[module]), module, list(arguments))
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
