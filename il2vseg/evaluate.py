@@ -84,7 +84,8 @@ class EvaluateConfig(Settings):
     obstacles: bool = flag(
         False,
         "also count what stands in the water or on the road: found, missed, false alarms; `--dataset folder` "
-        "is footage without obstacles, where each is a false alarm",
+        "is footage without obstacles, where each is a false alarm; of clips also those "
+        "that remain when they are followed over time as il2vseg-run does",
     )
     batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
     limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)

@@ -27,11 +27,13 @@ class Sample:
         name: path below the root without its suffix; a clip's frame is `CLIP/FRAME`.
         frame: BGR (H, W, 3) uint8.
         labels: class ids (H', W') uint8 at the mask's own size, 255 = ignore; None without masks.
+        seconds: of a clip's frame, its time after the clip's start; None of images.
     """
 
     name: str
     frame: Frame
     labels: Labels | None = None
+    seconds: float | None = None
 
 
 class UnreadableError(Exception):
@@ -99,7 +101,8 @@ class ClipPart:
             with Clip(self.path, lambda kind, message, **data: faults.append(message)) as clip:
                 # All of it: to its end, where the account is settled.
                 for picture in clip.pictures(None if len(wanted) == self.count else wanted):
-                    yield Sample(f"{self.name}/{picture.number:06d}", picture.frame)
+                    name = f"{self.name}/{picture.number:06d}"
+                    yield Sample(name, picture.frame, seconds=picture.seconds)
         except UserError as error:
             faults.append(str(error))
         if faults:

@@ -5,7 +5,7 @@ its size. A piece is a connected set of obstacle pixels that stands on the groun
 of its lower edge is ground. What enters from the sides of the frame or spans half of it is taken for land.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,7 @@ class ObstacleCounts:
     Attributes:
         pieces, found: true pieces and those found, [small, large].
         alarms, false: predicted pieces and those that are nothing. frames: images scored.
+        followed: those of the latter that have a number. timed: frames of clips, in which these were counted.
     """
 
     pieces: list[int] = field(default_factory=lambda: [0, 0])
@@ -150,6 +151,8 @@ class ObstacleCounts:
     alarms: list[int] = field(default_factory=lambda: [0, 0])
     false: list[int] = field(default_factory=lambda: [0, 0])
     frames: int = 0
+    followed: list[int] = field(default_factory=lambda: [0, 0])
+    timed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The counts and what they amount to: percentages are 0-100, None where there is nothing to count."""
@@ -165,6 +168,9 @@ class ObstacleCounts:
                 "false_alarms": false,
                 "precision": 100 * (alarms - false) / alarms if alarms else None,
                 "false_alarms_per_frame": false / self.frames if self.frames else None,
+                "followed_false_alarms_per_frame": sum(self.followed[chosen]) / self.timed
+                if self.timed
+                else None,
             }
 
         return {
@@ -192,6 +198,10 @@ MISTAKES = 24
 """Frames with mistakes that are kept, the worst first."""
 
 
+Follow = Callable[[Sequence[Piece], tuple[int, int], float], list[int | None]]
+"""Numbers of the pieces in a frame of a size at a time, None for the unconfirmed: `Follower`."""
+
+
 class ObstacleScore:
     """Counts obstacles frame by frame.
 
@@ -200,17 +210,27 @@ class ObstacleScore:
     score.counts.to_json()
     """
 
-    def __init__(self, obstacle: int, ground: int) -> None:
+    def __init__(self, obstacle: int, ground: int, follow: Follow | None = None) -> None:
+        """Prepare for class ids. `follow` counts what remains of the false alarms of a clip over time."""
         self._obstacle, self.ground = obstacle, ground
+        self._follow = follow
         self.counts = ObstacleCounts()
         self.mistakes: list[Mistake] = []
 
-    def update(self, name: str, frame: Frame, predicted: Labels, truth: Labels | None) -> None:
+    def update(
+        self,
+        name: str,
+        frame: Frame,
+        predicted: Labels,
+        truth: Labels | None,
+        seconds: float | None = None,
+    ) -> None:
         """Add a frame.
 
         Args:
             predicted: class ids (H, W). truth: the same, 255 = ignore; None for footage known to hold no
                 obstacle on the ground: whatever stands there is a false alarm.
+            seconds: its time, where it is of a clip.
         """
         if truth is None:
             truth = np.full(predicted.shape, self.ground, np.uint8)
@@ -227,6 +247,11 @@ class ObstacleScore:
                 into[piece.large] += 1
         for piece in true:
             counts.found[piece.large] += piece.share >= FOUND
+        if self._follow is not None and seconds is not None:
+            counts.timed += 1
+            numbers = self._follow(claimed, (predicted.shape[0], predicted.shape[1]), seconds)
+            for piece, number in zip(claimed, numbers, strict=True):
+                counts.followed[piece.large] += piece.share < TRUE and number is not None
         if missed or false:
             self._remember(Mistake(name, frame, missed, false))
 
@@ -246,7 +271,9 @@ def table(counts: ObstacleCounts, title: str) -> "Table":
 
     values = counts.to_json()
     out = Table(title=title, title_justify="left")
-    for heading in ("obstacles", "pieces", "found", "recall, %", "precision, %", "false alarms per frame"):
+    headings = ["obstacles", "pieces", "found", "recall, %", "precision, %", "false alarms per frame"]
+    headings += ["followed over time"] if counts.timed else []
+    for heading in headings:
         out.add_column(heading, justify="left" if heading == "obstacles" else "right")
     for name in ("small", "large", "all"):
         v = values[name]
@@ -262,6 +289,7 @@ def table(counts: ObstacleCounts, title: str) -> "Table":
             shown("recall", 1),
             shown("precision", 1),
             shown("false_alarms_per_frame", 3),
+            *([shown("followed_false_alarms_per_frame", 3)] if counts.timed else []),
         )
     return out
 

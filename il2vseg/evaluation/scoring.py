@@ -38,7 +38,7 @@ from il2vseg.evaluation.metrics import (
     many_to_one,
     score,
 )
-from il2vseg.evaluation.obstacles import SHEET_WIDTH, ObstacleScore, write_mistakes
+from il2vseg.evaluation.obstacles import SHEET_WIDTH, Follow, ObstacleScore, write_mistakes
 from il2vseg.evaluation.plots import SheetRow, confusion_matrix, iou_bars, sheet
 from il2vseg.evaluation.prediction import Reading, predictions
 
@@ -320,8 +320,8 @@ def evaluate(
     )[1]
 
 
-def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
-    """An empty score for classes of these names.
+def obstacle_score(class_names: Sequence[str], follow: Follow | None = None) -> ObstacleScore:
+    """An empty score for classes of these names; see `ObstacleScore`.
 
     Raises:
         UserError: obstacle, or what it stands on, is not among them.
@@ -332,11 +332,13 @@ def obstacle_score(class_names: Sequence[str]) -> ObstacleScore:
         raise UserError(
             f"--obstacles: no class is called {missing}; the classes are {', '.join(class_names)}"
         )
-    return ObstacleScore(class_names.index(OBSTACLE), class_names.index(ground))
+    return ObstacleScore(class_names.index(OBSTACLE), class_names.index(ground), follow)
 
 
 def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None = None) -> ObstacleScore:
     """Count what a model sees in the water, or on the road, of footage without obstacles; it needs no masks.
+
+    Of clips also what of that remains when it is followed over time as the runtime does.
 
     Args:
         dataset: opened without labels.
@@ -344,8 +346,10 @@ def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None
     Raises:
         UserError: nothing readable, or no cluster is called obstacle, or water or road.
     """
+    from il2vseg.evaluation.following import Follower
+
     classes, clusters = merge(model.class_names)
-    score = obstacle_score(classes)
+    score = obstacle_score(classes, Follower())
     assignment = np.array(clusters)
     for batch, found in predictions(model, dataset, batch_size=1):
         for sample, predicted in zip(batch, found, strict=True):
@@ -353,7 +357,7 @@ def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None
             if ignore is not None:
                 own = ignore.pixels(predicted.shape)
                 truth = np.where(own, np.uint8(IGNORE), np.uint8(score.ground))
-            score.update(sample.name, sample.frame, apply(assignment, predicted), truth)
+            score.update(sample.name, sample.frame, apply(assignment, predicted), truth, sample.seconds)
     return score
 
 
