@@ -75,4 +75,4 @@ class StudentGraph(nn.Module):
         labels = label_pixels(scores, frames_to_images(frame), student.spec.low_level)
         if student.novelty is None:
             return labels, scores
-        return labels, scores, student.novelty(coarse)[:, 0]
+        return labels, scores, student.novelty(coarse)

@@ -14,7 +14,11 @@ TINY = ("--backbone", "tiny", "--rounds", "1", "--threads", "1")
 @pytest.mark.parametrize(
     ("script", "options", "rows"),
     [
-        ("student.py", ("--size", "64", "96", *TINY), ("teacher, tiny, int8", "mobilenetv4_small", "lraspp")),
+        (
+            "student.py",
+            ("--size", "64", "96", *TINY),
+            ("teacher, tiny, int8", "mobilenetv4_small", "lraspp", "confidence"),
+        ),
         ("export.py", ("--size", "112", "128", *TINY), ("eager", "ONNX Runtime, int8", "FCM")),
     ],
 )

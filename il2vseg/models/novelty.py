@@ -59,39 +59,39 @@ class Novelty(nn.Module):
 
     def distance(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance to the nearest centre: (B, D, h, w) -> (B, 1, h, w)."""
-        out: Tensor = self._distance(features).mT.unflatten(2, features.shape[2:])
-        return out
+        return self._distance(features).reshape(len(features), 1, *features.shape[2:])
 
     def _distance(self, features: Tensor) -> Tensor:
-        """As `distance`, (B, h w, 1): the best of many numbers is found faster where they lie together."""
+        """As `distance`, (B h w, 1): the best of many numbers is found faster where they lie together."""
         z = F.conv2d(features, self.whiten[..., None, None], self.shift).clamp(-REACH, REACH)
-        z = z.flatten(2).mT
-        # |z − c|² = |z|² − (2 z·c − |c|²): one product for all centres.
-        cross = F.linear(z, 2.0 * self.centres, -(self.centres**2).sum(1))
-        nearest = (z * z).sum(2, keepdim=True) - cross.amax(2, keepdim=True)
-        return (nearest / z.shape[2]).clamp_min(1e-6).sqrt()
+        return _to_nearest(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), self.centres)
 
     def strangeness(self, features: Tensor) -> Tensor:
-        """Root mean square whitened distance of an image to the nearest known scene: (B, D, h, w) -> (B,)."""
+        """Root mean square whitened distance of images to the nearest known scene: (B, D, h, w) -> (B, 1)."""
         z = F.linear(moments(features), self.scene_whiten, self.scene_shift)
-        cross = F.linear(z, 2.0 * self.scenes, -(self.scenes**2).sum(1))
-        nearest = (z * z).sum(1) - cross.amax(1)
-        return (nearest / z.shape[1]).clamp_min(1e-6).sqrt()
+        return _to_nearest(z, self.scenes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Confidence (B, 1, h, w) in [0, 1] of features (B, D, h, w)."""
+        """Confidence (B, h, w) in [0, 1] of features (B, D, h, w)."""
         d = self._distance(features)
         values = torch.tensor(KNOTS, device=d.device)
         slopes = values.diff() / self.knots.diff().clamp_min(1e-6)
         change = torch.cat([slopes[:1], slopes.diff(), -slopes[-1:]])
-        # Piecewise linear: a sum of ramps.
-        cells = F.linear((d - self.knots).relu(), change[None], torch.ones(1, device=d.device)).clamp(
-            0.0, 1.0
-        )
+        # Piecewise linear: a sum of ramps. As products, because a runtime adds a bias in passing.
+        ramps = F.linear(d, torch.ones_like(self.knots)[:, None], -self.knots).relu()
+        cells = F.linear(ramps, change[None], torch.ones(1, device=d.device)).clamp(0.0, 1.0)
         near, far = self.limits[0], self.limits[1]
         whole = ((far - self.strangeness(features)) / (far - near)).clamp(0.0, 1.0)
-        out: Tensor = (cells * whole[:, None, None]).mT.unflatten(2, features.shape[2:])
-        return out
+        return cells.reshape(len(features), *features.shape[2:]) * whole[..., None]
+
+
+def _to_nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """Root mean square distance of points (n, D) to the nearest of centres (k, D): (n, 1)."""
+    # |z - c|^2 = |z|^2 - (2 z.c - |c|^2): two products for all, with the mean over D inside their weights.
+    width = centres.shape[1]
+    cross = F.linear(points, (2.0 / width) * centres, -(centres * centres).mean(1))
+    square = (points * points) @ torch.full_like(centres[0], 1.0 / width)[:, None]
+    return (square - cross.amax(1, keepdim=True)).clamp_min(1e-6).sqrt()
 
 
 def moments(features: Tensor) -> Tensor:

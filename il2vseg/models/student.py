@@ -224,7 +224,7 @@ class Student(Network):
         """
         fine, coarse = self.features(images)
         scores = self.rule(self.classify(fine).softmax(1))
-        return scores, None if self.novelty is None else self.novelty(coarse)
+        return scores, None if self.novelty is None else self.novelty(coarse)[:, None]
 
 
 def _fold_norms(module: nn.Module) -> None:
