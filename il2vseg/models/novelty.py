@@ -59,7 +59,7 @@ class Novelty(nn.Module):
 
     def distance(self, features: Tensor) -> Tensor:
         """Root mean square whitened distance to the nearest centre: (B, D, h, w) -> (B, 1, h, w)."""
-        return self._distance(features).reshape(len(features), 1, *features.shape[2:])
+        return self._distance(features).reshape(features.shape[0], 1, *features.shape[2:])
 
     def _distance(self, features: Tensor) -> Tensor:
         """As `distance`, (B h w, 1): the best of many numbers is found faster where they lie together."""
@@ -82,7 +82,7 @@ class Novelty(nn.Module):
         cells = F.linear(ramps, change[None], torch.ones(1, device=d.device)).clamp(0.0, 1.0)
         near, far = self.limits[0], self.limits[1]
         whole = ((far - self.strangeness(features)) / (far - near)).clamp(0.0, 1.0)
-        return cells.reshape(len(features), *features.shape[2:]) * whole[..., None]
+        return cells.reshape(features.shape[0], *features.shape[2:]) * whole[..., None]
 
 
 def _to_nearest(points: Tensor, centres: Tensor) -> Tensor:
