@@ -1,8 +1,8 @@
 """python bench/moving.py: do obstacles that move become tracks, and how soon? An exact moving set.
 
 Vessels of the scene renderer (`bench/obstacles.py`) drift, come nearer and bob on the water of a clip without
-obstacles, the same ones from frame to frame, half of them small, with exact masks. A model's labels of every
-frame go through the tracker that the runtime uses. All biases are scored on the same pictures:
+obstacles, the same ones from frame to frame, half of them small, with exact masks. In a model's labels
+obstacles are found and followed as on board, by the marine layer. All biases are scored on the same pictures:
 
     python bench/moving.py --model marine --clip clips/river.mp4 --bias 0 0.5 1
 """
@@ -25,10 +25,11 @@ from il2vseg.base.images import Frame, Labels
 from il2vseg.base.media.clips import Clip
 from il2vseg.data.synthetic.scene import Vessel
 from il2vseg.data.synthetic.small import KINDS, colours_of
-from il2vseg.evaluation.following import Follower
-from il2vseg.evaluation.obstacles import LARGE_AREA, REFERENCE, TRUE, Piece, standing_pieces
+from il2vseg.evaluation.obstacles import LARGE_AREA, REFERENCE, TRUE
 from il2vseg.learning.paste import Cutout
 from il2vseg.learning.paste.compose import Pasting, place
+from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
+from il2vseg.runtime.marine.tracks import Tracker
 from il2vseg.runtime.model import Model
 
 PROGRAM = "bench/moving.py"
@@ -145,7 +146,8 @@ class Pass:
     """One showing of the clip at one bias."""
 
     def __init__(self, score: Score, vessels: int) -> None:
-        self._score, self._follow = score, Follower()
+        self._score, self._follow = score, Tracker()
+        self._analyse = MarineAnalyser(Classes(WATER, OBSTACLE, OTHER))
         self._areas: list[list[float]] = [[] for _ in range(vessels)]
         self._hits: list[list[bool]] = [[] for _ in range(vessels)]
         self._after: dict[int, float] = {}
@@ -158,18 +160,16 @@ class Pass:
             own = ids == index + 1
             areas.append(float(own.sum()) * REFERENCE / ids.size)
             self._hits[index].append(bool(own.any() and solid[own].mean() >= 0.5))
-        pieces = standing_pieces(labels, ids > 0, OBSTACLE, WATER)
-        numbers = self._follow(pieces, (labels.shape[0], labels.shape[1]), seconds)
         self._score.frames += 1
-        for piece, number in zip(pieces, numbers, strict=True):
-            false = piece.share < TRUE
-            self._score.false += false
-            if number is None:
+        for obstacle in self._follow(self._analyse(labels), seconds).obstacles:
+            vessel = whose(obstacle.box, solid, ids)
+            self._score.false += vessel == 0
+            if obstacle.track is None:
                 continue
-            self._score.followed += false
-            self._numbered[number, false] += 1
-            if not false:
-                self._after.setdefault(whose(piece, solid, ids), seconds)
+            self._score.followed += vessel == 0
+            self._numbered[obstacle.track, vessel == 0] += 1
+            if vessel:
+                self._after.setdefault(vessel, seconds)
 
     def close(self) -> None:
         """Add what became of every vessel."""
@@ -184,11 +184,12 @@ class Pass:
         score.tracks += sum(self._numbered[n, True] > self._numbered[n, False] for n in numbers)
 
 
-def whose(piece: Piece, solid: np.ndarray, ids: np.ndarray) -> int:
-    """The vessel that a piece shows most of."""
-    left, top, w, h = piece.box
+def whose(box: tuple[int, int, int, int], solid: np.ndarray, ids: np.ndarray) -> int:
+    """The vessel that an obstacle shows most of; 0 if little of it is one."""
+    left, top, w, h = box
     window = (slice(top, top + h), slice(left, left + w))
-    return int(np.bincount(ids[window][solid[window] & (ids[window] > 0)]).argmax())
+    counts = np.bincount(ids[window][solid[window]], minlength=2)
+    return 1 + int(counts[1:].argmax()) if counts[1:].sum() >= TRUE * max(1, counts.sum()) else 0
 
 
 def labels_of(model: Model, frame: Frame, biases: tuple[float, ...]) -> Iterator[Labels]:
