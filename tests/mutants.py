@@ -8,7 +8,6 @@ See docs/testing.md.
 
 import argparse
 import ast
-import importlib
 import importlib.abc
 import importlib.util
 import json

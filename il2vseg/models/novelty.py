@@ -17,7 +17,7 @@ CENTRES = 128
 SCENES = 192
 """Images of the footage that a new one is compared with as a whole."""
 
-USUAL, STRANGE = 0.95, 1.25
+USUAL, STRANGE = 0.95, 1.15
 """Up to the distance of this share of unseen familiar images an image is as good as any; at so many times
 that distance there is no confidence left."""
 
