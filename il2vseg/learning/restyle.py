@@ -87,7 +87,7 @@ def waves(rng: np.random.Generator, frame: NDArray[np.float32], water: Cover) ->
     away = np.float32(scale * rng.uniform(0.5, 2.0)) / depth + 0 * aside
     texture = _fractal(rng, (TEXTURE, TEXTURE), 3)
     if rng.random() < 0.5:  # sharp crests
-        texture = 1.0 - 2.5 * np.abs(texture)
+        texture = np.float32(1.0) - np.float32(2.5) * np.abs(texture)
     noise = cv2.remap(texture, aside, away, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     noise *= (depth / (depth + np.float32(0.1))) * np.float32(rng.uniform(0.1, 0.7))
     lit = frame * np.exp(noise)[..., None]

@@ -213,12 +213,16 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     assert events.count("mqtt_lost") <= 1  # none where the broker was faster than the first attempt
     events.clear()
     received: list[tuple[str, str]] = []
-    reader = mqtt.Client(CallbackAPIVersion.VERSION2)
-    reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
-    reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
-    reader.reconnect_delay_set(1, 1)
-    eventually(lambda: _connects(reader, address.port))
-    reader.loop_start()
+
+    def listen() -> mqtt.Client:
+        reader = mqtt.Client(CallbackAPIVersion.VERSION2)
+        reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
+        reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
+        eventually(lambda: _connects(reader, address.port))
+        reader.loop_start()
+        return reader
+
+    reader = listen()
     eventually(lambda: ("boat/status", "online") in received)
     sink.write(result(1))
     sink.event(Event("alarm", "boat"))
@@ -232,10 +236,12 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
 
     for attempt in range(1, 6):
         seen = received.count(("boat/status", "online"))
+        reader.loop_stop()
         broker.kill()
         eventually(lambda n=attempt: events.count("mqtt_lost") == n)  # type: ignore[misc]
         sink.event(Event("source_lost", "kept until the broker is back"))
         broker.start()
+        reader = listen()  # at once: the sink waits for a second before it tries again
         eventually(lambda n=attempt: events.count("mqtt_connected") == n)  # type: ignore[misc]
         # Whoever subscribes is told the status; what the sink sends after that comes last.
         eventually(lambda n=seen: received.count(("boat/status", "online")) > n)  # type: ignore[misc]
