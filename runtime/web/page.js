@@ -147,8 +147,7 @@ function drawMarine(marine) {
     const [left, top, width, height] = o.box;
     pen.strokeRect(left * x, top * y, width * x, height * y);
     if (!confirmed) continue;
-    const known = [`${o.track}:`, o.range_m === null ? "" : `${o.range_m.toFixed(0)} m`];
-    const text = known.filter(Boolean).join(" ");
+    const text = o.range_m === null ? `${o.track}` : `${o.track}: ${o.range_m.toFixed(0)} m`;
     pen.fillText(text, left * x, Math.max(14, top * y - 4));
   }
 }
