@@ -194,9 +194,6 @@ def broker(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[s
 
 
 def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Process) -> None:
-    import paho.mqtt.client as mqtt
-    from paho.mqtt.enums import CallbackAPIVersion
-
     from il2vseg.runtime.sinks.mqtt import Broker, MqttSink
 
     events: list[str] = []
@@ -213,16 +210,7 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     assert events.count("mqtt_lost") <= 1  # none where the broker was faster than the first attempt
     events.clear()
     received: list[tuple[str, str]] = []
-
-    def listen() -> mqtt.Client:
-        reader = mqtt.Client(CallbackAPIVersion.VERSION2)
-        reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
-        reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
-        eventually(lambda: _connects(reader, address.port))
-        reader.loop_start()
-        return reader
-
-    reader = listen()
+    reader = _listen(address.port, received)
     eventually(lambda: ("boat/status", "online") in received)
     sink.write(result(1))
     sink.event(Event("alarm", "boat"))
@@ -241,7 +229,7 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
         eventually(lambda n=attempt: events.count("mqtt_lost") == n)  # type: ignore[misc]
         sink.event(Event("source_lost", "kept until the broker is back"))
         broker.start()
-        reader = listen()  # at once: the sink waits for a second before it tries again
+        reader = _listen(address.port, received)  # at once: the sink waits for a second before it tries again
         eventually(lambda n=attempt: events.count("mqtt_connected") == n)  # type: ignore[misc]
         # Whoever subscribes is told the status; what the sink sends after that comes last.
         eventually(lambda n=seen: received.count(("boat/status", "online")) > n)  # type: ignore[misc]
@@ -256,6 +244,19 @@ def test_records_reach_a_broker_that_comes_late_and_goes_away(broker: servers.Pr
     sink.close()
     eventually(lambda: received[-1] == ("boat/status", "offline"))
     reader.loop_stop()
+
+
+def _listen(port: int, received: list[tuple[str, str]]) -> Any:
+    """A client of a broker that notes topic and payload of all messages of the boat."""
+    import paho.mqtt.client as mqtt
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    reader = mqtt.Client(CallbackAPIVersion.VERSION2)
+    reader.on_message = lambda client, data, m: received.append((m.topic, m.payload.decode()))
+    reader.on_connect = lambda client, *arguments: client.subscribe("boat/#", qos=1)
+    eventually(lambda: _connects(reader, port))
+    reader.loop_start()
+    return reader
 
 
 def _connects(client: Any, port: int) -> bool:
