@@ -15,7 +15,7 @@ from statistics import median
 
 import cv2
 import numpy as np
-from obstacles import picture
+from obstacles import clear_water, light_of, picture, some_vessel
 
 import il2vseg
 from il2vseg.base.command import Settings, flag, parse
@@ -23,17 +23,16 @@ from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import write_json
 from il2vseg.base.images import Frame, Labels
 from il2vseg.base.media.clips import Clip
+from il2vseg.data.synthetic import OBSTACLE, WATER
 from il2vseg.data.synthetic.scene import Vessel
-from il2vseg.data.synthetic.small import KINDS, colours_of
 from il2vseg.evaluation.obstacles import LARGE_AREA, REFERENCE, TRUE
-from il2vseg.learning.paste import Cutout
 from il2vseg.learning.paste.compose import Pasting, place
 from il2vseg.runtime.marine.scene import Classes, MarineAnalyser
 from il2vseg.runtime.marine.tracks import Tracker
 from il2vseg.runtime.model import Model
 
 PROGRAM = "bench/moving.py"
-OBSTACLE, WATER, OTHER = 0, 1, 2
+OTHER = 2
 TRIES = 300
 
 
@@ -63,8 +62,7 @@ class Course:
 
     def draw(self, out: Frame, water: np.ndarray, light: float, index: int) -> np.ndarray:
         """Draw it into a frame (H, W, 3); return its coverage (H, W) in [0, 255]."""
-        thing = picture(self.vessel, float(self.lengths[index]))
-        thing = Cutout((thing.picture * light).clip(0, 255).astype(np.uint8), thing.mask)
+        thing = picture(self.vessel, float(self.lengths[index]), light)
         solid, weight = np.zeros(water.shape, np.uint8), np.ones(water.shape, np.float32)
         y, x = self.feet[index].round().astype(int)
         rng = np.random.default_rng(self.seed)  # the same softness and mirror image in every frame
@@ -75,9 +73,7 @@ class Course:
 def course(rng: np.random.Generator, water: np.ndarray, times: np.ndarray, small: bool) -> Course | None:
     """Draw a course that stays on water (T, H, W) at all times; None if none is found."""
     count, height, width = water.shape
-    kind = list(KINDS)[int(rng.integers(len(KINDS)))]
-    pairs = colours_of(kind)
-    hull, trim = pairs[int(rng.integers(len(pairs)))]
+    vessel = some_vessel(rng)
     share = (0.012, 0.035) if small else (0.06, 0.16)
     starts = np.argwhere(water[0])
     passed = (times - times[0]) / max(1e-6, times[-1] - times[0])
@@ -93,7 +89,6 @@ def course(rng: np.random.Generator, water: np.ndarray, times: np.ndarray, small
         inside = (y >= 0) & (y < 0.96 * height) & (left > 2) & (right < width - 3)
         steps = np.arange(count)
         if inside.all() and all(water[steps, y, c].all() for c in (x, left, right)):
-            vessel = Vessel(kind, 1.0, 0.0, 0.0, 1.0, hull, trim, 0.0)
             return Course(vessel, feet, grown, tuple(int(s) for s in rng.integers(1 << 30, size=2)))
     return None
 
@@ -216,8 +211,7 @@ def read(config: MovingConfig) -> tuple[list[Frame], np.ndarray, np.ndarray]:
         for shown in clip.pictures():
             frames.append(shown.frame.copy())
             times.append(shown.seconds)
-            wet = (model(shown.frame).labels == model.names.index("water")).astype(np.uint8)
-            water.append(cv2.erode(wet, np.ones((9, 9), np.uint8)) > 0)
+            water.append(clear_water(model, shown.frame))
             if len(frames) == config.frames:
                 break
     return frames, np.array(times), np.stack(water)
@@ -226,7 +220,7 @@ def read(config: MovingConfig) -> tuple[list[Frame], np.ndarray, np.ndarray]:
 def run(config: MovingConfig) -> list[Score]:
     """Print the table."""
     frames, times, water = read(config)
-    light = float(np.percentile(frames[0], 97)) / 245
+    light = light_of(frames[0])
     scores = [Score() for _ in config.bias]
     with il2vseg.load(config.model) as model:
         for number in range(config.passes):

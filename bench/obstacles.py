@@ -19,14 +19,16 @@ from il2vseg.base.command import Settings, flag, parse
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import IMAGE_SUFFIXES, list_files, require_writable_dir
 from il2vseg.base.images import Frame, Labels, read_frame, write_image
+from il2vseg.data.synthetic import OBSTACLE, WATER
 from il2vseg.data.synthetic.outlines import outline
 from il2vseg.data.synthetic.scene import Vessel
 from il2vseg.data.synthetic.small import KINDS, colours_of
+from il2vseg.evaluation.metrics import IGNORE
 from il2vseg.learning.paste import Cutout
 from il2vseg.learning.paste.compose import Pasting, place
+from il2vseg.runtime.model import Model
 
 PROGRAM = "bench/obstacles.py"
-OBSTACLE, WATER, IGNORE = 0, 1, 255
 FINE = 4
 """Vessels are drawn so many times as large and then shrunk: smooth edges."""
 
@@ -42,8 +44,27 @@ class ObstacleSetConfig(Settings):
     seed: int = flag(0, "of what is drawn where", low=0, high=1 << 31, metavar="S")
 
 
-def picture(vessel: Vessel, width: float) -> Cutout:
-    """Draw a vessel so many pixels long, without anything around it."""
+def some_vessel(rng: np.random.Generator) -> Vessel:
+    """Draw its kind and its colours."""
+    kind = list(KINDS)[int(rng.integers(len(KINDS)))]
+    pairs = colours_of(kind)
+    hull, trim = pairs[int(rng.integers(len(pairs)))]
+    return Vessel(kind, 1.0, 0.0, 0.0, 1.0, hull, trim, 0.0)
+
+
+def light_of(frame: Frame) -> float:
+    """How bright what is drawn into a frame should be, relative to full daylight."""
+    return float(np.percentile(frame, 97)) / 245
+
+
+def clear_water(model: Model, frame: Frame) -> np.ndarray:
+    """Pixels (H, W) that a model takes for water, without the rim, where it may be wrong."""
+    water = model(frame).labels == model.names.index("water")
+    return cv2.erode(water.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+
+
+def picture(vessel: Vessel, width: float, light: float) -> Cutout:
+    """Draw a vessel so many pixels long in some light, without anything around it."""
     shapes = outline(vessel)
     points = np.vstack([np.asarray(p) for p, _ in shapes])
     left, right, top = points[:, 0].min(), points[:, 0].max(), points[:, 1].max()
@@ -61,7 +82,7 @@ def picture(vessel: Vessel, width: float) -> Cutout:
     # Averaging darkened the rim by what lies outside.
     share = small[1].astype(np.float32)[..., None].clip(1, None) / 255
     colours = (small[0] / share).clip(0, 255).astype(np.uint8)
-    return Cutout(colours, np.asarray(small[1], dtype=np.uint8))
+    return Cutout((colours * light).clip(0, 255).astype(np.uint8), np.asarray(small[1], dtype=np.uint8))
 
 
 def draw(rng: np.random.Generator, frame: Frame, water: np.ndarray) -> tuple[Frame, Labels]:
@@ -78,16 +99,12 @@ def draw(rng: np.random.Generator, frame: Frame, water: np.ndarray) -> tuple[Fra
     solid, weight = np.zeros_like(truth), np.ones(truth.shape, np.float32)
     feet = np.argwhere(water & (np.arange(height)[:, None] < 0.96 * height))
     edge = int(feet[:, 0].min())
-    light = float(np.percentile(frame, 97)) / 245
+    light = light_of(frame)
     for y, x in sorted(feet[rng.integers(len(feet), size=int(rng.integers(2, 6)))].tolist()):
-        kind = list(KINDS)[int(rng.integers(len(KINDS)))]
-        pairs = colours_of(kind)
-        hull, trim = pairs[int(rng.integers(len(pairs)))]
-        vessel = Vessel(kind, 1.0, 0.0, 0.0, 1.0, hull, trim, 0.0)
+        vessel = some_vessel(rng)
         depth = (y - edge) / (height - edge)
         length = float(np.exp(rng.uniform(np.log(0.012), np.log(0.05 + 0.2 * depth)))) * width
-        thing = picture(vessel, length * min(1.0, 0.4 + KINDS[kind][1] / 5))
-        thing = Cutout((thing.picture * light).clip(0, 255).astype(np.uint8), thing.mask)
+        thing = picture(vessel, length * min(1.0, 0.4 + KINDS[vessel.kind][1] / 5), light)
         place(rng, out, solid, weight, water.astype(np.float32), thing, (y, x), Pasting())
     truth[solid > 127] = OBSTACLE
     truth[(solid > 0) & (solid <= 127)] = IGNORE
@@ -100,16 +117,13 @@ def run(config: ObstacleSetConfig) -> None:
     if not files:
         raise UserError(f"{config.frames}: holds no image")
     model = il2vseg.load(config.model)
-    names = model.names
-    if "water" not in names:
+    if "water" not in model.names:
         raise UserError(f"{config.model}: no class is called water")
     images, masks = (require_writable_dir(config.out / "val" / n) for n in ("images", "masks"))
     written = 0
     for number, file in enumerate(files):
         frame = read_frame(file)
-        water = model(frame).labels == names.index("water")
-        # Only clear water: not the rim, where the model may be wrong.
-        sure = cv2.erode(water.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        sure = clear_water(model, frame)
         if sure.mean() < 0.05:
             continue
         for copy in range(config.copies):

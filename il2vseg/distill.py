@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from il2vseg.base.ignore import IgnoreMask
     from il2vseg.base.images import Frame
     from il2vseg.data import Dataset
+    from il2vseg.data.dataset import Sample
     from il2vseg.learning.monitor import Monitor, StepReport
     from il2vseg.learning.paste import Pasting
     from il2vseg.learning.targets import Targets
@@ -209,16 +210,17 @@ def frames_and_targets(
     frames: list[bytes] = []
     own = 0
 
+    def kept(samples: "Iterable[Sample]") -> "Iterator[Frame]":
+        for sample in samples:
+            frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
+            yield sample.frame
+
     def read() -> "Iterator[Frame]":
         nonlocal own
-        for sample in dataset:
-            frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
-            yield sample.frame
+        yield from kept(dataset)
         if (own := len(frames)) < 2:
             raise UserError("distillation needs two frames or more")
-        for sample in elsewhere or ():
-            frames.append(encode_jpeg(resize_frame(sample.frame, size), FRAME_QUALITY))
-            yield sample.frame
+        yield from kept(elsewhere or ())
 
     if path.exists():
         deque(read(), maxlen=0)
@@ -349,8 +351,9 @@ def distill(config: DistillConfig) -> "Student":
         student = _learn_and_check(config, taught, size, note, out, monitor)
         save_student(out, student)
         write_preview(out / "preview.png", student, dataset)
-    if skipped := dataset.skipped_note():
-        print(skipped, file=sys.stderr)
+    for footage in (dataset, elsewhere):
+        if footage is not None and (skipped := footage.skipped_note()):
+            print(skipped, file=sys.stderr)
     print(f"{out}: distilled {taught.own} frames in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return student
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -90,12 +91,12 @@ class Batches:
             view = draw_view(rng, self.size, self.crop, self.augmentation)
             crop = warp_frame(self._frame(i), view, self.crop)
             solid, weight = np.zeros(grid, np.uint8), np.ones(grid, np.float32)
-            if self.looks is not None:
-                regions = [self._cover(i, c, view) for c in range(self.scores.shape[1])]
-                looks = self.looks
+            cover = cache(partial(self._cover, i, view))
+            if (looks := self.looks) is not None:
+                regions = [cover(label) for label in range(self.scores.shape[1])]
                 crop = restyle(rng, crop, regions, looks.ground, looks.sky, looks.restyling)
             if self.standing is not None:
-                ground = self._cover(i, self.standing.ground, view)
+                ground = cover(self.standing.ground)
                 textures, cutouts = self._things(rng)
                 pasted = paste(rng, crop, ground, textures, cutouts, self.standing.pasting)
                 crop = pasted.frame
@@ -110,7 +111,7 @@ class Batches:
     def _frame(self, index: int) -> Frame:
         return decode_frame(self.frames[index])
 
-    def _cover(self, index: int, label: int, view: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _cover(self, index: int, view: NDArray[np.float64], label: int) -> NDArray[np.float32]:
         """Probability (h, w) of a class in a view."""
         scores = self.scores[index, label]
         size = (self.size[1], self.size[0])

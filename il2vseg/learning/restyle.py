@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
+from il2vseg.learning.noise import smooth_noise
 
 Cover = NDArray[np.float32]
 """Coverage (h, w) by a region, from 0 to 1."""
@@ -117,6 +118,5 @@ def _fractal(
     """Noise (h, w) of about unit variance whose octaves have twice the cells and half the strength."""
     total: NDArray[Any] = np.zeros(size, np.float32)
     for k in range(octaves):
-        cells = rng.normal(0, 1, (first[0] << k, first[1] << k)).astype(np.float32)
-        total += cv2.resize(cells, size[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(0.5**k)
+        total += smooth_noise(rng, size, (first[0] << k, first[1] << k)) * np.float32(0.5**k)
     return np.asarray(total, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame, decode_frame, encode_jpeg
+from il2vseg.learning.noise import smooth_noise
 
 DUSK = 0.2
 """Share of the light that the dimmest views keep."""
@@ -99,8 +100,7 @@ def vary_light(rng: np.random.Generator, frame: Frame, a: Augmentation) -> Frame
     h, w = frame.shape[:2]
     light = np.ones((h, w), np.float32)
     if rng.random() < a.shade:
-        coarse = rng.normal(0.0, 0.4, (4, 5)).astype(np.float32)
-        light = np.exp(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC))
+        light = np.exp(smooth_noise(rng, (h, w), (4, 5), 0.4))
     if rng.random() < a.dim:
         light = light * np.float32(math.exp(rng.uniform(math.log(DUSK), 0.0)))
     return np.asarray((frame * light[..., None]).clip(0, 255), dtype=np.uint8)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from il2vseg.base.classes import OBSTACLE, SKY, WATER
 from il2vseg.base.errors import UserError
 from il2vseg.models.backbones import check_size
 from il2vseg.models.network import Network
@@ -121,14 +122,14 @@ class NoSkyInWater(nn.Module):
         names: of the classes. size: (H, W) of the images. stride: pixels along a cell of the scores.
         """
         super().__init__()
-        marine = {"water", "sky", "obstacle"} <= set(names)
-        self.ids = [names.index(n) for n in ("water", "sky")] if marine else None
+        marine = {WATER, SKY, OBSTACLE} <= set(names)
+        self.ids = [names.index(n) for n in (WATER, SKY)] if marine else None
         self.pool = self.CELL // stride
         rows = size[0] // self.CELL
         self.register_buffer("above", torch.ones(rows, rows).tril(-1), persistent=False)
         change = torch.zeros(len(names), 1, 1)
         if marine:
-            change[names.index("sky")], change[names.index("obstacle")] = -1.0, 1.0
+            change[names.index(SKY)], change[names.index(OBSTACLE)] = -1.0, 1.0
         self.register_buffer("change", change, persistent=False)
 
     def forward(self, scores: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame
+from il2vseg.learning.noise import smooth_noise
 
 Weight = NDArray[Any]
 """Coverage (h, w), floats from 0 to 1."""
@@ -31,8 +32,7 @@ def _blend(frame: Frame, colour: NDArray[Any] | float, weight: Weight) -> None:
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float32]:
     """Smooth normal noise (h, w) with so many cells down and across, four or more."""
-    coarse = rng.normal(0, 1, (max(4, cells[0]), max(4, cells[1]))).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+    return smooth_noise(rng, size, (max(4, cells[0]), max(4, cells[1])))
 
 
 def glitter(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
@@ -106,8 +106,7 @@ def mirror(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> 
 def shadow(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
     """Smooth dark and bright areas: gusts, clouds, depths."""
     h, w = water.shape
-    coarse = rng.normal(0, 0.5, (int(rng.integers(3, 9)), int(rng.integers(2, 6)))).astype(np.float32)
-    field = np.asarray(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+    field = smooth_noise(rng, (h, w), (int(rng.integers(3, 9)), int(rng.integers(2, 6))), 0.5)
     _blend(frame, frame * np.exp(field)[..., None], water)
 
 
