@@ -29,6 +29,9 @@ _FRINGE = 0.02  # of the height
 _COLUMNS = 160
 _WINDOW = 0.4  # of the width
 _QUANTILE = 0.4
+_MARGIN = 0.006  # of the height
+_ROUGHNESS = 3.0
+_ROUGHEST = 0.025  # of the height
 _SEA_SHARE = 0.25  # of the columns: so much open horizon makes a line worth fitting
 _FIT_ROUNDS = 20
 
@@ -212,6 +215,15 @@ def far_edge(edge: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.interp(np.arange(width), columns, level) + slope * np.arange(width)
 
 
+def roughness(edge: NDArray[np.int64], far: NDArray[np.float64]) -> float:
+    """Return by how many rows a shore line leaves its far edge: the median of its rows above that.
+
+    Those below say nothing: obstacles are there. Of an open horizon it is a fraction of a row.
+    """
+    above = (far - edge)[edge < far]
+    return float(np.median(above)) if len(above) else 0.0
+
+
 def _quantile_slope(x: NDArray[np.int64], y: NDArray[np.float64]) -> float:
     """Return the slope of the line below which a share _QUANTILE of the points lies (reweighted squares)."""
     weights = np.ones(len(x))
@@ -268,14 +280,14 @@ def find_obstacles(
     """Find what stands in the water: pieces of the obstacle class that reach below the water's far edge.
 
     What belongs to the shore is not in the water; a boat in front of the shore is, as far as it reaches below
-    the shore line.
+    the shore line, and farther than that line itself goes up and down.
 
     Args:
         labels: class ids (H, W). body, edge: `water_body` and `water_edge` of the same image.
     """
     height = len(labels)
     far = far_edge(edge)
-    margin = max(1.0, 0.006 * height)
+    margin = max(1.0, _MARGIN * height) + min(_ROUGHEST * height, _ROUGHNESS * roughness(edge, far))
     rows = np.arange(height, dtype=np.float32)[:, None]
     solid = labels == classes.obstacle
     afloat = body.view(np.bool_) | (labels == IGNORED)  # what the own deck hides may be water

@@ -265,7 +265,7 @@ def test_large_frames_give_the_same_scene(factor: int) -> None:
 
 
 @given(st.floats(1, 350), st.floats(-10, 10), st.sampled_from([(360, 640), (400, 900), (1080, 1920)]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_water_edge_of_a_large_frame_is_exact_to_the_row(
     middle: float, tilt: float, size: tuple[int, int]
 ) -> None:
@@ -273,7 +273,8 @@ def test_the_water_edge_of_a_large_frame_is_exact_to_the_row(
     labels = np.where(np.arange(size[0])[:, None] >= line, WATER, SKY).astype(np.uint8)
     expected = water_edge(water_body(labels, WATER))
     # A column of the shrunk labels stands for its neighbours, and the line falls less than a row to them.
-    assert np.abs(MarineAnalyser(CLASSES)(labels).water_edge - expected).max() <= 1
+    found = np.nan_to_num(MarineAnalyser(CLASSES)(labels).water_edge, nan=size[0])
+    assert np.abs(found - expected).max() <= 1
 
 
 # --- ranges -----------------------------------------------------------------------------------------------

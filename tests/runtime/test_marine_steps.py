@@ -18,6 +18,7 @@ from il2vseg.runtime.marine.scene import (
     find_obstacles,
     finer_edge,
     fit_horizon,
+    roughness,
     water_body,
     water_edge,
     without_fringe,
@@ -197,6 +198,40 @@ def test_what_reaches_a_pixel_and_six_thousandths_below_the_far_edge_stands_in_t
     labels[30 : 40 + rows, 400:500] = OBSTACLE
     body = water_body(labels, WATER)
     assert bool(find_obstacles(labels, body, np.full(1000, 40), CLASSES)) == found
+
+
+def rough_shore(height: int, wave: float) -> Labels:
+    """A shore before the sky whose foot, at row 80, goes up and down by so many rows every 40 columns."""
+    foot = 80 + wave * np.sin(2 * np.pi * np.arange(640) / 40)
+    labels = sea(height, 640, 60)
+    labels[(np.arange(height)[:, None] >= 60) & (np.arange(height)[:, None] < foot)] = OBSTACLE
+    return labels
+
+
+def test_a_rough_shore_is_no_obstacle_and_what_floats_before_it_is() -> None:
+    labels = rough_shore(360, 4.0)
+    assert obstacles(labels) == []
+    labels[80:95, 300:330] = OBSTACLE
+    (found,) = obstacles(labels)
+    assert found.foot == (314.5, 95.0)
+    assert found.box[0] == 300
+    assert found.box[2] == 30
+
+
+def test_no_shore_is_so_rough_that_a_fortieth_of_the_height_does_not_count() -> None:
+    labels = rough_shore(400, 30.0)
+    edge = water_edge(water_body(labels, WATER))
+    far = far_edge(edge)
+    assert 3 * roughness(edge, far) == pytest.approx(13.8, abs=0.1)
+    row = int(far[310]) + 14  # the margin is 2.4 and 10 rows
+    labels[row : row + 2, 305:316] = OBSTACLE  # between two bulges of the shore
+    assert any(o.foot == (310.0, row + 2.0) for o in obstacles(labels))
+
+
+def test_the_roughness_of_a_shore_is_the_median_of_its_rows_above_the_far_edge() -> None:
+    far = np.full(8, 10.0)
+    assert roughness(np.array([10, 10, 9, 7, 6, 30, 40, 50]), far) == 3.0
+    assert roughness(np.array([10, 12, 30]), far[:3]) == 0.0
 
 
 @pytest.mark.parametrize(("gap", "found"), [(0, True), (1, True), (2, False)])
