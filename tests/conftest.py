@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from il2vseg.base.errors import UserError
 
 # Small models on a busy machine: one thread is several times faster than two. Subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A machine that is busy is no fault of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 STRICT = os.environ.get("IL2VSEG_STRICT", "0") not in ("", "0")

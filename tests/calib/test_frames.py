@@ -19,7 +19,7 @@ Points = st.integers(1, 40).flatmap(
 
 
 @given(points=Points, count=st.integers(1, 50))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_farthest_points_are_distinct_and_cover_better_with_every_choice(
     points: list[tuple[int, int]], count: int
 ) -> None:

@@ -121,7 +121,7 @@ def test_only_large_matrices_are_linear_layers() -> None:
 )  # fmt: skip
 @example(low=0.0, high=1e-45, share=0.0, convention=CPU)
 @example(low=-1e-45, high=0.0, share=0.0, convention=TENSORRT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero(
     low: float, high: float, share: float, convention: Convention
 ) -> None:
@@ -134,7 +134,7 @@ def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero(
 
 
 @given(seed=st.integers(0, 100), columns=st.integers(1, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_weights_are_rounded_by_output_channel(seed: int, columns: int) -> None:
     rng = np.random.default_rng(seed)
     w = (rng.normal(size=(12, columns)) * 10.0 ** rng.integers(-4, 4, columns)).astype(np.float32)
@@ -150,7 +150,7 @@ def test_a_column_of_zeros_stays_zero() -> None:
 
 
 @given(seed=st.integers(0, 100), size=st.integers(1, 150), shared=st.floats(0, 10))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rounding_for_inputs_changes_the_output_less(seed: int, size: int, shared: float) -> None:
     rng = np.random.default_rng(seed)
     # Tokens have much in common: some directions, and a mean.

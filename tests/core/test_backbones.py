@@ -108,7 +108,7 @@ def test_weights_that_are_no_safetensors_are_refused(content: bytes, tmp_path: P
         build_backbone("dino_vits8", (16, 16), file)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_any_grid_works(grid: tuple[int, int]) -> None:
     size = (16 * grid[0], 16 * grid[1])

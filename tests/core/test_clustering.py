@@ -27,7 +27,7 @@ def spread(centroids: F64, sizes: F64, group: list[int]) -> float:
     return float((w * ((x - mean) ** 2).sum(1)).sum())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 4))
 def test_ward_merges_what_adds_least_to_the_spread_of_all_points(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_seeds_lie_in_distinct_clusters() -> None:
         assert sorted(seeds.argmax(1).tolist()) == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), classes=st.integers(1, 4))
 def test_rand_index_counts_pairs(seed: int, classes: int) -> None:
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ SMALL = (96, 160)
     height=st.integers(16, 90),
     width=st.integers(16, 90),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_seed_frame_and_size_renders(seed: int, frame: int, height: int, width: int) -> None:
     image, labels = synthetic.render(seed, frame, (height, width))
     assert image.shape == (height, width, 3)

@@ -123,7 +123,7 @@ def test_the_key_knows_frames_and_settings() -> None:
     assert key != targets_key([b"a", b"b"], scales=(1.5,))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_a_view_cuts_frame_and_target_alike(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_a_view_cuts_frame_and_target_alike(seed: int) -> None:
     assert np.quantile(difference, 0.99) <= 1.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_varied_colours_keep_the_frames_shape(seed: int) -> None:
     frame = two_halves(40)
@@ -201,7 +201,7 @@ def test_cells_of_rare_classes_count_more() -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_light_varies_brightness_and_nothing_else(seed: int) -> None:
     frame = np.full((24, 32, 3), (40, 80, 120), np.uint8)

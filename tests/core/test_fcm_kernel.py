@@ -19,7 +19,7 @@ def inputs(seed: int, b: int, f: int, c: int, h: int, w: int) -> tuple[Tensor, T
     return torch.rand(b, f, h, w, generator=generator), torch.rand(b, c, h, w, generator=generator).softmax(1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(*(st.integers(low, high) for low, high in ((1, 3), (2, 6), (1, 5), (1, 7), (1, 7)))),

@@ -40,7 +40,7 @@ def slow_filter(
     return out
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
@@ -58,7 +58,7 @@ def test_with_one_cell_a_pixel_it_is_the_filter_of_the_paper(
         np.testing.assert_allclose(out[0, c].numpy(), expected, atol=2e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     b=st.integers(1, 2),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -100,7 +100,6 @@ def test_a_picture_that_leaves_out_nothing_or_everything_is_refused(tmp_path: Pa
 # --- learning -------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6))).filter(lambda m: not m.all()))
 def test_the_nearest_kept_token_stands_in(ignored: np.ndarray) -> None:
     kept = np.argwhere(~ignored)

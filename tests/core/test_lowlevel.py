@@ -149,7 +149,7 @@ def test_upsampling_is_by_whole_factors_and_keeps_what_fits() -> None:
     assert lowlevel.upsample(x, (3, 2))[0, 0].tolist() == [[0.0, 1.0]] * 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), m=st.sampled_from([1.5, 2.0, 3.0]), c=st.integers(2, 5))
 def test_plain_fcm_never_increases_its_objective(seed: int, m: float, c: int) -> None:
     z, u = lowlevel.homogeneous(image(seed).double()), distribution(seed, c).double().flatten(2)
@@ -162,7 +162,7 @@ def test_plain_fcm_never_increases_its_objective(seed: int, m: float, c: int) ->
     assert all(b <= a * (1 + 1e-9) for a, b in pairwise(values))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     h=st.integers(2, 9),

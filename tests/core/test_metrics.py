@@ -56,7 +56,7 @@ def every_one_to_one(clusters: int, classes: int) -> list[list[int]]:
 
 
 @given(predictions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_hungarian_scores_equal_brute_force_over_permutations(case) -> None:
     predicted, truth, clusters, classes = case
     confusion = Confusion(clusters, classes)
@@ -72,7 +72,7 @@ def test_hungarian_scores_equal_brute_force_over_permutations(case) -> None:
 
 
 @given(predictions())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_many_to_one_is_the_best_of_all_mappings(case) -> None:
     predicted, truth, clusters, classes = case
     confusion = Confusion(clusters, classes)
@@ -172,7 +172,7 @@ def reference_boundary_f(
     ),
     st.sampled_from([1.0, 2.0, 5.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_boundary_f_equals_the_pairwise_definition(pair, tolerance) -> None:
     predicted, truth = pair
     found = BoundaryScore(3, (1, tolerance))

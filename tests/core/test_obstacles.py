@@ -62,7 +62,7 @@ def slow_pieces(labels: np.ndarray) -> set[frozenset[tuple[int, int]]]:
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_pieces_equal_those_of_a_slow_reference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     coarse = rng.choice([OBSTACLE, WATER, SKY, IGNORE], p=[0.25, 0.5, 0.15, 0.1], size=(12, 16))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from il2vseg.base.errors import UserError
@@ -224,7 +224,6 @@ part = st.text("aAéb.~1", min_size=1, max_size=4).filter(lambda t: t.strip(".")
 suffix = st.sampled_from([".jpg", ".PNG", ".mp4", ".mov", ""])
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["", "a/", "b/"]), part, suffix).map("".join), unique=True, max_size=8)
 )

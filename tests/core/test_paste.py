@@ -28,7 +28,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_changed_above_the_water_was_pasted_and_stands_in_it(seed: int) -> None:
     frame, water = scene()
     pasted = paste(np.random.default_rng(seed), frame, water, settings=Pasting(share=1.0, night=0.0))
@@ -111,7 +111,7 @@ def test_what_hides_the_water_hides_the_streaks() -> None:
 
 
 @given(seed=st.integers(0, 2**31), size=st.floats(4, 120))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_silhouettes_have_the_size_that_was_asked_for(seed: int, size: float) -> None:
     mask = silhouette(np.random.default_rng(seed), size)
     assert abs(max(mask.shape) - max(3, size)) <= 1

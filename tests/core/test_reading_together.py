@@ -36,7 +36,7 @@ def values(dataset: Dataset) -> list[int]:
     return [int(sample.frame[0, 0, 0]) for sample in dataset]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(1, 9), limit=st.none() | st.integers(1, 12))
 def test_shares_of_a_data_set_in_their_order_are_the_whole(
     count: int, limit: int | None, tmp_path_factory: pytest.TempPathFactory

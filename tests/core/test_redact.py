@@ -40,7 +40,7 @@ FORMS = (
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(form=st.sampled_from(FORMS), secret=password)
 def test_no_part_of_a_password_is_shown(form: str, secret: str) -> None:
     address = form.format(secret)

@@ -71,7 +71,6 @@ def test_small_pieces_are_left_out() -> None:
     assert len(regions(labels, 3, min_area=0.01)) == len(regions(scene(), 3, min_area=0.01))
 
 
-@settings(deadline=None)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_run_lengths_spell_the_mask_column_by_column(mask: np.ndarray) -> None:
     counts = run_lengths(mask)
@@ -206,7 +205,7 @@ def test_readers_of_coco_find_every_piece_with_its_area(make: Callable[[], Label
     assert np.sum(masks, axis=0).max() <= 2  # but where outlines were made simpler
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     arrays(
         np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 2, 255])

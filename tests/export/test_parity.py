@@ -42,7 +42,7 @@ def test_a_model_agrees_with_itself() -> None:
 
 
 @given(changed=st.integers(0, H * W), offset=st.floats(0, 0.5, width=32), seed=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_differences_are_counted_exactly(changed: int, offset: float, seed: int) -> None:
     def candidate(frame: NDArray[np.uint8]) -> Output:
         labels, scores = reference(frame)
