@@ -71,7 +71,7 @@ class StudentGraph(nn.Module):
         # Centred, since the first layer's padding is grey. To float first: see `frames_to_images`.
         rows = frame.float().flatten(2)[:, None] - 127.5
         fine, coarse = student.decode(student.encoder.net(rows), rows)
-        scores = student.rule(softmax_of_planes(student.classify(fine)))
+        scores = student.rules(softmax_of_planes(student.classify(fine)))
         labels = label_pixels(scores, frames_to_images(frame), student.spec.low_level)
         if student.novelty is None:
             return labels, scores

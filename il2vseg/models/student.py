@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from il2vseg.base.classes import OBSTACLE, SKY, WATER
 from il2vseg.base.errors import UserError
 from il2vseg.models.backbones import check_size
 from il2vseg.models.network import Network
 from il2vseg.models.novelty import Novelty
+from il2vseg.models.rules import rules
 from il2vseg.models.spec import ModelSpec
 
 METHOD = "distilled"
@@ -105,44 +105,6 @@ def _separable(width: int) -> nn.Sequential:
     return nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.ReLU(), *_conv(width, width))
 
 
-class NoSkyInWater(nn.Module):
-    """Sky below the water's edge is impossible: what is called so stands in the water.
-
-    Works on scores (B, C, h, w) with the classes water, sky and obstacle; of others it changes nothing.
-    """
-
-    above: Tensor
-    change: Tensor
-
-    CELL = 8
-    """Pixels along a side of a cell on which water is looked for."""
-
-    def __init__(self, names: Sequence[str], size: tuple[int, int], stride: int) -> None:
-        """Args:
-        names: of the classes. size: (H, W) of the images. stride: pixels along a cell of the scores.
-        """
-        super().__init__()
-        marine = {WATER, SKY, OBSTACLE} <= set(names)
-        self.ids = [names.index(n) for n in (WATER, SKY)] if marine else None
-        self.pool = self.CELL // stride
-        rows = size[0] // self.CELL
-        self.register_buffer("above", torch.ones(rows, rows).tril(-1), persistent=False)
-        change = torch.zeros(len(names), 1, 1)
-        if marine:
-            change[names.index(SKY)], change[names.index(OBSTACLE)] = -1.0, 1.0
-        self.register_buffer("change", change, persistent=False)
-
-    def forward(self, scores: Tensor) -> Tensor:
-        """Move the score of sky to obstacle where there is clearly water above, in the same column."""
-        if self.ids is None:
-            return scores
-        water, sky = (scores[:, i : i + 1] for i in self.ids)
-        wet = F.avg_pool2d((water - 0.5).relu(), self.pool)
-        # Rows of water above a cell: from one to two of them the sky disappears.
-        gate = (2.0 * self.above @ wet - 1.0).clamp(0.0, 1.0)
-        return scores + self.change * (sky * F.interpolate(gate, scale_factor=float(self.pool)))
-
-
 class Student(Network):
     """Frames to class scores in one small network, without a low-level branch.
 
@@ -177,7 +139,7 @@ class Student(Network):
             self.detail = _conv(3, row.fine, kernel=2, stride=2)
             self.sharpen = _separable(row.fine)
         self.classify = nn.Conv2d(row.fine or width, len(self.class_names), 1)
-        self.rule = NoSkyInWater(self.class_names, self.size, self.stride)
+        self.rules = rules(self.class_names, self.size, self.stride)
         self.novelty: Novelty | None = None
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +177,7 @@ class Student(Network):
         Returns:
             (B, C, H/s, W/s) float32, a distribution over C at every cell.
         """
-        scores: Tensor = self.rule(self.logits(images).softmax(1))
+        scores: Tensor = self.rules(self.logits(images).softmax(1))
         return scores
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -224,7 +186,7 @@ class Student(Network):
         The confidence is None where the novelty was not fitted.
         """
         fine, coarse = self.features(images)
-        scores = self.rule(self.classify(fine).softmax(1))
+        scores = self.rules(self.classify(fine).softmax(1))
         return scores, None if self.novelty is None else self.novelty(coarse)[:, None]
 
 

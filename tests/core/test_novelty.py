@@ -14,7 +14,7 @@ from il2vseg.export.tensorrt_support import obstacles
 from il2vseg.models.checkpoint import load_checkpoint, save_student
 from il2vseg.models.novelty import Novelty, fit_novelty
 from il2vseg.models.spec import LowLevelSpec, ModelSpec
-from il2vseg.models.student import METHOD, NoSkyInWater, Student, finish
+from il2vseg.models.student import METHOD, Student, finish
 
 SPEC = ModelSpec(
     METHOD,
@@ -123,22 +123,3 @@ def test_the_graph_has_the_confidence_that_the_manifest_promises(tmp_path: Path)
     assert manifest.outputs.confidence == outputs[0].shape[1:] == (4, 6)
     assert manifest.novelty is not None
     assert (manifest.novelty.cell, manifest.novelty.frame) == (0.02, 0.2)
-
-
-def test_sky_with_water_above_it_is_an_obstacle() -> None:
-    rule = NoSkyInWater(("water", "sky", "obstacle"), (64, 64), 2)
-    scores = torch.zeros(1, 3, 32, 32)
-    scores[:, 1, :12], scores[:, 0, 12:] = 1.0, 1.0
-    scores[:, :, 24:28, 8:16] = torch.tensor([0.1, 0.8, 0.1])[:, None, None]
-    settled = rule(scores)
-    assert (settled[0, :, 24:28, 8:16].argmax(0) == 2).all()
-    torch.testing.assert_close(settled[:, :, :12], scores[:, :, :12])
-    torch.testing.assert_close(settled.sum(1), scores.sum(1))
-    near = scores.clone()
-    near[:, :, 12:14] = scores[:, :, 24:26, 8:9]
-    assert (rule(near)[0, :, 12:14, 20].argmax(0) == 1).all(), "sky at the water's edge stays"
-
-
-def test_other_classes_know_no_such_rule() -> None:
-    scores = torch.rand(1, 3, 32, 32)
-    assert torch.equal(NoSkyInWater(("road", "sky", "car"), (64, 64), 2)(scores), scores)

@@ -103,6 +103,25 @@ def mirror(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> 
     _blend(frame, image, (water * strength).astype(np.float32))
 
 
+def gaps(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
+    """Patches of sky, or of something dark, among mirrored branches: upright, sharp in places, torn aside by
+    waves."""
+    h, w = water.shape
+    across, down = rng.uniform(6, 40), rng.uniform(12, 70)
+    field = _noise(rng, (h, w), (round(h / down), round(w / across)))
+    field = field + 0.5 * _noise(rng, (h, w), (round(2.5 * h / down), round(2.5 * w / across)))
+    where = _noise(rng, (h, w), (4, 5))  # in some places alone
+    swing = rng.uniform(0.0, 3.0) * _noise(rng, (h, w), (h // int(rng.integers(2, 7)), 4))
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    torn = cv2.remap(field, x + swing.astype(np.float32), y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    shape = ((torn - rng.uniform(0.2, 1.2)) * rng.uniform(1.5, 6.0)).clip(0, 1)
+    weight = shape * (where + rng.uniform(0.0, 1.0)).clip(0, 1) * np.float32(rng.uniform(0.2, 0.75))
+    bright = frame.mean(2).max() * rng.uniform(0.5, 0.95)
+    tint = rng.uniform(0.95, 1.05, 3)
+    colour = bright * tint if rng.random() < 0.65 else rng.uniform(0, 60) * tint
+    _blend(frame, colour, (weight * water).astype(np.float32))
+
+
 def shadow(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> None:
     """Smooth dark and bright areas: gusts, clouds, depths."""
     h, w = water.shape
@@ -110,7 +129,7 @@ def shadow(rng: np.random.Generator, frame: Frame, water: Weight, edge: int) -> 
     _blend(frame, frame * np.exp(field)[..., None], water)
 
 
-DECOYS: tuple[Decoy, ...] = (glitter, lane, foam, wake, mirror, shadow)
+DECOYS: tuple[Decoy, ...] = (glitter, lane, foam, wake, mirror, gaps, shadow)
 ROAD_DECOYS: tuple[Decoy, ...] = (wake, shadow)
 """A wake's lines are markings, kerbs and seams there."""
 
