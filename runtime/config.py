@@ -6,6 +6,7 @@ from typing import Literal
 
 from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SIDE, MAX_THREADS, Settings, flag
 from il2vseg.base.errors import UserError
+from il2vseg.base.mounting import camera_height_flag, check_mounting, danger_zone_flag, fov_flag, pitch_flag
 
 MAX_SECONDS = 10**6
 LINK_HELP = "udp:HOST:PORT, udpin:[HOST:]PORT, tcp:HOST:PORT or serial:DEVICE:BAUD"
@@ -124,19 +125,9 @@ class RunConfig(Settings):
     marine: bool = flag(
         True, "find water edge, horizon and obstacles, if the model has the classes water and obstacle"
     )
-    camera_height: float | None = flag(
-        None, "height of the camera above the water, for ranges", low=0.05, high=9000, metavar="METRES"
-    )
-    fov: float | None = flag(
-        None, "horizontal field of view in degrees, for bearings", low=1, high=170, metavar="DEGREES"
-    )
-    pitch: float | None = flag(
-        None,
-        "angle of the camera above the horizontal, for ranges where no horizon is seen",
-        above=-90,
-        below=90,
-        metavar="DEGREES",
-    )
+    camera_height: float | None = camera_height_flag()
+    fov: float | None = fov_flag("bearings")
+    pitch: float | None = pitch_flag()
     camera_yaw: float = flag(
         0.0,
         "direction of the camera, degrees to starboard of the bow, for what the boat is told",
@@ -144,9 +135,7 @@ class RunConfig(Settings):
         high=180,
         metavar="DEGREES",
     )
-    danger_zone: float | None = flag(
-        None, "raise an alarm for obstacles nearer than this", low=0.1, high=MAX_COUNT, metavar="METRES"
-    )
+    danger_zone: float | None = danger_zone_flag("raise an alarm for obstacles nearer than this")
     ignore_mask: str | None = flag(
         None, f"{IGNORE_MASK_HELP}; of frames that are turned and cropped", metavar="FILE|POLYGON"
     )
@@ -192,12 +181,9 @@ def check(config: RunConfig) -> None:
     for name in ("mavlink", "nmea", "ros2", "stream"):
         if len(targets(config)) > 1 and getattr(config, name):
             raise UserError(f"--{name}: one source only; start one il2vseg-run for each")
-    if (config.camera_height is None) != (config.fov is None):
-        raise UserError("--camera-height and --fov are needed together")
     if config.alarm_clips is not None and config.danger_zone is None:
         raise UserError("--alarm-clips needs --danger-zone: nothing else raises an alarm")
-    if config.danger_zone is not None and config.fov is None:
-        raise UserError("--danger-zone needs --camera-height and --fov")
+    check_mounting(config.camera_height, config.fov, config.danger_zone)
 
 
 def targets(config: RunConfig) -> tuple[str, ...]:
