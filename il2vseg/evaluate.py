@@ -18,6 +18,7 @@ from il2vseg.base.command import IGNORE_MASK_HELP, MAX_COUNT, MAX_SEED, Settings
 from il2vseg.base.errors import UserError, run_command
 from il2vseg.base.files import require_writable_dir, write_json
 from il2vseg.base.ignore import IgnoreMask
+from il2vseg.base.mounting import camera_height_flag, check_mounting, danger_zone_flag, fov_flag, pitch_flag
 from il2vseg.base.outputs import footage_files, model_files, protect
 from il2vseg.data import Crop, Dataset, open_dataset
 from il2vseg.evaluation.metrics import UNASSIGNED, transfer
@@ -34,6 +35,7 @@ from il2vseg.evaluation.scoring import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from il2vseg.evaluation.danger import DangerZone
     from il2vseg.models.network import Predictor
 
 __all__ = ["EvaluationReport", "evaluate", "evaluate_splits", "false_alarms", "main", "obstacle_score", "run"]
@@ -87,6 +89,12 @@ class EvaluateConfig(Settings):
         "is footage without obstacles, where each is a false alarm; of clips also those "
         "that remain when they are followed over time as il2vseg-run does",
     )
+    danger_zone: float | None = danger_zone_flag(
+        "with --obstacles, also count those no farther than this (MODS: 15)"
+    )
+    camera_height: float | None = camera_height_flag()
+    fov: float | None = fov_flag("ranges")
+    pitch: float | None = pitch_flag()
     batch_size: int = flag(8, "frames per forward pass", low=1, high=4096)
     limit: int | None = flag(None, "at most this many images, evenly spread", low=1, high=MAX_COUNT)
     seed: int = flag(
@@ -179,12 +187,45 @@ def check(config: EvaluateConfig) -> None:
         )
     if config.protocol != "paper" and config.cluster_split is not None:
         raise UserError("--cluster-split is for --protocol paper")
+    check_zone(config)
     outputs = [] if config.json is None else [config.json]
     if config.plots is not None:
         outputs += [config.plots / name for name in PLOTS]
     models = [*model_files(config.checkpoint), *model_files(config.model)]
     read = [path for path in (config.assignment, config.weights) if path is not None]
     protect(outputs, [*footage_files(config.root), *models, *read])
+
+
+def check_zone(config: EvaluateConfig) -> None:
+    """Refuse a danger zone without what it needs, and a mounting without a danger zone.
+
+    Raises:
+        UserError: it is so.
+    """
+    mounted = any(value is not None for value in (config.camera_height, config.fov, config.pitch))
+    if config.danger_zone is None:
+        if mounted:
+            raise UserError("--camera-height, --fov and --pitch are for --danger-zone METRES")
+        return
+    if not config.obstacles:
+        raise UserError("--danger-zone needs --obstacles")
+    if config.crop != "none":
+        raise UserError("--danger-zone needs whole frames; leave --crop out")
+    if config.dataset != "synthetic":
+        check_mounting(config.camera_height, config.fov, config.danger_zone)
+    elif mounted:
+        raise UserError(
+            "--dataset synthetic knows the camera of each scene; leave --camera-height, --fov and --pitch out"
+        )
+
+
+def zone_of(config: EvaluateConfig) -> "DangerZone | None":
+    """The danger zone, if there is one."""
+    from il2vseg.evaluation.danger import DangerZone
+
+    if config.danger_zone is None:
+        return None
+    return DangerZone.of(config.danger_zone, config.camera_height, config.fov, config.pitch)
 
 
 def open_split(config: EvaluateConfig, split: str, labelled: bool = True) -> Dataset:
@@ -225,7 +266,7 @@ def run_false_alarms(config: EvaluateConfig) -> ObstacleScore:
 
     ignore = IgnoreMask.of(config.ignore_mask)
     dataset = open_dataset(config.dataset, config.root, config.split[0], limit=config.limit, ignore=ignore)
-    score = false_alarms(open_model(config), dataset, ignore)
+    score = false_alarms(open_model(config), dataset, ignore, zone_of(config))
     if note := dataset.skipped_note():
         print(note, file=sys.stderr)
     Console().print(table(score.counts, f"{config.root}, {score.counts.frames} frames without obstacles"))
@@ -274,6 +315,7 @@ def run(config: EvaluateConfig) -> EvaluationReport | ObstacleScore:
             batch_size=config.batch_size,
             assignment=assignment,
             obstacles=config.obstacles,
+            zone=zone_of(config),
             progress=lambda done: bar.update(task, completed=done),
         )
     show(config, datasets, reports, report, "one to one" if assignment is None else "given")

@@ -54,6 +54,10 @@ class EvaluateFlags(TypedDict, total=False):
     assignment: str | Path | None
     by_name: bool
     obstacles: bool
+    danger_zone: float | None
+    camera_height: float | None
+    fov: float | None
+    pitch: float | None
     batch_size: int
     limit: int | None
     seed: int

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -18,6 +18,9 @@ from il2vseg.base.images import Frame, Labels, read_frame, read_labels, resize_l
 from il2vseg.base.media.clips import Clip
 from il2vseg.data.classes import Classes, Color
 
+RangeAt = Callable[[float, float], float | None]
+"""Metres from the camera to the water at a column and row of an image, None above the horizon."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -28,12 +31,14 @@ class Sample:
         frame: BGR (H, W, 3) uint8.
         labels: class ids (H', W') uint8 at the mask's own size, 255 = ignore; None without masks.
         seconds: of a clip's frame, its time after the clip's start; None of images.
+        range_at: ranges in a frame whose camera is known, and whose labels have its size; else None.
     """
 
     name: str
     frame: Frame
     labels: Labels | None = None
     seconds: float | None = None
+    range_at: RangeAt | None = None
 
 
 class UnreadableError(Exception):
@@ -187,6 +192,7 @@ class CroppedPart:
                     name=f"{sample.name}/{number}" if self.crops > 1 else sample.name,
                     frame=_crop(sample.frame, self.crop, number),
                     labels=None if sample.labels is None else _crop(sample.labels, self.crop, number),
+                    range_at=None,
                 )
 
 

@@ -28,11 +28,6 @@ class Follower:
         if seconds <= self._last:
             self._tracker = Tracker()
         self._last = seconds
-        obstacles = tuple(Obstacle(p.box, _foot(p.box)) for p in pieces)
+        obstacles = tuple(Obstacle(p.box, p.foot) for p in pieces)
         scene = Scene(size, np.full(size[1], np.nan, np.float32), None, obstacles)
         return [o.track for o in self._tracker(scene, seconds).obstacles]
-
-
-def _foot(box: tuple[int, int, int, int]) -> tuple[float, float]:
-    left, top, width, height = box
-    return left + width / 2, float(top + height)

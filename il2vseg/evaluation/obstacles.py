@@ -5,7 +5,7 @@ its size. A piece is a connected set of obstacle pixels that stands on the groun
 of its lower edge is ground. What enters from the sides of the frame or spans half of it is taken for land.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from il2vseg.base.images import Frame, Labels, resize_frame, write_image
+from il2vseg.data.dataset import RangeAt
 from il2vseg.evaluation.metrics import IGNORE
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from il2vseg.evaluation.danger import DangerZone
 
 REFERENCE = 640 * 360
 """Pixels of the frame that sizes are given for; those of another frame are scaled."""
@@ -66,6 +69,12 @@ class Piece:
     def large(self) -> bool:
         """Whether it counts among the large ones."""
         return self.area >= LARGE_AREA
+
+    @property
+    def foot(self) -> tuple[float, float]:
+        """Column and row where it meets the ground: the middle of the box's lower edge."""
+        left, top, width, height = self.box
+        return left + width / 2, float(top + height)
 
     def scaled(self, factor: float) -> "Piece":
         """The same piece in a frame resized by a factor."""
@@ -137,48 +146,82 @@ def _standing(
 
 
 @dataclass
-class ObstacleCounts:
-    """Found and missed pieces over all frames, small and large apart.
+class Group:
+    """Found and missed pieces of one kind over all frames.
 
     Attributes:
-        pieces, found: true pieces and those found, [small, large].
-        alarms, false: predicted pieces and those that are nothing. frames: images scored.
+        pieces, found: true pieces and those found. alarms, false: predicted pieces and those that are
+            nothing. frames: images scored.
         followed: those of the latter that have a number. timed: frames of clips, in which these were counted.
     """
 
-    pieces: list[int] = field(default_factory=lambda: [0, 0])
-    found: list[int] = field(default_factory=lambda: [0, 0])
-    alarms: list[int] = field(default_factory=lambda: [0, 0])
-    false: list[int] = field(default_factory=lambda: [0, 0])
+    pieces: int = 0
+    found: int = 0
+    alarms: int = 0
+    false: int = 0
     frames: int = 0
-    followed: list[int] = field(default_factory=lambda: [0, 0])
+    followed: int = 0
     timed: int = 0
+
+    def add(self, true: Sequence[Piece], claimed: Sequence[Piece], followed: Sequence[Piece] | None) -> None:
+        """Add a frame: its true and predicted pieces, and of a clip those of the latter with a number."""
+        self.frames += 1
+        self.pieces += len(true)
+        self.found += sum(piece.share >= FOUND for piece in true)
+        self.alarms += len(claimed)
+        self.false += sum(piece.share < TRUE for piece in claimed)
+        if followed is not None:
+            self.timed += 1
+            self.followed += sum(piece.share < TRUE for piece in followed)
 
     def to_json(self) -> dict[str, Any]:
         """The counts and what they amount to: percentages are 0-100, None where there is nothing to count."""
-
-        def rates(chosen: slice) -> dict[str, Any]:
-            pieces, found = sum(self.pieces[chosen]), sum(self.found[chosen])
-            alarms, false = sum(self.alarms[chosen]), sum(self.false[chosen])
-            return {
-                "pieces": pieces,
-                "found": found,
-                "recall": 100 * found / pieces if pieces else None,
-                "predicted": alarms,
-                "false_alarms": false,
-                "precision": 100 * (alarms - false) / alarms if alarms else None,
-                "false_alarms_per_frame": false / self.frames if self.frames else None,
-                "followed_false_alarms_per_frame": sum(self.followed[chosen]) / self.timed
-                if self.timed
-                else None,
-            }
-
         return {
-            "frames": self.frames,
-            "all": rates(slice(0, 2)),
-            "small": rates(slice(0, 1)),
-            "large": rates(slice(1, 2)),
+            "pieces": self.pieces,
+            "found": self.found,
+            "recall": 100 * self.found / self.pieces if self.pieces else None,
+            "predicted": self.alarms,
+            "false_alarms": self.false,
+            "precision": 100 * (self.alarms - self.false) / self.alarms if self.alarms else None,
+            "false_alarms_per_frame": self.false / self.frames if self.frames else None,
+            "followed_false_alarms_per_frame": self.followed / self.timed if self.timed else None,
         }
+
+
+@dataclass
+class Near(Group):
+    """The pieces no farther than `within_m` metres, in the frames where ranges are known."""
+
+    within_m: float = float("inf")
+
+    def holds(self, metres: float | None) -> bool:
+        """Whether a piece at a range, None if it has none, is one of them."""
+        return metres is not None and metres <= self.within_m
+
+    def to_json(self) -> dict[str, Any]:
+        """The radius, the frames, and what `Group.to_json` has."""
+        return {"within_m": self.within_m, "frames": self.frames, **super().to_json()}
+
+
+@dataclass
+class ObstacleCounts:
+    """All pieces, small and large apart, and, if there is a danger zone, those in it."""
+
+    all: Group = field(default_factory=Group)
+    small: Group = field(default_factory=Group)
+    large: Group = field(default_factory=Group)
+    near: Near | None = None
+
+    @property
+    def frames(self) -> int:
+        """Images scored."""
+        return self.all.frames
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers of each group; see `Group.to_json`."""
+        groups = {"all": self.all, "small": self.small, "large": self.large, "near": self.near}
+        numbers = {name: group.to_json() for name, group in groups.items() if group is not None}
+        return {"frames": self.frames, **numbers}
 
 
 @dataclass(frozen=True)
@@ -210,11 +253,18 @@ class ObstacleScore:
     score.counts.to_json()
     """
 
-    def __init__(self, obstacle: int, ground: int, follow: Follow | None = None) -> None:
-        """Prepare for class ids. `follow` counts what remains of the false alarms of a clip over time."""
+    def __init__(
+        self, obstacle: int, ground: int, follow: Follow | None = None, zone: "DangerZone | None" = None
+    ) -> None:
+        """Prepare for class ids.
+
+        Args:
+            follow: counts what remains of the false alarms of a clip over time.
+            zone: what stands in it also counts apart.
+        """
         self._obstacle, self.ground = obstacle, ground
-        self._follow = follow
-        self.counts = ObstacleCounts()
+        self._follow, self.zone = follow, zone
+        self.counts = ObstacleCounts(near=None if zone is None else Near(within_m=zone.metres))
         self.mistakes: list[Mistake] = []
 
     def update(
@@ -224,13 +274,14 @@ class ObstacleScore:
         predicted: Labels,
         truth: Labels | None,
         seconds: float | None = None,
+        range_at: RangeAt | None = None,
     ) -> None:
         """Add a frame.
 
         Args:
             predicted: class ids (H, W). truth: the same, 255 = ignore; None for footage known to hold no
                 obstacle on the ground: whatever stands there is a false alarm.
-            seconds: its time, where it is of a clip.
+            seconds: its time, where it is of a clip. range_at: ranges in it, where they are known.
         """
         if truth is None:
             truth = np.full(predicted.shape, self.ground, np.uint8)
@@ -238,22 +289,29 @@ class ObstacleScore:
         known = truth != IGNORE
         true = standing_pieces(truth, obstacle[0], self._obstacle, self.ground)
         claimed = standing_pieces(predicted, obstacle[1], self._obstacle, self.ground, known)
+        followed = None
+        if self._follow is not None and seconds is not None:
+            numbers = self._follow(claimed, (predicted.shape[0], predicted.shape[1]), seconds)
+            followed = [p for p, number in zip(claimed, numbers, strict=True) if number is not None]
+        for group, chosen in self._groups(range_at):
+            group.add(
+                list(filter(chosen, true)),
+                list(filter(chosen, claimed)),
+                None if followed is None else list(filter(chosen, followed)),
+            )
         missed = tuple(p for p in true if p.share < FOUND)
         false = tuple(p for p in claimed if p.share < TRUE)
-        counts = self.counts
-        counts.frames += 1
-        for pieces, into in ((true, counts.pieces), (claimed, counts.alarms), (false, counts.false)):
-            for piece in pieces:
-                into[piece.large] += 1
-        for piece in true:
-            counts.found[piece.large] += piece.share >= FOUND
-        if self._follow is not None and seconds is not None:
-            counts.timed += 1
-            numbers = self._follow(claimed, (predicted.shape[0], predicted.shape[1]), seconds)
-            for piece, number in zip(claimed, numbers, strict=True):
-                counts.followed[piece.large] += piece.share < TRUE and number is not None
         if missed or false:
             self._remember(Mistake(name, frame, missed, false))
+
+    def _groups(self, range_at: RangeAt | None) -> Iterator[tuple[Group, Callable[[Piece], bool]]]:
+        """Yield the groups that a frame counts in, and which of its pieces belong to each."""
+        yield self.counts.all, lambda piece: True
+        yield self.counts.small, lambda piece: not piece.large
+        yield self.counts.large, lambda piece: piece.large
+        near = self.counts.near
+        if near is not None and range_at is not None:
+            yield near, lambda piece: near.holds(range_at(*piece.foot))
 
     def _remember(self, mistake: Mistake) -> None:
         height, width = mistake.frame.shape[:2]
@@ -269,19 +327,26 @@ def table(counts: ObstacleCounts, title: str) -> "Table":
     """The numbers for people."""
     from rich.table import Table
 
-    values = counts.to_json()
-    out = Table(title=title, title_justify="left")
+    groups = {
+        f"under {LARGE_AREA} px": counts.small,
+        f"{LARGE_AREA} px and more": counts.large,
+        "all": counts.all,
+    }
+    caption = None
+    if counts.near is not None:
+        groups[f"within {counts.near.within_m:g} m"] = counts.near
+        caption = f"ranges are known in {counts.near.frames} of {counts.frames} frames"
+    out = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     headings = ["obstacles", "pieces", "found", "recall, %", "precision, %", "false alarms per frame"]
-    headings += ["followed over time"] if counts.timed else []
+    headings += ["followed over time"] if counts.all.timed else []
     for heading in headings:
         out.add_column(heading, justify="left" if heading == "obstacles" else "right")
-    for name in ("small", "large", "all"):
-        v = values[name]
+    for label, group in groups.items():
+        v = group.to_json()
 
         def shown(key: str, digits: int, v: dict[str, Any] = v) -> str:
             return "–" if v[key] is None else f"{v[key]:.{digits}f}"
 
-        label = {"small": f"under {LARGE_AREA} px", "large": f"{LARGE_AREA} px and more", "all": "all"}[name]
         out.add_row(
             label,
             str(v["pieces"]),
@@ -289,7 +354,7 @@ def table(counts: ObstacleCounts, title: str) -> "Table":
             shown("recall", 1),
             shown("precision", 1),
             shown("false_alarms_per_frame", 3),
-            *([shown("followed_false_alarms_per_frame", 3)] if counts.timed else []),
+            *([shown("followed_false_alarms_per_frame", 3)] if counts.all.timed else []),
         )
     return out
 

@@ -23,7 +23,7 @@ from il2vseg.base.images import (
     resize_labels,
 )
 from il2vseg.data import Dataset, Sample
-from il2vseg.data.dataset import spread
+from il2vseg.data.dataset import RangeAt, spread
 from il2vseg.evaluation.metrics import (
     IGNORE,
     UNASSIGNED,
@@ -45,6 +45,7 @@ from il2vseg.evaluation.prediction import Reading, predictions
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from il2vseg.evaluation.danger import DangerZone
     from il2vseg.models.network import Predictor
 
 BOUNDARY_TOLERANCES = (2, 5)
@@ -157,12 +158,14 @@ class _Judged:
     predicted: bytes
     truth: bytes
     frame: bytes
+    range_at: RangeAt | None
 
     @classmethod
     def pack(cls, sample: Sample, predicted: Labels) -> "_Judged":
         assert sample.labels is not None, "the data set was opened without labels"
         small = resize_frame(sample.frame, _sheet_size(sample.frame, SHEET_WIDTH))
-        return cls(sample.name, encode_png(predicted), encode_png(sample.labels), encode_jpeg(small, 95))
+        labels = encode_png(predicted), encode_png(sample.labels)
+        return cls(sample.name, *labels, encode_jpeg(small, 95), sample.range_at)
 
     def picture(self) -> Frame:
         """Return the frame, SHEET_WIDTH wide."""
@@ -218,7 +221,10 @@ def _report(
             water = names.index("water")
             edge.update(given == water, truth == water, truth == IGNORE)
         if pieces is not None:
-            pieces.update(packed.name, packed.picture(), given, truth)
+            picture, range_at = packed.picture(), packed.range_at
+            if pieces.zone is not None and range_at is None:
+                range_at = pieces.zone.range_at(truth, names, picture.shape)
+            pieces.update(packed.name, picture, given, truth, range_at=range_at)
     rows = []
     for packed in (judged[index] for index in spread(len(judged), SHEET_ROWS)):
         predicted, truth = packed.unpack()
@@ -248,6 +254,7 @@ def evaluate_splits(
     *,
     assignment: Assignment | None = None,
     obstacles: bool = False,
+    zone: "DangerZone | None" = None,
     progress: Callable[[int], None] | None = None,
     **reading: Unpack[Reading],
 ) -> tuple[list[EvaluationReport], EvaluationReport]:
@@ -281,7 +288,7 @@ def evaluate_splits(
     many = many_to_one(counts)
 
     def pieces() -> ObstacleScore | None:
-        return obstacle_score(names) if obstacles else None
+        return obstacle_score(names, zone=zone) if obstacles else None
 
     reports = [_report([part], chosen, many, pieces()) for part in parts]
     return reports, reports[0] if len(parts) == 1 else _report(parts, chosen, many, pieces())
@@ -297,6 +304,7 @@ def evaluate(
     *,
     assignment: Assignment | None = None,
     obstacles: bool = False,
+    zone: "DangerZone | None" = None,
     progress: Callable[[int], None] | None = None,
     **reading: Unpack[Reading],
 ) -> EvaluationReport:
@@ -311,16 +319,19 @@ def evaluate(
         reading: flip, crf and batch_size, see `Reading`.
         assignment: class of every cluster (K,) found elsewhere; None finds the best one to one.
         obstacles: count what stands in the water, or on the road; the data set has those classes.
+        zone: with `obstacles`, count apart what is in it, too.
         progress: called with the number of images done, after every batch.
     Raises:
         UserError: nothing readable, the assignment is not for this model, or the CRF is not installed.
     """
     return evaluate_splits(
-        model, [dataset], assignment=assignment, obstacles=obstacles, progress=progress, **reading
+        model, [dataset], assignment=assignment, obstacles=obstacles, zone=zone, progress=progress, **reading
     )[1]
 
 
-def obstacle_score(class_names: Sequence[str], follow: Follow | None = None) -> ObstacleScore:
+def obstacle_score(
+    class_names: Sequence[str], follow: Follow | None = None, zone: "DangerZone | None" = None
+) -> ObstacleScore:
     """An empty score for classes of these names; see `ObstacleScore`.
 
     Raises:
@@ -332,10 +343,15 @@ def obstacle_score(class_names: Sequence[str], follow: Follow | None = None) -> 
         raise UserError(
             f"--obstacles: no class is called {missing}; the classes are {', '.join(class_names)}"
         )
-    return ObstacleScore(class_names.index(OBSTACLE), class_names.index(ground), follow)
+    return ObstacleScore(class_names.index(OBSTACLE), class_names.index(ground), follow, zone)
 
 
-def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None = None) -> ObstacleScore:
+def false_alarms(
+    model: "Predictor",
+    dataset: Dataset,
+    ignore: IgnoreMask | None = None,
+    zone: "DangerZone | None" = None,
+) -> ObstacleScore:
     """Count what a model sees in the water, or on the road, of footage without obstacles; it needs no masks.
 
     Of clips also what of that remains when it is followed over time as the runtime does.
@@ -343,13 +359,14 @@ def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None
     Args:
         dataset: opened without labels.
         ignore: what belongs to the own vessel: no obstacle there is a false alarm.
+        zone: its false alarms also count apart, below the horizon that the model sees.
     Raises:
         UserError: nothing readable, or no cluster is called obstacle, or water or road.
     """
     from il2vseg.evaluation.following import Follower
 
     classes, clusters = merge(model.class_names)
-    score = obstacle_score(classes, Follower())
+    score = obstacle_score(classes, Follower(), zone)
     assignment = np.array(clusters)
     for batch, found in predictions(model, dataset, batch_size=1):
         for sample, predicted in zip(batch, found, strict=True):
@@ -357,7 +374,9 @@ def false_alarms(model: "Predictor", dataset: Dataset, ignore: IgnoreMask | None
             if ignore is not None:
                 own = ignore.pixels(predicted.shape)
                 truth = np.where(own, np.uint8(IGNORE), np.uint8(score.ground))
-            score.update(sample.name, sample.frame, apply(assignment, predicted), truth, sample.seconds)
+            given = apply(assignment, predicted)
+            range_at = None if zone is None else zone.range_at(given, classes, sample.frame.shape)
+            score.update(sample.name, sample.frame, given, truth, sample.seconds, range_at)
     return score
 
 

@@ -44,6 +44,9 @@ EXCEPTIONS = {
     # What remains of false alarms over time is counted by following them as a device does.
     ("il2vseg.evaluation.following", "il2vseg.runtime.marine.scene"),
     ("il2vseg.evaluation.following", "il2vseg.runtime.marine.tracks"),
+    # What stands in the danger zone is measured as on board.
+    ("il2vseg.evaluation.danger", "il2vseg.runtime.marine.scene"),
+    ("il2vseg.evaluation.danger", "il2vseg.runtime.marine.water_plane"),
     # A device is checked with the providers that it has.
     ("il2vseg.export.device", "il2vseg.runtime.backends.providers"),
     # An engine is built for the GPU that is there, and checked by running it as the runtime does.

@@ -256,6 +256,13 @@ def test_an_assignment_found_on_one_split_serves_another(tmp_path: Path) -> None
         (["--assignment", "nowhere.json"], "no such file"),
         (["--assignment", "pyproject.toml"], "holds no assignment"),
         (["--json", "/dev/null/x.json"], "cannot write here"),
+        (["--danger-zone", "15"], "--danger-zone needs --obstacles"),
+        (["--obstacles", "--danger-zone", "0"], "--danger-zone must be between 0.1 and"),
+        (["--obstacles", "--danger-zone", "15", "--crop", "five"], "leave --crop out"),
+        (["--obstacles", "--danger-zone", "15", "--pitch", "1"], "synthetic knows the camera"),
+        (["--dataset", "folder", "--obstacles", "--danger-zone", "15"], "needs --camera-height and --fov"),
+        (["--dataset", "folder", "--obstacles", "--danger-zone", "15", "--fov", "60"], "needed together"),
+        (["--obstacles", "--pitch", "1"], "are for --danger-zone"),
         (["--frobnicate"], "--help"),
     ],
 )

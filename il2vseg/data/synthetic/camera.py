@@ -89,3 +89,13 @@ def horizon(seed: int, frame: int, size: tuple[int, int] = (360, 640)) -> tuple[
     (_, (m10, m11, m12)) = roll_matrix(pose, canvas)
     # The canvas row m10·x + m11·y + m12 equals the horizon.
     return float((pose.horizon - m12) / m11), float(-m10 / m11)
+
+
+def range_at(seed: int, frame: int, size: tuple[int, int], column: float, row: float) -> float | None:
+    """Return the metres to the still water that shows at a column and row; None above the horizon."""
+    scene, canvas = scene_of(seed), canvas_of(size)
+    pose = pose_of(scene, frame, canvas)
+    x, y = roll_matrix(pose, canvas) @ (column, row, 1.0)
+    below = y - pose.horizon
+    aside = x - (canvas.columns - 1) / 2
+    return float(scene.eye * np.hypot(canvas.focal, aside) / below) if below > 0 else None

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from il2vseg.base.errors import UserError
 from il2vseg.base.images import Frame, Labels
 from il2vseg.data.dataset import Part, Sample
+from il2vseg.data.synthetic.camera import range_at
 from il2vseg.data.synthetic.drawing import render, render_obstacles
 
 _STRIDE = 17
@@ -45,9 +47,14 @@ class _ScenePart:
         return self.split.per_scene
 
     def read(self, wanted: Sequence[int]) -> Iterator[Sample]:
-        for index in wanted:
-            frame, labels = self.split.render(self.seed, index * _STRIDE)
-            yield Sample(f"{self.name}/{index * _STRIDE:06d}", frame, labels if self.labelled else None)
+        for number in (index * _STRIDE for index in wanted):
+            frame, labels = self.split.render(self.seed, number)
+            yield Sample(
+                f"{self.name}/{number:06d}",
+                frame,
+                labels if self.labelled else None,
+                range_at=partial(range_at, self.seed, number, labels.shape),
+            )
 
 
 def parts(split: str, seed: int, *, labelled: bool) -> list[Part]:
