@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -313,19 +314,18 @@ def test_a_wrong_address_is_refused(text: str) -> None:
     assert "geheim" not in str(error.value)
 
 
-def test_a_run_speaks_to_a_plotter(model: Path, plotter: Plotter) -> None:
+def test_a_run_speaks_to_a_plotter(model: Path, plotter: Plotter, tmp_path: Path) -> None:
     from il2vseg.runtime.cli import main
 
-    arguments = [
-        "--model",
-        str(model),
-        "--provider",
-        "cpu",
-        "--source",
-        "synthetic:size=48x64,frames=30",
-        "--fov",
-        "60",
-    ]
+    frame = np.full((48, 64, 3), 250, np.uint8)  # bright: sky
+    frame[16:] = (220, 60, 0)  # blue: water
+    frame[24:32, 24:40] = 0  # dark: something in it
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(20):
+        writer.write(frame)
+    writer.release()
+    arguments = ["--model", str(model), "--provider", "cpu", "--source", str(tmp_path / "clip.avi")]
+    arguments += ["--fov", "60"]
     arguments += ["--camera-height", "2", "--pitch", "10", "--danger-zone", "1e6"]
     assert main([*arguments, "--nmea", f"udp:127.0.0.1:{plotter.port}"]) == 0
     assert plotter.hear("ALR")[0].text == "OBSTACLE NEAR"
